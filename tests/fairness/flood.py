@@ -13,6 +13,7 @@ from statistics import median
 
 import msgspec
 
+from eventsched.audio.chunks import CHUNK_MS_MAX
 from eventsched.client.client import features_hash
 from eventsched.schema.events import Event, JobDispatched, JobFailed, UtteranceFinalized
 from eventsched.schema.keys import name_of
@@ -36,6 +37,10 @@ FEATURES = [f"f{number:02}" for number in range(11)]
 """Features of the node. Each subset of them is another requirement."""
 MANY = 1_500
 """Requirements of a flood that asks for another subset of the features in each session."""
+UTTERANCE_MS = 100
+"""Audio of an utterance."""
+SHORT_MS, LONG_MS = 1, 4_000
+"""Audio of an utterance of a flood that says as little as it can, and of the other tenants."""
 
 
 class Tenant(msgspec.Struct, frozen=True):
@@ -66,10 +71,17 @@ class Play:
     """A cell with a node, four ordinary tenants, and later one that floods.
 
     `requirements`: the number of sessions of the flood, each with a requirement of its own.
+    `flood_ms`, `other_ms`: audio of an utterance of the flood, and of the other tenants.
     """
 
-    def __init__(self, store: TimedStore, requirements: int = 1) -> None:
-        self.store = store
+    def __init__(
+        self,
+        store: TimedStore,
+        requirements: int = 1,
+        flood_ms: int = UTTERANCE_MS,
+        other_ms: int = UTTERANCE_MS,
+    ) -> None:
+        self.store, self.flood_ms, self.other_ms = store, flood_ms, other_ms
         self.flood = [f"{FLOODING.name}-{number}" for number in range(max(requirements, SESSIONS))]
         self.requirements = requirements
         self.turn = 0
@@ -102,7 +114,7 @@ class Play:
             self.store.tick(STEP_MS)
             for number, one in enumerate(TENANTS):
                 if at_ms % EVERY_MS == number * STEP_MS * 7:  # not all at the same moment
-                    await self._say(one.name, 1)
+                    await self._say(one.name, 1, self.other_ms)
             if times:
                 await self._flood(times * STEP_MS // EVERY_MS)
             await self._work()
@@ -114,29 +126,28 @@ class Play:
         """So many utterances, of one session after the other."""
         each = count // SESSIONS if self.requirements == 1 else 1
         for _ in range(count // each):
-            await self._say(self.flood[self.turn % len(self.flood)], each)
+            await self._say(self.flood[self.turn % len(self.flood)], each, self.flood_ms)
             self.turn += 1
 
-    async def _say(self, name: str, count: int) -> None:
-        """So many utterances of 100 ms."""
-        grant, end = self.sessions[name], self.next_seq[name] + count
-        while self.next_seq[name] < end:
-            first = self.next_seq[name]
-            batch = range(first, min(end, first + FINALIZES_MAX))
-            await self.store.append_audio(
-                [
-                    Chunk(
-                        session=grant.session,
-                        epoch=grant.epoch,
-                        seq=seq,
-                        ms=100,
-                        payload=bytes(320),
-                        end_of_utterance=True,
-                    )
-                    for seq in batch
-                ]
+    async def _say(self, name: str, count: int, ms: int) -> None:
+        """So many utterances of this length, each in chunks of at most a second."""
+        grant = self.sessions[name]
+        lengths = [min(CHUNK_MS_MAX, ms - at_ms) for at_ms in range(0, ms, CHUNK_MS_MAX)]
+        chunks = [
+            Chunk(
+                session=grant.session,
+                epoch=grant.epoch,
+                seq=self.next_seq[name] + at,
+                ms=lengths[at % len(lengths)],
+                payload=bytes(320),
+                end_of_utterance=(at + 1) % len(lengths) == 0,
             )
-            self.next_seq[name] = batch.stop
+            for at in range(count * len(lengths))
+        ]
+        each = FINALIZES_MAX * len(lengths)
+        for first in range(0, len(chunks), each):
+            await self.store.append_audio(chunks[first : first + each])
+        self.next_seq[name] += len(chunks)
 
     async def _work(self) -> None:
         """What is due happens, the node ends what it has done long enough, work is given out."""

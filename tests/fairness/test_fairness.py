@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eventsched.schema.settings import Settings
-from tests.fairness.flood import FLOODING, JOB_MS, MANY, STEP_MS, TENANTS, Waits
+from tests.fairness.flood import (
+    FLOODING,
+    JOB_MS,
+    LONG_MS,
+    MANY,
+    SHORT_MS,
+    STEP_MS,
+    TENANTS,
+    Waits,
+)
 from tests.fairness.run import played, table_text
 from tests.server_kinds import Server
 
@@ -26,6 +35,15 @@ async def test_a_flood_of_many_requirements_holds_nobody_up_any_longer(
 ) -> None:
     """1,500 sessions of the flood, each with another set of features."""
     waits = await played(server.url, cell, MANY)
+    assert table_text(waits) in DOCS.read_text()
+    assert_bounded(waits)
+
+
+async def test_a_flood_of_utterances_without_audio_holds_nobody_up_any_longer(
+    server: Server, cell: str
+) -> None:
+    """An utterance of a millisecond takes a slot as an utterance of four seconds does."""
+    waits = await played(server.url, cell, flood_ms=SHORT_MS, other_ms=LONG_MS)
     assert table_text(waits) in DOCS.read_text()
     assert_bounded(waits)
 

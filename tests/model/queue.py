@@ -27,6 +27,8 @@ from tests.model.world import Core, World
 
 POLICY = 1
 FILLED_MAX = 8
+CHARGE_MIN_MS = 1_000
+"""A tenant is charged for so much audio at least, for each job."""
 Why = Literal["NO_POOL_FOR_LANG_PAIR", "NO_AVAILABLE_NODE"]
 Order = tuple[int, int, str]
 """Priority, tag, member: the smallest goes first."""
@@ -64,7 +66,7 @@ def add(w: World, key: str, attempt: int, why: Why, cause: str) -> None:
         tag, member = job.tag, job.member
     else:
         tag = max(w.virtual, w.finish.get(core.tenant, 0))
-        w.finish[core.tenant] = tag + max(core.ms, 1)
+        w.finish[core.tenant] = tag + max(core.ms, CHARGE_MIN_MS)
         w.entries += 1
         member = f"{w.entries:016d}:{key}"
     priority = priority_of(w, key)

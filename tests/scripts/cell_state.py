@@ -16,6 +16,7 @@ from projections.node import Node, Nodes
 from tests.fixtures_store import TimedStore
 from tests.job_record import job_record
 
+CHARGE_MIN_MS = 1_000
 _OUTCOMES = {"ok": "result", "no_speech": "no_speech", "failed": "failed", "missing": "missing"}
 
 
@@ -195,7 +196,8 @@ async def _check_fair_share(store: TimedStore, events: list[Event]) -> None:
                 paid.add(event.job)
                 tenant = event.job.partition(":")[0]
                 assert data.tag == max(virtual, finish.get(tenant, 0))
-                finish[tenant] = data.tag + max(spoken[event.session, data.utterance], 1)
+                charge = max(spoken[event.session, data.utterance], CHARGE_MIN_MS)
+                finish[tenant] = data.tag + charge
             case JobDispatched(winner=winner) if winner is not None:
                 virtual = max(virtual, winner.tag)
     cell = await store.read_hash(store.keys.counters)

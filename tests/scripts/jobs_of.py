@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from eventsched.audio.chunks import CHUNK_MS_MAX
 from eventsched.errors import Refused
 from eventsched.store.node_commands import NodeGrant, NodeResult
 from eventsched.store.replies import named_fields_of
@@ -21,9 +22,12 @@ async def speak(
     store: TimedStore, name: str, *, ms: int = 100, count: int = 1, **overrides: Any
 ) -> SessionGrant:
     """A new session with `count` finalized utterances of `ms` each; nothing is dispatched yet."""
-    session = await store.open(name, **overrides)
-    for seq in range(count):
-        await store.say(session, seq, ms=ms, end_of_utterance=True)
+    session, seq = await store.open(name, **overrides), 0
+    for _ in range(count):
+        chunks = [min(CHUNK_MS_MAX, ms - at_ms) for at_ms in range(0, ms, CHUNK_MS_MAX)]
+        for number, chunk_ms in enumerate(chunks, 1):
+            await store.say(session, seq, ms=chunk_ms, end_of_utterance=number == len(chunks))
+            seq += 1
     return session
 
 

@@ -269,7 +269,7 @@ async def test_rule_17_a_fill_says_what_it_compared(store: TimedStore) -> None:
     node = await store.join("n1", targets=["es", "fr"], slots=2)
     await speak(store, "run", count=2)
     await store.dispatch()
-    await speak(store, "s1", ms=200, count=2)  # tags 0 and 200
+    await speak(store, "s1", ms=200, count=2)  # tags 0 and 1,000
     await speak(store, "s2", targets=["fr"], tenant="tiny", priority=2)
     await store.dispatch()
     for message in await assigned(store, node):
@@ -277,7 +277,7 @@ async def test_rule_17_a_fill_says_what_it_compared(store: TimedStore) -> None:
     fills = [e.data for e in await logged(store, "JobDispatched") if e.data.rule == "fill"]
     assert [(f.compared, f.winner.tag, f.winner.priority) for f in fills] == [
         (2, 0, 1),
-        (2, 200, 1),
+        (2, 1_000, 1),
     ]
     assert [(f.runner_up.priority, f.runner_up.tag) for f in fills] == [(2, 0), (2, 0)]
     assert fills[0].winner.member.startswith("0000000000000001:acme:")

@@ -87,20 +87,21 @@ async def test_rule_18_order_is_priority_then_tag_then_age(store: TimedStore) ->
 
 
 async def test_rule_18_the_tag_is_what_the_tenant_has_had(store: TimedStore) -> None:
-    for ms in (300, 200, 100):
+    for ms in (3_000, 2_000, 1_000):
         await speak(store, f"acme{ms}", ms=ms)
     await speak(store, "tiny", tenant="tiny")
     await store.dispatch()
     tags = [(name_of(e.session), e.data.tag) for e in await logged(store, "JobQueued")]
-    assert tags == [("acme300", 0), ("acme200", 300), ("acme100", 500), ("tiny", 0)]
-    assert await zset(store, store.keys.tenant_finish_tag) == {"tiny": 100, "acme": 600}
+    assert tags == [("acme3000", 0), ("acme2000", 3_000), ("acme1000", 5_000), ("tiny", 0)]
+    # The 100 ms of tiny are charged as one second.
+    assert await zset(store, store.keys.tenant_finish_tag) == {"tiny": 1_000, "acme": 6_000}
     node = await store.join(slots=1)
     for _ in range(3):
         await finish_one(store, node)
     order = await order_of_dispatch(store)
-    assert order == ["acme300/0", "tiny/0", "acme200/0", "acme100/0"]
-    await check(store)  # V is 500 now: tiny's F of 100 is dropped
-    assert await zset(store, store.keys.tenant_finish_tag) == {"acme": 600}
+    assert order == ["acme3000/0", "tiny/0", "acme2000/0", "acme1000/0"]
+    await check(store)  # V is 5,000 now: tiny's F of 1,000 is dropped
+    assert await zset(store, store.keys.tenant_finish_tag) == {"acme": 6_000}
 
 
 async def test_rule_18_a_newcomer_starts_at_the_virtual_time(store: TimedStore) -> None:

@@ -24,7 +24,7 @@ local queue = { sets = {}, finish = {}, changes = {}, virtual = nil, entry = nil
   has_new_counters = nil, undispatched = nil }
 local first_max, first_last = 16, '15'
 local as_text = numbers.text
-local place_length, corrected_max = 35, 8
+local place_length, corrected_max, charge_min_ms = 35, 8, 1000
 
 local function reset()
   queue.sets, queue.finish, queue.changes = {}, {}, {}
@@ -152,14 +152,15 @@ local function read_counters()
 end
 
 -- A job gets its tag and its member when it waits for the first time, and keeps both when it waits
--- again. The tenant is charged for the audio of the job.
+-- again. The tenant is charged for the audio of the job, and for at least `charge_min_ms`: a job
+-- takes a slot for a time of its own, however short the utterance is.
 local function assign_place(job)
   if job.member then return end
   read_counters()
   local finish = queue.finish[job.tenant]
     or tonumber(redis.call('ZSCORE', keys.tenant_finish_tag, job.tenant)) or 0
   job.tag = math.max(queue.virtual, finish)
-  queue.finish[job.tenant] = job.tag + math.max(job.ms, 1)
+  queue.finish[job.tenant] = job.tag + math.max(job.ms, charge_min_ms)
   queue.entry, queue.has_new_counters = queue.entry + 1, true
   job.member = string.format('%016d:', queue.entry) .. job.key
 end
