@@ -245,13 +245,15 @@ class Client:
             ServerUnavailable: The server is away.
         """
         name = self.new_name()
-        key = self._new_key() if encrypt else None
+        checked_tenant = check_name("tenant", tenant)
+        room_id = "" if room is None else self._room(checked_tenant, room)
+        key = self._new_key(room_id) if encrypt else None
         request = _Request(
-            tenant=check_name("tenant", tenant),
+            tenant=checked_tenant,
             source=check_language("source", source, auto=True),
             targets=_languages("targets", targets),
             features=_features(features),
-            room="" if room is None else self._room(tenant, room),
+            room=room_id,
             listen_language=""
             if listen_language is None
             else check_language("listen_language", listen_language, auto=False),
@@ -294,12 +296,12 @@ class Client:
 
     # --- opening and closing ----------------------------------------------------------------
 
-    def _new_key(self) -> Key:
+    def _new_key(self, audience: str) -> Key:
         if self.keys is None:
             raise InvalidMessage.of(
                 "encrypt", "no key store is named", f"name a folder by --keys, keys= or {VARIABLE}"
             )
-        return Key.new()
+        return Key.new(audience)
 
     async def _open(self, full_id: str, request: _Request, key: Key | None) -> Session:
         channel, token = self._channel_of(full_id), self.new_name()
@@ -317,7 +319,15 @@ class Client:
         )
         if key is not None:
             await self._store_key(key, channel.store, grant)
-        return self._register(channel, grant, secret, request.encoding, request.sample_rate, cipher)
+        return self._register(
+            channel,
+            grant,
+            secret,
+            request.encoding,
+            request.sample_rate,
+            cipher,
+            request.room,
+        )
 
     async def _store_key(self, key: Key, store: Store, grant: SessionGrant) -> None:
         """Store the key before any audio is encrypted with it; close the session if that fails."""
@@ -354,6 +364,7 @@ class Client:
             cast("Format", record["encoding"]),
             int(record["sample_rate"]),
             cipher,
+            cipher.audience if cipher else "",
         )
 
     def _register(
@@ -364,6 +375,7 @@ class Client:
         encoding: Format,
         sample_rate: int,
         cipher: SessionCipher | None,
+        room: str,
     ) -> Session:
         session = Session(
             channel,
@@ -373,6 +385,7 @@ class Client:
             sample_rate,
             keys=self.keys,
             cipher=cipher,
+            room=room,
             limits=self._limits,
         )
         channel.register(session)

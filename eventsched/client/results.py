@@ -182,27 +182,45 @@ Outcome: TypeAlias = FinalOutcome | Partial | Truncated
 """What `Session.results` yields. Each class names its outcome by a word in `outcome`."""
 
 
-async def read_outcome(
-    entry: OutboxEntry, keys: KeyStore | None, encrypted_session: str = ""
-) -> Outcome:
+class Listener(NamedTuple):
+    """The session that receives, as its own client knows it."""
+
+    session: str
+    """Full id."""
+    keys: KeyStore | None
+    is_encrypted: bool
+    room: str
+    """Full id of the room that the session was opened in; empty without a room, or if a session
+    that is not encrypted was resumed: then only the server names its room."""
+
+    def check_hears(self, speaker: SessionCipher) -> None:
+        """Check that the session may hear this speaker. The server's word does not count.
+
+        Raises:
+            DecryptionError: The speaker is another session, and its key is not for the room of this
+                session.
+        """
+        if speaker.session == self.session:
+            return
+        if not speaker.audience or speaker.audience != self.room:
+            raise DecryptionError(f"{speaker.session}: its key is not for {self.session}")
+
+
+async def read_outcome(entry: OutboxEntry, listener: Listener) -> Outcome:
     """The outcome in an entry of an outbox, decrypted if the key store has the speaker's key.
 
     A text that cannot be decrypted or read is left out, and the outcome says so: an exception here
     would keep the listener from all later outcomes. So is a text that is not encrypted although its
-    session has a key, or although the listener's session is encrypted: a user who can write to the
-    server can name any speaker.
-
-    Args:
-        entry: The entry.
-        keys: The key store of the listener.
-        encrypted_session: Full id of the listener's own session, if that is encrypted.
+    session has a key, or although the listener's session is encrypted, and the text of a session
+    that is not in the room of the listener: a user who can write to the server can name any
+    speaker.
     """
     if entry.kind == "truncated":
         return Truncated(id=entry.id)
     data, code = entry.data, entry.data.get("code", "")
     fields = {"id": entry.id} | {name: data[name] for name in ("session", "utterance", "target")}
     if entry.kind == "partial":
-        body = await _read_body(entry, keys, encrypted_session)
+        body = await _read_body(entry, listener)
         return Partial(
             **fields,
             text=body.text.text,
@@ -219,7 +237,7 @@ async def read_outcome(
             return Failed(**fields, code=code)
         case "missing":
             return Missing(**fields, code=code)
-    body = await _read_body(entry, keys, encrypted_session)
+    body = await _read_body(entry, listener)
     return Result(
         **fields,
         text=body.text.text,
@@ -240,10 +258,10 @@ class _Body(NamedTuple):
     is_unreadable: bool = False
 
 
-async def _read_body(entry: OutboxEntry, keys: KeyStore | None, encrypted_session: str) -> _Body:
+async def _read_body(entry: OutboxEntry, listener: Listener) -> _Body:
     session = entry.data["session"]
     try:
-        return await _decrypt(entry, keys, encrypted_session)
+        return await _decrypt(entry, listener)
     except (KeyMissing, KeyStoreError, DecryptionError) as error:
         log.warning("text not decrypted", session=session, entry=entry.id, error=str(error))
         return _Body(is_encrypted=True)
@@ -258,14 +276,15 @@ async def _read_body(entry: OutboxEntry, keys: KeyStore | None, encrypted_sessio
         return _Body(is_unreadable=True)
 
 
-async def _decrypt(entry: OutboxEntry, keys: KeyStore | None, encrypted_session: str) -> _Body:
+async def _decrypt(entry: OutboxEntry, listener: Listener) -> _Body:
     data, text = entry.data, codec.decode_text(entry.body)
     if not text.encrypted:
-        if encrypted_session:
-            raise not_encrypted(encrypted_session)
-        await check_plain(keys, data["session"])
+        if listener.is_encrypted:
+            raise not_encrypted(listener.session)
+        await check_plain(listener.keys, data["session"])
         return _Body(text, entry.audio)
-    cipher = await load_cipher(keys, data["session"])
+    cipher = await load_cipher(listener.keys, data["session"])
+    listener.check_hears(cipher)
     what: ResultKind = "partial" if entry.kind == "partial" else "result"
     return _Body(
         cipher.decrypt_text(what, data["utterance"], data["target"], text),

@@ -22,7 +22,7 @@ from eventsched.audio import chunks
 from eventsched.audio.chunks import AudioChunk, Format
 from eventsched.client.append_buffer import AppendBuffer, StoredLimits
 from eventsched.client.channel import APPEND_BYTES_MAX, APPEND_ITEMS_MAX, CellMultiplexer
-from eventsched.client.results import Outcome, Result, read_outcome
+from eventsched.client.results import Listener, Outcome, Result, read_outcome
 from eventsched.client.subscription import OutboxEntry, Subscription
 from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import (
@@ -65,6 +65,7 @@ class Session:
         *,
         keys: KeyStore | None = None,
         cipher: SessionCipher | None = None,
+        room: str = "",
         limits: StoredLimits | None = None,
     ) -> None:
         self.id = grant.session
@@ -85,6 +86,8 @@ class Session:
         self._keys = keys
         self._cipher = cipher
         """Encrypts the audio; none if the session is not encrypted."""
+        self._room = room
+        """Full id of the room whose encrypted sessions are decrypted here; may be empty."""
         self._utterance = grant.utterance
         self._turn = anyio.Lock(fast_acquire=True)  # a free lock costs no switch of tasks
         self._buffer = AppendBuffer(grant.next_seq, limits)
@@ -336,8 +339,9 @@ class Session:
         if after is not None:
             self._taken = after if isinstance(after, str) else after.id
             self._subscribe(self._taken)
-        own = self.id if self._cipher is not None else ""
-        return Results(self._next_entry, self._keys, encrypted_session=own, partials=partials)
+        is_encrypted = self._cipher is not None
+        listener = Listener(self.id, self._keys, is_encrypted, self._room)
+        return Results(self._next_entry, listener, partials=partials)
 
     async def _next_entry(self) -> OutboxEntry | None:
         """The next entry of the outbox; none after the session's end."""
@@ -494,14 +498,12 @@ class Results:
     def __init__(
         self,
         next_entry: Callable[[], Awaitable[OutboxEntry | None]],
-        keys: KeyStore | None,
+        listener: Listener,
         *,
-        encrypted_session: str,
         partials: bool,
     ) -> None:
         self._next_entry = next_entry
-        self._keys = keys
-        self._encrypted_session = encrypted_session
+        self._listener = listener
         self._kinds = {"result", "truncated", "partial"} if partials else {"result", "truncated"}
 
     def __aiter__(self) -> Results:
@@ -513,7 +515,7 @@ class Results:
             if entry is None:
                 raise StopAsyncIteration
             if entry.kind in self._kinds:
-                return await read_outcome(entry, self._keys, self._encrypted_session)
+                return await read_outcome(entry, self._listener)
 
 
 def _merged(receipts: Sequence[Receipt], utterance: int) -> Receipt:

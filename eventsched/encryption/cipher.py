@@ -40,12 +40,12 @@ class SessionCipher:
     this place.
     """
 
-    __slots__ = ("_aead", "key_id", "session")
+    __slots__ = ("_aead", "audience", "key_id", "session")
     overhead_bytes = OVERHEAD_BYTES
 
     def __init__(self, session: str, key: Key) -> None:
         self.session = session
-        self.key_id = key.id
+        self.key_id, self.audience = key.id, key.audience
         self._aead = AESGCM(key.secret)
 
     def encrypt_chunk(self, seq: int, payload: bytes) -> bytes:

@@ -26,6 +26,8 @@ from eventsched.schema.validation import check_id
 VARIABLE = "EVENTSCHED_KEYS"
 """The environment variable that names the key folder."""
 KEY_BYTES = 32
+AUDIENCE_BYTES_MAX = 256
+"""Far above the longest id of a room."""
 _ZEROES = bytes(KEY_BYTES)
 """Content of the file of a key that is being destroyed."""
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -35,27 +37,32 @@ T = TypeVar("T")
 class Key:
     """The key of one encrypted session. Its id is public; its secret is never shown.
 
+    A key store stores secret and audience. The id is a hash of both, so neither can be replaced.
+
     Args:
         secret: 32 random bytes.
+        audience: Full id of the room whose members may hear the session; empty for a session
+            without a room, which nobody else hears.
 
     Raises:
         ValueError: The secret has another length, or is all zeroes.
     """
 
-    __slots__ = ("id", "secret")
+    __slots__ = ("audience", "id", "secret")
 
-    def __init__(self, secret: bytes) -> None:
+    def __init__(self, secret: bytes, audience: str = "") -> None:
         if len(secret) != KEY_BYTES:
             raise ValueError(f"{KEY_BYTES} bytes expected, got {len(secret)}")
         if secret == _ZEROES:
             raise ValueError("all bytes are zero, as of a destroyed key")
-        self.secret = secret
-        self.id = hashlib.sha256(b"eventsched key\0" + secret).hexdigest()[:16]
+        self.secret, self.audience = secret, audience
+        hashed = b"eventsched key\0" + secret + audience.encode()
+        self.id = hashlib.sha256(hashed).hexdigest()[:16]
 
     @classmethod
-    def new(cls) -> Key:
+    def new(cls, audience: str = "") -> Key:
         """Make a key from the random source of the operating system."""
-        return cls(secrets.token_bytes(KEY_BYTES))
+        return cls(secrets.token_bytes(KEY_BYTES), audience)
 
     def __repr__(self) -> str:
         return f"Key({self.id})"
@@ -135,8 +142,8 @@ async def has_key(keys: KeyStore | None, session: str) -> bool:
 class KeyFolder:
     """A key store in a folder: one file for each key, readable by its owner alone.
 
-    `<session>.key` has the 32 bytes. An empty `<session>.destroyed` replaces it until `settle`. A
-    crash at any point leaves the key, or the mark that it is destroyed.
+    `<session>.key` has the 32 bytes, and then the audience. An empty `<session>.destroyed` replaces
+    it until `settle`. A crash at any point leaves the key, or the mark that it is destroyed.
 
     Args:
         path: The folder. The first `put` creates it with mode 700. Every method raises
@@ -189,7 +196,7 @@ class KeyFolder:
         path = self._path(session)
         draft = path.with_suffix(f".{secrets.token_hex(8)}.new")
         try:
-            _write_new(draft, key.secret)
+            _write_new(draft, key.secret + key.audience.encode())
             os.link(draft, path)  # atomic; fails if the file exists
         finally:
             draft.unlink(missing_ok=True)
@@ -199,14 +206,14 @@ class KeyFolder:
         self._check_private()
         path, is_marked = self._path(session), _exists(self._tombstone(session))
         try:
-            secret = _read_key(path)
+            content = _read_key(path)
         except FileNotFoundError:
-            secret = None
-        if secret is None or (secret == _ZEROES and is_marked):
+            content = None
+        if content is None or (content.startswith(_ZEROES) and is_marked):
             state = "is destroyed" if is_marked else "does not exist"
             raise KeyMissing(f"the key of {session} {state}: key store {self.path}")
         try:
-            return Key(secret)
+            return Key(content[:KEY_BYTES], content[KEY_BYTES:].decode())
         except ValueError as error:
             raise KeyStoreError(f"{path} is no key: {error}") from None
 
@@ -287,7 +294,7 @@ def _read_key(path: Path) -> bytes:
     except OSError as error:
         raise KeyStoreError(f"{path} is no key: {error.strerror}") from None
     with os.fdopen(descriptor, "rb") as file:
-        return file.read(KEY_BYTES + 1)
+        return file.read(KEY_BYTES + AUDIENCE_BYTES_MAX)
 
 
 async def _in_thread(function: Callable[[], T]) -> T:

@@ -89,6 +89,81 @@ async def test_an_encrypted_session_receives_no_plain_result_of_an_invented_spea
         session.detach()
 
 
+async def answered_encrypted(store: TimedStore, session: Session, keys: KeyFolder) -> None:
+    """The result of a node with the key."""
+    cipher = SessionCipher(session.id, await keys.get(session.id))
+    await answered(store, session, cipher.encrypt_text("result", 0, "es", Text(text="secret")))
+
+
+async def copy_outbox(store: TimedStore, redis: Client, source: Session, target: Session) -> None:
+    """The server adds the first result of one session to the outbox of another session."""
+    stream = store.keys.outbox(name_of(source.id))
+    ((entry_id, fields),) = await store.read_range(stream, "-", "+", 1)
+    copy = store.keys.outbox(name_of(target.id))
+    await redis.execute_command("XADD", copy, entry_id, *fields)
+
+
+@pytest.mark.parametrize("listener", [{}, {"encrypt": True}, {"encrypt": True, "room": "r1"}])
+async def test_nobody_else_decrypts_a_session_without_a_room(
+    store: TimedStore, redis: Client, key_store: KeyFolder, listener: dict[str, Any]
+) -> None:
+    """One application has one key store for all of its tenants."""
+    async with (
+        client_of(store, key_store) as es,
+        es.session(**ASKED, encrypt=True) as session,
+        es.session(**ASKED | {"tenant": "mallory"} | listener) as other,
+    ):
+        await answered_encrypted(store, session, key_store)
+        await copy_outbox(store, redis, session, other)
+        with anyio.fail_after(20):
+            copied = await next_result(other.results())
+            own = await next_result(session.results())
+        session.detach()
+        other.detach()
+    assert (copied.session, copied.text, copied.is_encrypted) == (session.id, None, True)
+    assert own.text == "secret"
+
+
+@pytest.mark.parametrize("other_room", [{"tenant": "mallory", "room": "r1"}, {"room": "r2"}, {}])
+async def test_the_members_of_a_room_alone_decrypt_its_sessions(
+    store: TimedStore, redis: Client, key_store: KeyFolder, other_room: dict[str, Any]
+) -> None:
+    asked = ASKED | {"encrypt": True}
+    async with (
+        client_of(store, key_store) as es,
+        es.session(**asked, room="r1") as speaker,
+        es.session(**asked, room="r1", listen_language="es") as member,
+        es.session(**asked | other_room) as other,
+    ):
+        await answered_encrypted(store, speaker, key_store)
+        await copy_outbox(store, redis, member, other)
+        with anyio.fail_after(20):
+            heard = await next_result(member.results())
+            copied = await next_result(other.results())
+        for session in (speaker, member, other):
+            session.detach()
+    assert (heard.session, heard.text) == (speaker.id, "secret")
+    assert (copied.session, copied.text, copied.is_encrypted) == (speaker.id, None, True)
+
+
+async def test_a_member_that_is_resumed_decrypts_its_room(
+    store: TimedStore, key_store: KeyFolder
+) -> None:
+    asked = ASKED | {"room": "r1", "encrypt": True}
+    async with (
+        client_of(store, key_store) as es,
+        es.session(**asked) as speaker,
+        es.session(**asked, listen_language="es") as member,
+    ):
+        member.detach()
+        async with es.resume(member.id, member.resume_secret) as resumed:
+            await answered_encrypted(store, speaker, key_store)
+            with anyio.fail_after(20):
+                assert (await next_result(resumed.results())).text == "secret"
+            resumed.detach()
+        speaker.detach()
+
+
 async def test_a_session_with_a_key_is_not_resumed_as_a_plain_session(
     store: TimedStore, redis: Client, key_store: KeyFolder
 ) -> None:
