@@ -55,11 +55,17 @@ for _, group_reply in ipairs(redis.call('XINFO', 'GROUPS', keys.log)) do
   end
 end
 
+local function first_id()
+  local first = redis.call('XRANGE', keys.log, '-', '+', 'COUNT', 1)[1]
+  return first and first[1] or floor
+end
+
+-- A user without the right to read the log is refused here, before anything is removed.
+if not entry_ids.precedes(first_id(), floor) then return { 0, 0, floor } end
 -- `~` removes only whole nodes of the stream, and no node that reaches beyond the floor.
 local count = write('XTRIM', keys.log, 'MINID', '~', floor, 'LIMIT', trimmed_max)
 if count == 0 then return { 0, 0, floor } end
-local first = redis.call('XRANGE', keys.log, '-', '+', 'COUNT', 1)[1]
-local before = first and first[1] or floor
+local before = first_id()
 log_trim.record(before, count)
 local is_more = entry_ids.precedes(before, floor) and count >= trimmed_max / 2
 return { count, is_more and 1 or 0, floor }

@@ -7,18 +7,19 @@ from typing import Any
 import pytest
 
 from eventsched.archive.commands import ArchiveCommands, ArchiveState, Trimmed
-from eventsched.errors import InvalidMessage
+from eventsched.errors import CommandRefused, InvalidMessage
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import SetLease
 from eventsched.schema.events import ArchiveAbandoned, StreamTrimmed
 from eventsched.schema.ids import format_id, ms_of, parse_id
-from eventsched.store.client import Client
-from eventsched.store.transport import Arg
+from eventsched.store.client import Client, open_client
+from eventsched.store.transport import Arg, RedisTransport
 from tests.archive.archives import Archived
 from tests.fixtures_store import START_MS, TimedStore
 from tests.scripts.calls import contents
 from tests.scripts.headers import HeaderCheckingTransport
 from tests.scripts.jobs_of import finish_one, speak
+from tests.server_kinds import Server
 
 
 @pytest.fixture
@@ -315,6 +316,28 @@ async def test_entries_that_all_consumers_have_processed_are_trimmed_with_an_eve
     again, more = await trimmed_to(commands, archived)
     assert (again, more.count) == (first, 0), "nothing else may be trimmed: no event, no change"
     assert len(await archived.store.log("StreamTrimmed")) == 1
+
+
+@pytest.mark.parametrize("server", ["embedded"], indirect=True)
+async def test_a_user_that_may_not_read_the_log_trims_nothing(
+    commands: ArchiveCommands, archived: Archived, server: Server, redis: Client
+) -> None:
+    ids = await settled(archived)
+    await record(commands, await lease_epoch(commands), ids[-20])
+    user = archived.store.cell
+    await redis.execute_command(
+        "ACL", "SETUSER", user, "reset", "on", ">pw", "~*", "+@all", "-xrange"
+    )
+    client = await open_client(server.url.replace("://", f"://{user}:pw@"))
+    transport, archived.views.transport = archived.views.transport, RedisTransport(client, client)
+    try:
+        with pytest.raises(CommandRefused):
+            await commands.trim()
+    finally:
+        archived.views.transport = transport
+        await client.aclose()
+        await redis.execute_command("ACL", "DELUSER", user)
+    assert [entry_id for entry_id, _ in await archived.log()] == ids
 
 
 async def test_without_archive_and_retention_nothing_is_trimmed(
