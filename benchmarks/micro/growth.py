@@ -15,11 +15,12 @@ from benchmarks.micro.growth_clients import CLIENT_ROWS
 from benchmarks.micro.growth_flood import flood_ratio
 from benchmarks.micro.growth_row import Row
 from benchmarks.micro.growth_sessions import SESSION_ROWS
+from benchmarks.micro.growth_trimming import TRIMMING_ROWS
 from benchmarks.micro.growth_views import VIEW_ROWS
 from benchmarks.micro.measure import in_rounds
 from benchmarks.micro.stage import Bench, Stage
 
-ROWS: tuple[Row, ...] = (*SESSION_ROWS, *VIEW_ROWS, *CLIENT_ROWS)
+ROWS: tuple[Row, ...] = (*SESSION_ROWS, *VIEW_ROWS, *TRIMMING_ROWS, *CLIENT_ROWS)
 REPEATS = 3
 """Measurements of a size in a round. The lowest counts: other processes only add to it."""
 FLOOD, FLOOD_MAX = "append beside the flood of another tenant / alone, p99_ms", 2.0

@@ -146,11 +146,10 @@ class ArchiveCommands:
 
     async def drop_session_indexes(self) -> int:
         """Drop the session indexes all of whose entries were trimmed; returns their number."""
-        dropped = 0
-        async for names in self.store.scan("session_index"):
-            for part in _parts(names):
-                dropped += await self.store.run("drop_session_indexes", *part)
-        return dropped
+        total = 0
+        while dropped := await self.store.run("drop_session_indexes"):
+            total += dropped
+        return total
 
 
 def _parts(names: Sequence[str]) -> list[Sequence[str]]:

@@ -125,11 +125,14 @@ for _, record in ipairs(records) do
     end
   end
 end
+-- An index has an end before it has entries: drop_session_indexes finds it by its end.
 local indexes = keys.of('session_index', '')
 for _ = 1, next_number() do
   local first, last, length = next_run()
   for i = first, last, length do
     local session = ARGV[i]
+    local ends_ms = string.match(ARGV[i + length - 1], '^%d+')
+    if ends_ms then write('ZADD', keys.session_index_ends, ends_ms, session) end
     write('RPUSH', indexes .. session, unpack(ARGV, i + 1, i + length - 1))
   end
 end

@@ -49,6 +49,7 @@ S  ephemeral state: it may be lost.
     active_revision:<projection> string D  `<version>.<revision>` that readers use
     view:<p>:<revision>:<id> hash  D  one record of a read model
     session_index:<session> list   D  log ids of the session's events
+    session_index_ends      zset   D  session -> time of the last entry in its index
     erased                  zset   S  the last 10,000 erased sessions, by time
     archive                 hash   D  to: last archived log id; of: key fingerprint; audio: 0 | 1
     presence                hash   S  the roles of processes:
@@ -293,3 +294,7 @@ class Keys:
 
     def session_index(self, session: str) -> str:
         return self._key("session_index", session)
+
+    @property
+    def session_index_ends(self) -> str:
+        return self._key("session_index_ends")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio
 import pytest
 
 from eventsched.archive.commands import ArchiveCommands, ArchiveState, Trimmed
 from eventsched.errors import CommandRefused, InvalidMessage
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import SetLease
+from eventsched.roles.trimmer import Trimmer
 from eventsched.schema.events import ArchiveAbandoned, StreamTrimmed
 from eventsched.schema.ids import format_id, ms_of, parse_id
 from eventsched.store.client import Client, open_client
@@ -17,6 +19,7 @@ from eventsched.store.transport import Arg, RedisTransport
 from tests.archive.archives import Archived
 from tests.fixtures_store import START_MS, TimedStore
 from tests.scripts.calls import contents
+from tests.scripts.cell_state import zset
 from tests.scripts.headers import HeaderCheckingTransport
 from tests.scripts.jobs_of import finish_one, speak
 from tests.server_kinds import Server
@@ -434,5 +437,56 @@ async def test_an_index_is_dropped_when_all_its_entries_are_trimmed(
     assert await commands.drop_session_indexes() == 0
 
 
-async def test_a_name_without_an_index_is_ignored(commands: ArchiveCommands) -> None:
-    assert await commands.store.run("drop_session_indexes", "nobody", "", "a:b") == 0
+async def test_a_session_that_speaks_again_before_the_drop_keeps_its_index(
+    commands: ArchiveCommands, archived: Archived, redis: Client
+) -> None:
+    ids = await settled(archived)
+    await record(commands, await lease_epoch(commands), ids[-1])
+    await commands.trim()
+    await archived.talk("s1")
+    await archived.project()
+    assert await commands.drop_session_indexes() == 0
+    last: Any = (await redis.lrange(archived.store.keys.session_index("s1"), -1, -1))[0]
+    assert parse_id(last.decode()) > parse_id(ids[-1])
+
+
+async def test_a_trimmer_drops_the_indexes_after_a_trim_of_one_that_stopped(
+    commands: ArchiveCommands, archived: Archived, redis: Client
+) -> None:
+    keys, _ = archived.store.keys, await settled(archived)
+    await archived.talk("s2", 20)
+    await archived.project()
+    ids = [entry_id for entry_id, _ in await archived.log()]
+    await record(commands, await lease_epoch(commands), ids[-20])
+    assert (await commands.trim()).count  # and the process stops
+    assert await Trimmer(archived.views).step() == 0, "it finds nothing to trim"
+    assert await redis.zrange(keys.session_index_ends, 0, -1) == [b"s2"]
+    assert await redis.exists(keys.session_index("s1")) == 0
+    assert await redis.exists(keys.session_index("s2")) == 1
+
+
+async def test_callers_at_once_drop_each_index_once_and_no_other(
+    commands: ArchiveCommands, archived: Archived, redis: Client
+) -> None:
+    """Each call drops at most 256 indexes, so the calls of two trimmers alternate."""
+    await archived.talk("s1")
+    keys, ended, current = archived.store.keys, 700, 300
+    for number in range(ended + current):
+        ms = 1 if number < ended else START_MS + 1_000_000
+        await redis.zadd(keys.session_index_ends, {f"x{number}": ms})
+        await redis.rpush(keys.session_index(f"x{number}"), format_id(ms, 0))
+    counts: list[int] = []
+
+    async def drop() -> None:
+        counts.append(await commands.drop_session_indexes())
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(drop)
+        tasks.start_soon(drop)
+    assert sum(counts) == ended
+    assert min(counts) > 0
+    names = {f"x{number}" for number in range(ended, ended + current)}
+    assert set(await zset(archived.store, keys.session_index_ends)) == names
+    assert [await redis.exists(keys.session_index(f"x{n}")) for n in (0, ended - 1, ended)] == [
+        0, 0, 1,
+    ]  # fmt: skip

@@ -113,6 +113,8 @@ class SetMachine(RuleBasedStateMachine):
                 content[name] = fields_of(call("HGETALL", name))
             elif kind == "session_index":
                 content[name] = [item.decode() for item in call("LRANGE", name, 0, -1)]
+            elif kind == "session_index_ends":
+                content[name] = fields_of(call("ZRANGE", name, 0, -1, "WITHSCORES"))
         content["dead_letters"] = [
             fields_of(fields) for _, fields in call("XRANGE", keys.dead_letters, "-", "+")
         ]
@@ -131,6 +133,8 @@ class SetMachine(RuleBasedStateMachine):
         }
         content |= {keys.view(p, b, e): _named(f) for (p, b, e), f in s.records.items()}
         content |= {keys.session_index(session): ids for session, ids in s.indexes.items()}
+        ends = {session: parse_id(ids[-1])[0] for session, ids in s.indexes.items()}
+        content |= {keys.session_index_ends: _named(ends)} if ends else {}
         for name, hold in s.holds.items():
             fields: dict[str, Any] = {"owner": hold.owner, "epoch": hold.epoch}
             fields |= {"until": hold.until_ms}

@@ -254,9 +254,9 @@ def _behind(entry_id: str) -> tuple[int, int]:
 
 
 def drop_session_indexes(s: Sets) -> int:
-    """Delete the indexes that name no entry of the log any more."""
-    first = parse_id(s.log[s.gone])
-    old = [session for session, ids in s.indexes.items() if parse_id(ids[-1]) < first]
+    """Delete the indexes whose last entry is older than the first entry of the log."""
+    first_ms, _ = parse_id(s.log[s.gone])
+    old = [session for session, ids in s.indexes.items() if parse_id(ids[-1])[0] < first_ms]
     for session in old:
         del s.indexes[session]
     return len(old)

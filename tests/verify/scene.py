@@ -485,6 +485,7 @@ async def trim_by_hand(scene: Scene) -> None:
 
 
 async def old_index(scene: Scene) -> None:
+    await scene.redis.zadd(scene.store.keys.session_index_ends, {"gone": 1})
     await scene.redis.rpush(scene.store.keys.session_index("gone"), format_id(1, 0))
 
 
@@ -494,6 +495,7 @@ async def drop_indexes(scene: Scene) -> None:
 
 async def has_no_index(scene: Scene) -> None:
     assert not await scene.redis.exists(scene.store.keys.session_index("gone"))
+    assert "gone" not in await zset(scene.store, scene.store.keys.session_index_ends)
 
 
 # --- the cell -------------------------------------------------------------------------------------
