@@ -22,6 +22,7 @@ from eventsched.schema.events import (
     NodeLost,
     NodeRegistered,
     NodeResumed,
+    NodeRetired,
     NodeSuspended,
     ResultRecorded,
     SuspensionScope,
@@ -123,6 +124,10 @@ def _lost(view: Node, event: Event, data: NodeLost) -> Node:
     return replace(view, status="gone", reason=data.reason, gone_ms=event.ms, suspensions=())
 
 
+def _retired(_: Node, __: Event, ___: NodeRetired) -> None:
+    """Rule 13, node registration: the record of a node that does not return is deleted."""
+
+
 def _suspended(view: Node, _: Event, data: NodeSuspended) -> Node:
     """Rule 14, suspended nodes: a suspension moves the node to the class of its new signature."""
     suspension = Suspension(data.scope, data.subject, data.until_ms, data.reason)
@@ -168,6 +173,7 @@ STEPS: dict[type, Step] = {
     NodeDraining: _draining,
     NodeDrained: _drained,
     NodeLost: _lost,
+    NodeRetired: _retired,
     NodeSuspended: _suspended,
     NodeResumed: _resumed,
     JobDispatched: _dispatched,
@@ -180,7 +186,7 @@ class Nodes:
     """One record per node, by its name in the cell."""
 
     name = "node"
-    version = 3
+    version = 4
     view: Any = Node
     handles = handled(STEPS)
 

@@ -20,6 +20,7 @@ UNITS = {
     "Ms": "ms",
     "KeepMs": "ms",
     "RetentionMs": "ms",
+    "NodeRetentionMs": "ms",
     "Bytes": "bytes",
     "OutboxBytes": "bytes",
     "Entries": "entries",

@@ -18,6 +18,8 @@ from eventsched.schema.events import (
     JobFailed,
     JobPromoted,
     JobQueued,
+    NodeRegistered,
+    NodeRetired,
     PlaybackEnded,
     PlaybackStarted,
     ResultDelivered,
@@ -60,12 +62,14 @@ class Violation(msgspec.Struct, frozen=True):
     what: str
 
 
-class Records(msgspec.Struct, frozen=True):
+class Records(msgspec.Struct):
     """The records before the event that is checked, by entity."""
 
     sessions: Mapping[str, Session]
     jobs: Mapping[str, Job]
     nodes: Mapping[str, Node]
+    retired_epoch: int = 0
+    """The highest epoch of a node whose record was deleted."""
 
     def session(self, event: Event) -> Session | None:
         return self.sessions.get(name_of(event.session))
@@ -337,6 +341,20 @@ def _delivered(event: Event, data: ResultDelivered | ResultMissing, records: Rec
         yield "I2", f"missing although it had ended as {pending.outcome}"
 
 
+def _node_registered(event: Event, data: NodeRegistered, records: Records) -> Findings:
+    """Epochs of a name rise, also if its record was deleted between two registrations."""
+    node = records.node(event)
+    last = node.epoch if node is not None else records.retired_epoch
+    if data.epoch <= last:
+        yield "I3", f"registered under epoch {data.epoch}, which is not above {last}"
+
+
+def _node_retired(event: Event, data: NodeRetired, records: Records) -> Findings:
+    node = records.node(event)
+    if node is None or node.status != "gone" or node.epoch != data.epoch:
+        yield "I3", f"epoch {data.epoch} retired, which was not gone"
+
+
 CHECKS: dict[type, Callable[[Event, Any, Records], Findings]] = {
     SessionOpened: _opened,
     SessionResumed: _resumed,
@@ -356,4 +374,6 @@ CHECKS: dict[type, Callable[[Event, Any, Records], Findings]] = {
     JobFailed: _failed,
     ResultDelivered: _delivered,
     ResultMissing: _delivered,
+    NodeRegistered: _node_registered,
+    NodeRetired: _node_retired,
 }

@@ -85,6 +85,8 @@ def missing_node_timers(
         yield RequiredTimer("node", name, view.status)
     if view.status == "draining" and "drain" not in stored and str(view.epoch) not in lost_timers:
         yield RequiredTimer("drain", name, "draining")
+    if view.status == "gone" and "gone" not in stored:
+        yield RequiredTimer("gone", name, "gone")
     ended = {
         epoch
         for epoch in sorted({attempt.epoch for attempt in view.live.values()})

@@ -33,7 +33,8 @@ class NodeRepair:
         self._hash: Mapping[str, str] = stored.get("hash", {})
         parts = ("leases", "lease_timers", "lost_timers", "suspension_timers")
         self._stored: dict[str, Any] = {part: stored.get(part) or {} for part in parts}
-        self._stored |= {part: stored[part] for part in ("node", "drain") if part in stored}
+        timers = ("node", "drain", "gone")
+        self._stored |= {part: stored[part] for part in timers if part in stored}
         self._has_wrong_item = "wrong_item" in stored
         self._place = (bool(stored.get("member")), stored.get("free"))
         self._nodes, self._at = nodes, at

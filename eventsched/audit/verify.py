@@ -33,6 +33,7 @@ from eventsched.projection.store import ProjectionStore, is_made_by
 from eventsched.schema.events import (
     CellRepaired,
     Event,
+    NodeRetired,
     ResultDelivered,
     ResultMissing,
     SessionRetired,
@@ -190,6 +191,7 @@ class Verifier:
             self._drop_retired_jobs(event)
             self._note_delivery(event)
             self._note_trim(event)
+            self._note_retired_epoch(event)
         else:
             failed = event
         if failed is not None:
@@ -269,6 +271,10 @@ class Verifier:
     def _note_trim(self, event: Event) -> None:
         if isinstance(event.data, StreamTrimmed) and event.data.stream == "log":
             self._recorded_trims = event.data.total
+
+    def _note_retired_epoch(self, event: Event) -> None:
+        if isinstance(event.data, NodeRetired):
+            self._records.retired_epoch = max(self._records.retired_epoch, event.data.epoch)
 
     # --- I6: live views ---------------------------------------------------------------------
 

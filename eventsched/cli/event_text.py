@@ -248,6 +248,7 @@ _DESCRIPTIONS: dict[type, Callable[[Event, Any], str]] = {
     events.NodeDraining: lambda _, d: f"epoch {d.epoch}: no new attempts",
     events.NodeDrained: lambda _, d: f"epoch {d.epoch}: no leases left, deregistered",
     events.NodeLost: _lost,
+    events.NodeRetired: lambda _, d: f"after epoch {d.epoch}: record deleted, events stay",
     events.NodeSuspended: _suspended,
     events.NodeResumed: lambda _, d: f"epoch {d.epoch}: {_subject(d)} resumed, {d.reason}",
     events.BackpressureStarted: _backpressure,

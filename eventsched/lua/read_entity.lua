@@ -131,7 +131,7 @@ function read.node(name, epochs)
   end
   return { hash = node, leases = leases, lease_timers = lease_timers, lost_timers = lost_timers,
     suspension_timers = suspension_timers, node = due('node|' .. name),
-    drain = due('drain|' .. name),
+    drain = due('drain|' .. name), gone = due('gone|' .. name),
     member = redis.call('SISMEMBER', keys.of('members', class), name),
     free = redis.call('ZSCORE', keys.of('free', class), name) or nil,
     wrong_item = queue.wrong_item(class) }

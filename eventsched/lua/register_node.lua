@@ -75,7 +75,7 @@ if supersedes then attempts.end_registration(old, 'superseded', 'superseded') en
 local last = redis.call('XREVRANGE', keys.of('inbox', name), '+', '-', 'COUNT', 1)
 local inbox_from = last[1] and last[1][1] or '0-0'
 timers.set(now + settings.node_lost_ms, 'node', name)
-local epoch_text = string.format('%d', (old and old.epoch or 0) + 1)
+local epoch_text = nodes.next_epoch(old)
 -- Without its event the registration has no token: the repeated call registers the node again.
 local node = call.or_else(function()
   cache.write_stable('HSET', keys.of('node', name), 'token', '')

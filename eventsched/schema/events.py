@@ -378,6 +378,13 @@ class NodeLost(Data, frozen=True, kw_only=True):
     leases: int = 0
 
 
+class NodeRetired(Data, frozen=True, kw_only=True):
+    """The record of a node that is gone is deleted; its events stay in the log. By a timer."""
+
+    epoch: int
+    """Epoch of the last registration. Later registrations of the node get higher epochs."""
+
+
 class NodeSuspended(Data, frozen=True, kw_only=True):
     """The node is not chosen for the subject until then (rule 14, suspended nodes). By a node."""
 
@@ -521,6 +528,7 @@ AnyData: TypeAlias = (
     | NodeDraining
     | NodeDrained
     | NodeLost
+    | NodeRetired
     | NodeSuspended
     | NodeResumed
     | BackpressureStarted

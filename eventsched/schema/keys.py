@@ -39,6 +39,7 @@ S  ephemeral state: it may be lost.
     tenant_finish_tag       zset   D  tenant -> F of fair queuing; values below V are dropped
     counters                hash   D  entry count, virtual time, classes, trimmed; backpressure
                                    set_aside: the last segments that were set aside
+                                   retired_epoch: the highest epoch of a deleted node
                                    + S field dispatcher: end of the dispatcher's presence lease
     clock                   string S  mode|offset|last|generation (Store.read_clock)
     settings                hash   S  the cell's settings

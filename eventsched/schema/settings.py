@@ -28,6 +28,7 @@ Percent = Annotated[int, msgspec.Meta(ge=1, le=95)]
 Thousandths = Annotated[int, msgspec.Meta(ge=0, le=100_000)]
 KeepMs = Annotated[int, msgspec.Meta(ge=0, le=10_000_000_000)]
 Switch = Annotated[int, msgspec.Meta(ge=0, le=1)]
+NodeRetentionMs = Annotated[int, msgspec.Meta(ge=1, le=10_000_000_000)]
 RetentionMs = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000_000)]
 PREFIX = "EVENTSCHED_"
 SIMILARITY_MIN = 0.8
@@ -70,6 +71,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     node_lost_ms: Ms = 15_000
     """A node without a heartbeat for this long is lost; its jobs are dispatched again (rule 13,
     node registration)."""
+    node_retention_ms: NodeRetentionMs = 86_400_000
+    """The record of a node that is gone is deleted this long after its last heartbeat; its events
+    stay (rule 13, node registration)."""
     suspend_ms: Ms = 60_000
     """A node that reports a missing model is suspended for the feature for this long, a node with
     three unreadable results in this time for every job (rule 14, suspended nodes)."""

@@ -109,7 +109,7 @@ def requeue_leases(w: World, name: str, epoch: int, reason: str) -> None:
 
 def leases(w: World, name: str, epoch: int) -> list[str]:
     """Live attempts of a registration, the oldest first."""
-    live = w.nodes[name].live.items()
+    live = w.nodes[name].live.items() if name in w.nodes else ()
     held = sorted((lease.since_ms, key) for key, lease in live if lease.epoch == epoch)
     return [key for _, key in held]
 

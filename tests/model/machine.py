@@ -40,6 +40,7 @@ SETTINGS = Settings(
     delivery_gap_timeout_ms=6_000,
     queue_timeout_ms=9_000,
     node_lost_ms=15_000,
+    node_retention_ms=30_000,
     suspend_ms=12_000,
     session_retention_ms=40_000,
     outbox_retention_ms=7_000,
@@ -58,6 +59,7 @@ OTHER: dict[str, int] = {
     "queue_timeout_ms": 5_000,
     "heartbeat_ms": 4_000,
     "node_lost_ms": 11_000,
+    "node_retention_ms": 2_000,
     "suspend_ms": 7_000,
     "session_retention_ms": 25_000,
     "outbox_retention_ms": 30_000,
@@ -519,7 +521,8 @@ class Machine(RuleBasedStateMachine):
     @rule(which=small)
     def register_again(self, which: int) -> None:
         name = self.node(which).node.partition(".")[2]
-        token = self.world.processes[name].token
+        process = self.world.processes.get(name)
+        token = process.token if process else self.token()
         self.both("register_node", **self.registration(node=name, token=token))
 
     def node(self, which: int) -> NodeGrant:

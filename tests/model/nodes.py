@@ -21,6 +21,7 @@ from eventsched.schema.events import (
     NodeLost,
     NodeRegistered,
     NodeResumed,
+    NodeRetired,
     NodeSuspended,
 )
 from eventsched.schema.keys import LANGUAGE, NAME, name_of
@@ -174,7 +175,7 @@ def enter(
     """
     inbox = w.streams.get(w.keys.inbox(name), [])
     inbox_from = inbox[-1].id if inbox else "0-0"
-    epoch = w.nodes[name].epoch + 1 if name in w.nodes else 1
+    epoch = 1 + (w.nodes[name].epoch if name in w.nodes else w.retired_epoch)
     w.processes[name] = Process(token, version, inbox_from, w.now)
     shape = Node(
         node=w.keys.full(name),
@@ -235,6 +236,21 @@ def holds(w: World, node: str, epoch: int, key: str, attempt: int) -> bool:
 def _gone(w: World, name: str) -> None:
     w.drop_timer("node", name)
     w.drop_timer("drain", name)
+    w.set_timer(retention_end(w, name), "gone", name)
+
+
+def retention_end(w: World, name: str) -> int:
+    return w.processes[name].seen_ms + w.settings.node_retention_ms
+
+
+def retire(w: World, name: str) -> None:
+    """The record and the inbox are deleted. The epochs of later registrations are higher."""
+    node = w.nodes[name]
+    w.retired_epoch = max(w.retired_epoch, node.epoch)
+    w.emit(NodeRetired(epoch=node.epoch), node=node.node)
+    w.processes.pop(name)
+    w.unreadable.pop(name, None)
+    w.forget_stream(w.keys.inbox(name))
 
 
 def lose(w: World, name: str, reason: str) -> None:

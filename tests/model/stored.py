@@ -61,6 +61,7 @@ def expected(w: World) -> Content:
         "virtual": w.virtual,
         "backpressure": ",".join(sorted(w.backpressure)),
         "dispatcher": w.dispatcher_until,
+        "retired_epoch": w.retired_epoch,
         "obsolete": w.obsolete,
         "duplicate_finalizes": w.duplicate_finalizes,
     }

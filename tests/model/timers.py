@@ -201,6 +201,19 @@ def _drain(w: World, name: str) -> None:
         nodes.finish_drain(w, name)
 
 
+def _gone(w: World, name: str) -> None:
+    node = w.nodes.get(name)
+    if node is None or node.status != "gone":
+        return
+    due_ms = nodes.retention_end(w, name)
+    if due_ms > w.now:
+        w.set_timer(due_ms, "gone", name)
+    elif node.live:
+        w.set_timer(w.now + w.settings.node_lost_ms, "gone", name)
+    else:
+        nodes.retire(w, name)
+
+
 def _suspension(w: World, of: str) -> None:
     name, _, word = of.partition("|")
     node = w.nodes.get(name)
@@ -247,6 +260,7 @@ FIRE: dict[str, Callable[[World, str], None]] = {
     "node": _node,
     "lost": _lost,
     "drain": _drain,
+    "gone": _gone,
     "suspension": _suspension,
     "retire": _retire,
 }

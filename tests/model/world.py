@@ -207,6 +207,8 @@ class World:
         """
         self.undispatched: dict[str, int] = {}
         """Outcomes of utterances in the dispatch queue, by tenant."""
+        self.retired_epoch = 0
+        """The highest epoch of a node whose record was deleted."""
         self.obsolete = 0
         self.duplicate_finalizes = 0
         self.events: list[Event] = []

@@ -17,6 +17,7 @@ from eventsched.schema.events import (
     NodeLost,
     NodeRegistered,
     NodeResumed,
+    NodeRetired,
     NodeSuspended,
     ResultMissing,
     ResultRecorded,
@@ -262,6 +263,16 @@ def test_rule_13_a_drained_node_is_gone(log: JobLog) -> None:
     assert (log.node().status, log.node().reason, log.node().gone_ms) == (
         "gone", "drained", 2_000,
     )  # fmt: skip
+
+
+def test_rule_13_a_retired_node_has_no_record_until_it_registers_again(log: JobLog) -> None:
+    log.dispatched(1_000)
+    log.ended(1_100, 1, "drained")
+    log.at(2_000, NodeDrained(epoch=1), node=N1, job="")
+    log.at(3_000, NodeRetired(epoch=1), node=N1, job="")
+    assert log.nodes.views == {}
+    log.registered(4_000, epoch=2)
+    assert (log.node().status, log.node().epoch, log.node().dispatches) == ("alive", 2, 0)
 
 
 def suspended(

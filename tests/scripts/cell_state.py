@@ -214,6 +214,7 @@ async def _check_timers(store: TimedStore, jobs: dict[str, Job], nodes: dict[str
     assert {member for member in due if member.startswith("wait|")} == expected
     alive = {f"node|{name}" for name, node in nodes.items() if node.status != "gone"}
     assert {member for member in due if member.startswith("node|")} == alive
+    assert {f"gone|{name}" for name, node in nodes.items() if node.status == "gone"} <= due.keys()
     marks = {
         f"suspension|{name}|{suspension.subject or '*'}": suspension.until_ms
         for name, node in nodes.items()

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from tests.fixtures_store import START_MS, TimedStore
-from tests.scripts.cell_state import check, members
+from tests.scripts.cell_state import check, members, zset
 from tests.scripts.jobs_of import (
     assigned,
     cancelled,
@@ -227,6 +227,155 @@ async def test_rule_13_a_heartbeat_never_resurrects(store: TimedStore) -> None:
     assert (await store.join()).epoch == 2
     assert (await store.types())[1:] == ["NodeLost", "NodeRegistered"]
     await check(store)
+
+
+RETENTION_MS = 86_400_000
+
+
+async def test_rule_13_a_node_that_is_gone_is_retired_after_its_retention(
+    store: TimedStore,
+) -> None:
+    node = await store.join()
+    await speak(store, "s1")
+    await store.dispatch()
+    await store.drain_node(node.node, node.epoch, within_ms=0)  # the inbox has entries
+    store.tick(RETENTION_MS - 1)
+    await store.timers()
+    assert (await node_keys(store)) == {"inbox:n1", "node:n1"}
+    store.tick(1)
+    await store.timers()
+    assert (await last(store, "NodeRetired")).epoch == 1
+    assert await node_keys(store) == set()
+    assert "gone|n1" not in await zset(store, store.keys.timers)
+    await check(store)
+
+
+async def test_rule_13_a_lost_node_is_retired_after_its_last_heartbeat(store: TimedStore) -> None:
+    node = await store.join()
+    store.tick(10_000)
+    await store.heartbeat_node(node.node, node.epoch, load=0, attempts=[])
+    store.tick(15_000)
+    await store.timers()
+    store.tick(RETENTION_MS - 15_000 - 1)
+    await store.timers()
+    assert await logged(store, "NodeRetired") == []
+    store.tick(1)
+    await store.timers()
+    assert (await last(store, "NodeRetired")).epoch == 1
+
+
+async def test_rule_13_a_node_that_returns_within_its_retention_is_not_retired(
+    store: TimedStore,
+) -> None:
+    node = await store.join()
+    await store.drain_node(node.node, node.epoch, within_ms=0)
+    store.tick(RETENTION_MS - 10_000)
+    node = await store.join(token="newer")
+    assert node.epoch == 2
+    store.tick(10_000)
+    await store.timers()
+    await store.drain_node(node.node, node.epoch, within_ms=0)
+    store.tick(RETENTION_MS - 10_000 - 1)
+    await store.timers()
+    assert await logged(store, "NodeRetired") == []
+    await check(store)
+    store.tick(1)
+    await store.timers()
+    assert (await last(store, "NodeRetired")).epoch == 2
+
+
+async def test_rule_13_epochs_of_a_name_rise_after_its_record_was_deleted(
+    store: TimedStore,
+) -> None:
+    await store.configure_cell({"node_retention_ms": 1}, overwrite=True)
+    epochs: dict[str, list[int]] = {"n1": [], "n2": []}
+
+    async def serve(name: str, times: int) -> None:
+        for _ in range(times):
+            node = await store.join(name)
+            await store.drain_node(node.node, node.epoch, within_ms=0)
+            epochs[name].append(node.epoch)
+
+    for name, times in (("n1", 1), ("n2", 3), ("n1", 2), ("n2", 1)):
+        await serve(name, times)
+        store.tick(1)
+        await store.timers()
+        assert await node_keys(store) == set()
+    assert epochs == {"n1": [1, 4, 5], "n2": [1, 2, 3, 6]}
+    assert len(await logged(store, "NodeRetired")) == 4
+    await check(store)
+
+
+async def test_rule_13_a_process_of_a_deleted_registration_is_refused(store: TimedStore) -> None:
+    """Its attempt has the number that an attempt of the next registration has, too."""
+    await store.configure_cell(
+        {"node_retention_ms": 1, "queue_timeout_ms": 3_600_000}, overwrite=True
+    )
+    zombie = await store.join(slots=1)
+    await speak(store, "s1")
+    await store.dispatch()
+    (assignment,) = await assigned(store, zombie)
+    store.tick(15_000)
+    await store.timers()
+    store.tick(15_000)
+    await store.timers()
+    assert (await last(store, "NodeRetired")).epoch == 1
+    job = assignment["j"]
+    beat = store.heartbeat_node(zombie.node, zombie.epoch, load=0, attempts=[(job, 1)])
+    assert (await refusal(beat)).code == "NODE_UNKNOWN"
+    drain = store.drain_node(zombie.node, zombie.epoch, within_ms=0)
+    assert (await refusal(drain)).code == "NODE_UNKNOWN"
+    assert await reply(store, zombie, job, 1) == "LEASE_LOST"
+    assert await node_keys(store) == set(), "a refused call stores nothing"
+    successor = await store.join(token="successor", slots=1)
+    assert successor.epoch == 2
+    (second,) = await assigned(store, successor)
+    assert (second["j"], second["attempt"]) == (job, 2)
+    beat = store.heartbeat_node(zombie.node, zombie.epoch, load=0, attempts=[(job, 1)])
+    assert (await refusal(beat)).code == "NODE_SUPERSEDED"
+    drain = store.drain_node(zombie.node, zombie.epoch, within_ms=0)
+    assert (await refusal(drain)).code == "NODE_SUPERSEDED"
+    for attempt in (1, 2):
+        assert await reply(store, zombie, job, attempt) == "NODE_MISMATCH"
+    assert await reply(store, successor, job, 2) == "ok"
+    await check(store)
+
+
+async def test_rule_13_a_node_is_retired_after_the_last_of_its_leases(store: TimedStore) -> None:
+    """The leases of an older registration are dispatched again first, 16 a call."""
+    settings = {"node_retention_ms": 1, "queue_timeout_ms": 3_600_000}
+    await store.configure_cell(settings, overwrite=True)
+    await store.join(slots=40)
+    await speak(store, "s1", count=40)
+    while (await store.dispatch_jobs()).left:
+        pass
+    node = await store.join(token="newer", slots=1)
+    await store.drain_node(node.node, node.epoch, within_ms=0)
+    seen = []
+    while not await logged(store, "NodeRetired"):
+        store.tick(15_000)
+        await store.fire_timers()
+        seen.append((await leases_of(store, 1), await logged(store, "NodeRetired") != []))
+    assert [left for left, is_retired in seen if is_retired] == [0]
+    assert any(left for left, _ in seen), "leases were left after a retention"
+    assert await node_keys(store) == set()
+
+
+async def node_keys(store: TimedStore) -> set[str]:
+    """Which keys of the nodes n1 and n2 and their inboxes exist."""
+    keys = {
+        f"{kind}:{name}": key(name)
+        for kind, key in (("node", store.keys.node), ("inbox", store.keys.inbox))
+        for name in ("n1", "n2")
+    }
+    return {
+        name for name, key in keys.items() if await store.transport.command("EXISTS", key, key=key)
+    }
+
+
+async def leases_of(store: TimedStore, epoch: int) -> int:
+    key = store.keys.leases("n1", epoch)
+    return int(await store.transport.command("ZCARD", key, key=key))
 
 
 async def test_rule_13_a_malformed_or_unknown_heartbeat_is_refused(

@@ -37,6 +37,7 @@ def violations(log: Sequence[Event], observations: Observations) -> list[str]:
         *_order(log),
         *_chunks(log, observations),
         *_attempts(log),
+        *_epochs(log),
         *_slots(log),
         *_outcomes(log),
         *_decisions(log),
@@ -126,6 +127,18 @@ def _attempts(log: Sequence[Event]) -> list[str]:
             if job in ended:
                 broken.append(f"{job}: ended twice")
             ended.add(job)
+    return broken
+
+
+def _epochs(log: Sequence[Event]) -> list[str]:
+    """The epochs of a node rise, also after its record was deleted (13, node registration)."""
+    last: dict[str, int] = {}
+    broken = []
+    for event in log:
+        if isinstance(event.data, NodeRegistered):
+            if event.data.epoch <= last.get(event.node, 0):
+                broken.append(f"{event.node}: epoch {event.data.epoch} again at {event.id}")
+            last[event.node] = event.data.epoch
     return broken
 
 

@@ -66,6 +66,7 @@ SETTINGS = Settings(
     queue_timeout_ms=3_000,
     heartbeat_ms=1_000,
     node_lost_ms=3_000,
+    node_retention_ms=4_000,
     suspend_ms=4_000,
     session_retention_ms=5_000,
     outbox_retention_ms=3_000,

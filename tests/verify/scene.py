@@ -361,6 +361,20 @@ async def retired(scene: Scene) -> None:
     scene.store.tick(SETTINGS.session_retention_ms)
 
 
+async def gone_for_long(scene: Scene) -> None:
+    """A node has left, and its retention is over."""
+    await scene.store.configure_cell({"node_retention_ms": 5_000}, overwrite=True)
+    await drain(scene)
+    scene.store.tick(5_000)
+
+
+async def is_retired(scene: Scene) -> None:
+    keys = scene.store.keys
+    assert len(await scene.store.log("NodeRetired")) == 1
+    assert await scene.redis.exists(keys.node("n1"), keys.inbox("n1")) == 0
+    assert await scene.redis.hget(keys.counters, "retired_epoch") == b"1"
+
+
 async def half_dispatched_again(scene: Scene) -> None:
     """A call has failed between the end of an attempt and the start of the next one."""
     for write_no in range(1, WRITES_MAX):

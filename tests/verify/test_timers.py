@@ -32,11 +32,16 @@ async def drain_later(scene: Scene) -> None:
     await scene.store.drain_node(scene.node.node, scene.node.epoch, within_ms=5_000)
 
 
+async def drain_now(scene: Scene) -> None:
+    await scene.store.drain_node(scene.node.node, scene.node.epoch, within_ms=0)
+
+
 REQUIRED: dict[str, Step] = {
     "age": no_step,
     "close": close_first,
     "drain": drain_later,
     "gap": held_result,
+    "gone": drain_now,
     "idle": no_step,
     "leases": no_step,
     "lost": many_leases,

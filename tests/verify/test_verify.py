@@ -22,6 +22,8 @@ from eventsched.schema.events import (
     JobDispatched,
     JobFailed,
     JobPromoted,
+    NodeRegistered,
+    NodeRetired,
     PlaybackEnded,
     ResultDelivered,
     ResultMissing,
@@ -595,6 +597,10 @@ def ended(no: int, reason: Any = "lease", epoch: int = 1) -> AttemptEnded:
     return AttemptEnded(utterance=no, target="es", attempt=1, epoch=epoch, reason=reason)
 
 
+def registered(epoch: int) -> NodeRegistered:
+    return NodeRegistered(epoch=epoch, sources=["en"], targets=["es"], slots=4, cls="k")
+
+
 # utterances: 0 delivered, 1 running, 2 ready but not next, 3 and 4 running, 5 to 7 waiting,
 # 8 not dispatched yet
 FORGED: list[tuple[str, str, Data, int, str]] = [
@@ -611,6 +617,8 @@ FORGED: list[tuple[str, str, Data, int, str]] = [
     ("I3", "a result of another node", recorded(1), 1, "n7"),
     ("I3", "an end of an attempt that is over", ended(0), 0, "n1"),
     ("I3", "a dispatch to a node that is not alive", dispatched(5, 1, epoch=4), 5, "n1"),
+    ("I3", "an epoch again", registered(1), -1, "n1"),
+    ("I3", "a retired node that was not gone", NodeRetired(epoch=1), -1, "n1"),
     ("I4", "a skipped utterance", finalized(12, 30, 9), -1, ""),
     ("I4", "a skipped epoch", SessionResumed(epoch=9), -1, ""),
     ("I4", "closed before closing", SessionClosed(), -1, ""),

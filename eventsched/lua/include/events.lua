@@ -246,6 +246,10 @@ function events.NodeLost(node, reason, leases)
     leases = leases > 0 and leases or nil })
 end
 
+function events.NodeRetired(node)
+  return append_of_node('NodeRetired', node.full, { epoch = node.epoch })
+end
+
 -- `scope` is node, feature or language_pair. `subject` is the feature, the language pair as
 -- `<source>><target>`, or empty for the whole node.
 function events.NodeSuspended(node, scope, subject, reason, until_ms)

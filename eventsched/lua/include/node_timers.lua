@@ -1,5 +1,5 @@
--- node_timers: the timers of a node: leases (rule 19, lease duration); node, lost and drain (rule
--- 13, node registration); suspension (rule 14, suspended nodes).
+-- node_timers: the timers of a node: leases (rule 19, lease duration); node, lost, drain and gone
+-- (rule 13, node registration); suspension (rule 14, suspended nodes).
 -- include: assign
 -- include: attempts
 -- include: call
@@ -70,6 +70,20 @@ function node_timers.drain(name)
   if not node or node.status ~= 'draining' then return end
   attempts.requeue_leases(name, node.epoch, 'drained')
   nodes.finish_drain(node)
+end
+
+-- The node is gone, and its record is deleted `node_retention_ms` after its last heartbeat. A node
+-- that has registered again keeps its record, and so does one whose jobs are not dispatched again
+-- yet.
+function node_timers.gone(name)
+  local node = nodes.get(name)
+  if not node or node.status ~= 'gone' then return end
+  local due = nodes.retention_end(name)
+  if due > clock.now() then return timers.set(due, 'gone', name) end
+  if nodes.has_leases(node) then
+    return timers.set(clock.now() + settings.node_lost_ms, 'gone', name)
+  end
+  nodes.retire(node)
 end
 
 -- A suspension has ended: the node can be chosen again, for the feature or for any job.

@@ -7,11 +7,13 @@
 -- include: clock
 -- include: events
 -- include: keys
+-- include: settings
 -- include: strings
 -- include: timers
 -- include: write
 -- `whole` in the list of suspensions stands for the whole node; any other word is a feature.
 local nodes = { lease_ms_min = 15000, whole = classes.whole_node }
+local lost_registrations_max = 16
 
 -- Fields of a registration that few calls need. They are read on first access.
 local declared_fields = { sources = true, targets = true, features = true, suspended = true }
@@ -44,9 +46,21 @@ local lease_counts = cache.register('leases', 'live', function(leases)
 end)
 
 -- The last registration of a node, whose status is alive, draining or gone; nil for a node that
--- never registered.
+-- never registered or that is retired.
 function nodes.get(name)
   return registrations.read_through(name) or nil
+end
+
+-- The highest epoch of the nodes whose records were deleted.
+local function highest_retired_epoch()
+  return tonumber(redis.call('HGET', keys.counters, 'retired_epoch')) or 0
+end
+
+-- The epoch of the next registration, as text. `last` is the last registration or nil. No two
+-- registrations of a name have the same epoch, also if the record of the name was deleted between
+-- them: fencing depends on it (rule 21, fencing).
+function nodes.next_epoch(last)
+  return string.format('%d', (last and last.epoch or highest_retired_epoch()) + 1)
 end
 
 -- Register the node under this epoch. More fields with their values may follow the features.
@@ -163,12 +177,46 @@ local function leave_class(node)
   end
 end
 
+-- When the record of the node is deleted if the node is gone and does not return.
+function nodes.retention_end(name)
+  local seen = tonumber(redis.call('HGET', keys.of('node', name), 'seen')) or 0
+  return seen + settings.node_retention_ms
+end
+
 -- The registration has ended.
 function nodes.deregister(node)
+  timers.set(nodes.retention_end(node.name), 'gone', node.name)
   leave_class(node)
   node.status = 'gone'
   cache.write_stable('HSET', keys.of('node', node.name), 'status', 'gone', 'suspended', '')
   timers.cancel_both('node', 'drain', node.name)
+end
+
+-- Whether one of the last registrations of the node holds leases. The leases of a registration that
+-- has ended stay until their jobs are dispatched again.
+function nodes.has_leases(node)
+  local list = {}
+  for epoch = math.max(1, node.epoch - lost_registrations_max + 1), node.epoch do
+    list[#list + 1] = keys.of('leases', node.name, string.format('%d', epoch))
+  end
+  return redis.call('EXISTS', unpack(list)) > 0
+end
+
+-- Delete the record and the inbox of a node that is gone. The highest epoch of the deleted records
+-- is stored first. What follows cannot be taken back, so a step that fails is done again in the
+-- same call.
+function nodes.retire(node)
+  if node.epoch > highest_retired_epoch() then
+    write('HSET', keys.counters, 'retired_epoch', node.epoch_text)
+  end
+  local has_event = false
+  local function complete()
+    if not has_event then events.NodeRetired(node) end
+    has_event = true
+    cache.write_stable('DEL', keys.of('node', node.name), node.inbox)
+    registrations.evict(node.name)
+  end
+  call.or_else(complete, complete)
 end
 
 -- The node gets no new jobs.

@@ -8,8 +8,8 @@
 -- include: session_timers
 local timer_handlers = {
   age = job_timers.age, close = outcome_timers.close, drain = node_timers.drain,
-  gap = outcome_timers.gap, idle = session_timers.idle, leases = node_timers.leases,
-  lost = node_timers.lost,
+  gap = outcome_timers.gap, gone = node_timers.gone, idle = session_timers.idle,
+  leases = node_timers.leases, lost = node_timers.lost,
   suspension = node_timers.suspension, node = node_timers.node, pause = session_timers.pause,
   playback = session_timers.playback, retire = retire_timer.retire, retry = job_timers.retry,
   wait = job_timers.wait,
