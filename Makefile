@@ -79,8 +79,8 @@ sim: $(STAMP)  ## Simulate whole clusters under faults: SEEDS=1000, or one with 
 	@$(BIN)/python -m tests.simulation.run $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 SOAK_MINUTES ?= 5
-soak: $(STAMP)  ## Measure memory over conversations, then with a dead archiver: SOAK_MINUTES=30
-	@$(BIN)/python -m tests.soak.run --minutes $(SOAK_MINUTES)
+soak: $(STAMP)  ## Measure memory over conversations, then with a dead archiver: SOAK_MINUTES=30, or SESSIONS=2000
+	@$(BIN)/python -m tests.soak.run --minutes $(SOAK_MINUTES) $(if $(SESSIONS),--sessions $(SESSIONS))
 
 MINUTES ?= 5
 TOPOLOGY ?= standalone

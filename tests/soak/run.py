@@ -1,19 +1,22 @@
 """Conversations in a loop, for minutes: memory stays bounded, and a dead archiver loses nothing.
 
     python -m tests.soak.run --minutes 5
+    python -m tests.soak.run --minutes 30 --sessions 2000     sessions that listen (listening.py)
 
 Owns: a server, `eventsched up` with an archive, `eventsched loadtest` again and again; the memory's
 slope; then the same with the archiver dead: alarm, backpressure, nothing deleted; then alive again.
-Exit code 1 when something of that did not hold. Read next: tests/archive/test_dead_archiver.py.
+Exit code 1 when something of that did not hold. Read next: tests/archive/test_dead_archiver.py,
+listening.py.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
@@ -23,14 +26,21 @@ import msgspec
 import typer
 
 from eventsched.loadtest.rttm import SAMPLES
+from eventsched.runtime import run_async
 from eventsched.schema.keys import Keys
 from eventsched.server.testing import LocalServer, wait_for
+from tests.soak.listening import Listening, ServerSample, soak_sessions
 
 KEYS = Keys("c0")
 SETTINGS = {
     "session_retention_ms": 5_000, "log_keep_ms": 5_000, "archive_entries_max": 2_000,
-    "archive_window_ms": 5_000, "archive_lag_max": 600,
+    "archive_window_ms": 5_000, "archive_lag_max": 600, "node_retention_ms": 5_000,
 }  # fmt: skip
+LISTENING_SETTINGS = {
+    "session_retention_ms": 30_000, "outbox_retention_ms": 15_000, "log_keep_ms": 15_000,
+    "archive_entries_max": 5_000, "archive_window_ms": 15_000, "node_retention_ms": 30_000,
+}  # fmt: skip
+SLOTS = 32
 VOICE = SAMPLES.parent.parent / "demo" / "speech" / "voices" / "anna.wav"
 SPEED = "40"
 ADDED = """
@@ -39,10 +49,12 @@ for i = 1, #info, 2 do if info[i] == 'entries-added' then return info[i + 1] end
 """
 RUN_S_MAX = 180
 COMMAND_S_MAX = 30
+VERIFY_S_MAX = 600
+"""A check of the whole history."""
 SETTLED_S = 40
 """After the last session has ended, all that may go has gone within this."""
 SLOPE_BYTES_MAX = 64 * 1024
-"""Growth for each conversation, once the first third is over: names of nodes that are gone."""
+"""Growth for each conversation, once the first third is over: memory that the allocator holds."""
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -85,8 +97,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 class Soak:
     """One server and what runs against it."""
 
-    def __init__(self, server: LocalServer, folder: Path) -> None:
-        self.server, self.folder = server, folder
+    def __init__(
+        self, server: LocalServer, folder: Path, settings: Mapping[str, int] = SETTINGS
+    ) -> None:
+        self.server, self.folder, self._settings = server, folder, settings
         self.archive = folder / "archive"
         self._conversations = cycle(sorted(SAMPLES.glob("*.rttm")))
         self._begins = time.monotonic()
@@ -94,17 +108,29 @@ class Soak:
     @contextmanager
     def running(self, *roles: str) -> Iterator[None]:
         """`eventsched run …`; ended by SIGTERM."""
-        given = [f"--set={name}={value}" for name, value in SETTINGS.items()]
+        given = [f"--set={name}={value}" for name, value in self._settings.items()]
         archive = [f"--archive={self.archive}"] if "archiver" in roles else []
-        with (self.folder / f"{'-'.join(roles)}.log").open("ab") as log:
-            process = subprocess.Popen(
-                [*_program(), "run", *roles, "--url", self.server.url, *given, *archive],
-                stdout=subprocess.PIPE, stderr=log,
-            )  # fmt: skip
+        words = [*_program(), "run", *roles, "--url", self.server.url, *given, *archive]
+        with self._process("-".join(roles), words):
+            yield
+
+    @contextmanager
+    def node(self) -> Iterator[None]:
+        """A node whose handler does nothing."""
+        words = [sys.executable, "-m", "benchmarks.micro.noop", "soak", str(SLOTS)]
+        with self._process("node", words):
+            yield
+
+    @contextmanager
+    def _process(self, name: str, words: Sequence[str]) -> Iterator[None]:
+        """A process that writes `ready` first; ended by SIGTERM."""
+        environment = os.environ | {"EVENTSCHED_URL": self.server.url}
+        with (self.folder / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, env=environment)
             assert process.stdout is not None
             try:
                 if not process.stdout.readline().startswith(b"ready"):
-                    raise RuntimeError(f"roles {roles} did not start, see {log.name}")
+                    raise RuntimeError(f"{name} did not start, see {log.name}")
                 yield
             finally:
                 process.terminate()
@@ -140,11 +166,11 @@ class Soak:
     def pressure(self) -> str:
         return self.server.call("HGET", KEYS.counters, "backpressure") or ""
 
-    def command(self, *words: str) -> bool:
+    def command(self, *words: str, within_s: float = COMMAND_S_MAX) -> bool:
         """Whether it ended well. Who is not let in waits, until it is stopped here."""
         try:
             done = subprocess.run(
-                [*_program(), *words], check=False, capture_output=True, timeout=COMMAND_S_MAX
+                [*_program(), *words], check=False, capture_output=True, timeout=within_s
             )
         except subprocess.TimeoutExpired:
             return False
@@ -187,6 +213,27 @@ def soak(minutes: float, folder: Path) -> Report:
         )  # fmt: skip
 
 
+def soak_listening(sessions: int, minutes: float, folder: Path) -> Listening:
+    """Sessions that listen, with everything alive."""
+    with LocalServer(folder / "server") as server:
+        run = Soak(server, folder, LISTENING_SETTINGS)
+
+        def sample() -> ServerSample:
+            memory = server.call("INFO", "memory")
+            keys = server.call("DBSIZE")
+            return ServerSample(
+                int(memory["used_memory"]), int(keys), server.call("XLEN", KEYS.log)
+            )
+
+        with run.running("dispatcher", "projector", "timer", "archiver"):
+            with run.node():
+                seen = run_async(lambda: soak_sessions(server.url, sessions, minutes, sample))
+            words = ("verify", "--url", server.url, "--archive", str(run.archive))
+            return msgspec.structs.replace(
+                seen, verified=run.command(*words, within_s=VERIFY_S_MAX)
+            )
+
+
 def _alive(run: Soak, minutes: float) -> list[Sample]:
     samples: list[Sample] = []
     ends = time.monotonic() + 60 * minutes
@@ -225,10 +272,16 @@ def _holds(what: Callable[[], bool]) -> bool:
     return True
 
 
-def main(minutes: Annotated[float, typer.Option(help="With everything alive.")] = 5) -> None:
+def main(
+    minutes: Annotated[float, typer.Option(help="With everything alive.")] = 5,
+    sessions: Annotated[int, typer.Option(help="Sessions that listen, instead.")] = 0,
+) -> None:
     """Soak; the verdict is one JSON object."""
     with tempfile.TemporaryDirectory(prefix="eventsched-soak-") as name:
-        report = soak(minutes, Path(name))
+        report = (
+            soak_listening(sessions, minutes, Path(name)) if sessions
+            else soak(minutes, Path(name))
+        )  # fmt: skip
     typer.echo(msgspec.json.encode(report).decode())
     raise typer.Exit(0 if report.is_good else 1)
 
