@@ -1,11 +1,13 @@
 """Rows of the benchmark `growth` about clients: listening sessions, audio that is kept.
 
-Owns: the streams that a client names while many sessions listen, the memory of confirmed audio.
+Owns: the streams that a client names while many sessions listen, the latency of an append
+meanwhile, the memory of confirmed audio.
 Never does: compare sizes (growth.py). Read next: client/subscription.py, client/append_buffer.py.
 """
 
 from __future__ import annotations
 
+import time
 import tracemalloc
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -13,7 +15,10 @@ from typing import Any, cast
 
 import anyio
 
+from benchmarks.micro.figures import percentiles
+from benchmarks.micro.fleet import live_sessions
 from benchmarks.micro.growth_row import Row
+from benchmarks.micro.latency import open_loop
 from benchmarks.micro.stage import Stage
 from eventsched.client.append_buffer import AppendBuffer
 from eventsched.client.client import connect
@@ -24,6 +29,12 @@ from eventsched.store.transport import Entry, Transport
 AT_ONCE = 16
 CLOSED = 20
 CHUNK_BYTES = 3_200
+RATE = 50
+"""Appends a second while sessions listen; each completes an utterance, whose result wakes a
+listener."""
+APPENDS = 300
+STRIDE = 97
+"""Between the sessions of two appends, so that their listeners are of different reads."""
 
 
 class _Counting:
@@ -74,6 +85,29 @@ async def streams_of_a_wake(stage: Stage, sessions: int) -> float:
     return counting.names / counting.wakes
 
 
+async def append_beside_listeners(stage: Stage, sessions: int) -> float:
+    """p99 of an append in ms while so many sessions of the client listen and receive results."""
+    latencies_ms: list[float] = []
+    async with (
+        live_sessions(stage, sessions) as (_, fleet, opened),
+        anyio.create_task_group() as tasks,
+    ):
+        for session in opened:
+            tasks.start_soon(_listen, session)
+        await anyio.wait_all_tasks_blocked()
+
+        async def append(number: int) -> None:
+            session = opened[number * STRIDE % len(opened)]
+            start_s = time.perf_counter()
+            await session.append(bytes(CHUNK_BYTES), end_of_utterance=True)
+            latencies_ms.append((time.perf_counter() - start_s) * 1_000)
+
+        await open_loop(RATE, min(APPENDS, sessions), append)
+        await fleet.until_delivered()
+        tasks.cancel_scope.cancel()
+    return percentiles(latencies_ms)["p99_ms"]
+
+
 async def _listen(session: Session) -> None:
     async for _ in session.results():
         pass
@@ -99,6 +133,10 @@ CLIENT_ROWS = (
         "a read that an outcome wakes, by sessions that listen", "streams named",
         (64, 512, 4_096), 0.1, streams_of_a_wake,
         before="64 / 512 / 4,096",
+    ),
+    Row(
+        "append, by sessions of the client that listen", "ms, p99",
+        (500, 2_000, 5_000), 0.4, append_beside_listeners,
     ),
     Row(
         "confirmed audio of a session, by chunks", "bytes",
