@@ -68,6 +68,9 @@ class Client:
     async def command(self, *parts: Arg, key: str) -> Any:
         return self._call(*parts)
 
+    async def commands(self, calls: Sequence[Sequence[Arg]]) -> list[Any]:
+        return [await self.command(*call, key=str(call[1])) for call in calls]
+
     def _call(self, *parts: Arg) -> Any:
         return self.redis.execute_command(*parts)  # type: ignore[no-untyped-call]
 

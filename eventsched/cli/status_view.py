@@ -8,14 +8,9 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 
 from eventsched.formatting import NONE, Text, clock, duration, plural, size, table
+from eventsched.history.node_status import ClassStatus, NodeStatus
 from eventsched.history.roles import RoleStatus
-from eventsched.history.status import (
-    CellStatus,
-    ClassStatus,
-    ConsumerStatus,
-    NodeStatus,
-    SystemStatus,
-)
+from eventsched.history.status import CellStatus, ConsumerStatus, SystemStatus
 from eventsched.projection.installed import VARIABLE
 from eventsched.store.lag import ARCHIVE
 
@@ -24,6 +19,10 @@ LATE_MS = {ARCHIVE: 600_000}
 LATE_MS_DEFAULT = 2_000
 NODES_MAX = 12
 """Number of nodes of one class that are shown."""
+CLASSES_MAX = 50
+"""Number of capability classes that are shown."""
+REQUIREMENTS_MAX = 50
+"""Number of requirements with waiting jobs that are shown."""
 
 
 def panel(status: SystemStatus) -> RenderableType:
@@ -99,7 +98,7 @@ def _nodes(classes: list[ClassStatus]) -> RenderableType:
     right = ("SLOTS", "LOAD", "HEARTBEAT")
     result = table("NODE", "LANGUAGES", *right, "", right=right)
     result.columns[1].overflow = "ellipsis"
-    for each in classes:
+    for each in classes[:CLASSES_MAX]:
         if len(each.nodes) > 1:
             result.add_row(*_class_row(each))
         for node in each.nodes[:NODES_MAX]:
@@ -107,6 +106,8 @@ def _nodes(classes: list[ClassStatus]) -> RenderableType:
             result.add_row(*_node_row(node, abilities, each.suspended))
         if len(each.nodes) > NODES_MAX:
             result.add_row(Text(f"  and {len(each.nodes) - NODES_MAX:,} more", "dim"))
+    if len(classes) > CLASSES_MAX:
+        result.add_row(Text(f"and {len(classes) - CLASSES_MAX:,} more classes", "dim"))
     return result
 
 
@@ -157,7 +158,7 @@ def _waiting(cell: CellStatus) -> list[RenderableType]:
     if not cell.waiting:
         return []
     result = table("WAITING", "FEATURES", "JOBS", "OLDEST", "REASON", right=("JOBS", "OLDEST"))
-    for each in sorted(cell.waiting, key=lambda each: -each.oldest_ms):
+    for each in sorted(cell.waiting, key=lambda each: -each.oldest_ms)[:REQUIREMENTS_MAX]:
         result.add_row(
             f"{each.source} → {each.target}",
             ", ".join(each.features),
@@ -165,4 +166,6 @@ def _waiting(cell: CellStatus) -> list[RenderableType]:
             duration(each.oldest_ms),
             each.reason,
         )
+    if len(cell.waiting) > REQUIREMENTS_MAX:
+        result.add_row(Text(f"and {len(cell.waiting) - REQUIREMENTS_MAX:,} more", "dim"))
     return ["", result]

@@ -16,6 +16,8 @@ from eventsched.store.lag import ARCHIVE
 LATE_MS = {"dispatch": 5_000, ARCHIVE: 600_000}
 """Lag from which a consumer is late; the archiver seals every five minutes."""
 LATE_MS_DEFAULT = 10_000
+NAMES_MAX = 10
+"""Nodes that a line names."""
 
 
 def problems_of(status: SystemStatus) -> list[str]:
@@ -48,7 +50,9 @@ def _of_cell(cell: CellStatus) -> Iterator[str]:
             yield f"{plural(waiting.jobs, 'job')} {pair} wait: no node serves them"
     for each in cell.classes:
         if each.suspended and each.nodes:
-            names = ", ".join(node.node for node in each.nodes)
+            names = ", ".join(node.node for node in each.nodes[:NAMES_MAX])
+            if len(each.nodes) > NAMES_MAX:
+                names += f" and {len(each.nodes) - NAMES_MAX:,} more"
             subjects = "every job" if "*" in each.suspended else ", ".join(each.suspended)
             yield f"suspended for {subjects}: {names}"
 

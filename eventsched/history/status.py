@@ -1,7 +1,8 @@
 """The status of a server: roles, consumer lag, dead letters, waiting jobs and nodes of each cell.
 
-Owns: the reads for `eventsched status`; their number is bounded.
-Never does: write, decide. Read next: store/lag.py, schema/keys.py, cli/status.py.
+Owns: the status of the server and its cells; the reads for roles, consumer lag and outboxes.
+Never does: write, decide.
+Read next: node_status.py, waiting.py, store/lag.py, cli/status.py.
 """
 
 from __future__ import annotations
@@ -10,21 +11,21 @@ from typing import Any
 
 import msgspec
 
+from eventsched.history.node_status import ClassStatus, read_classes
 from eventsched.history.roles import RoleStatus, read_roles
+from eventsched.history.waiting import WaitingJobs, read_waiting
 from eventsched.projection.installed import NotEnabled, enabled_names, not_enabled
 from eventsched.projection.store import ProjectionStore
 from eventsched.schema.ids import ms_of
 from eventsched.schema.settings import Settings
 from eventsched.store.cell import Store
+from eventsched.store.cell_connection import settings_of
 from eventsched.store.connection import Connection
 from eventsched.store.lag import ARCHIVE, ConsumerLag
 from eventsched.store.replies import fields_of
 
-UNREAD_BYTES_MAX = Settings().tenant_outbox_bytes_max
 TENANTS_MAX = 5
 """Tenants whose unread results are shown."""
-SCAN_MAX = 2_000
-"""Waiting jobs of one requirement and priority that are read to find the oldest."""
 
 
 class ConsumerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,44 +39,6 @@ class ConsumerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Age of the oldest of these entries."""
     is_running: bool
     """Whether a process has the lease of the set; always true for the dispatcher."""
-
-
-class WaitingJobs(msgspec.Struct, frozen=True, kw_only=True):
-    """The waiting jobs of one requirement."""
-
-    source: str
-    target: str
-    features: list[str]
-    jobs: int
-    oldest_ms: int
-    reason: str
-    """NO_POOL_FOR_LANG_PAIR: no node declares it. NO_AVAILABLE_NODE: those that do are busy."""
-
-
-class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The current registration of a node."""
-
-    node: str
-    status: str
-    slots: int
-    leases: int
-    """Number of slots in use."""
-    reported_load: int
-    heartbeat_age_ms: int
-    """Time since the last heartbeat, or since the registration."""
-    version: str
-
-
-class ClassStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A capability class and its nodes."""
-
-    id: str
-    sources: list[str]
-    targets: list[str]
-    features: list[str]
-    suspended: list[str]
-    """Features for which the nodes are suspended; `*` means every job."""
-    nodes: list[NodeStatus]
 
 
 class TenantOutbox(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,9 +121,8 @@ class _CellReader:
         """Return the status of the cell."""
         self._now_ms = await read_now(self._store)
         counters = await self._store.read_hash(self._keys.counters)
-        classes = [await self._class(id_) for id_ in await self._members(self._keys.classes)]
-        requirements = sorted(await self._store.read_hash(self._keys.requirements))
-        settings = await self._store.read_hash(self._keys.settings)
+        settings = settings_of(await self._store.read_hash(self._keys.settings))
+        classes = await read_classes(self._store, self._now_ms)
         newest = await self._store.read_range(
             self._keys.dead_letters, "-", "+", 1, newest_first=True
         )
@@ -168,7 +130,7 @@ class _CellReader:
             cell=self._store.cell,
             now_ms=self._now_ms,
             log_entries=await self._command("XLEN", self._keys.log),
-            log_retention_ms=int(settings.get("log_retention_ms", "0")),
+            log_retention_ms=settings.log_retention_ms,
             backpressure=_words(counters.get("backpressure", "")),
             roles=await read_roles(self._store, self._now_ms),
             consumers=[
@@ -176,11 +138,7 @@ class _CellReader:
                 *[await self._set(name) for name in enabled_names()],
                 *await self._archive(),
             ],
-            waiting=[
-                waiting
-                for waiting in [await self._waiting(name, classes) for name in requirements]
-                if waiting.jobs
-            ],
+            waiting=await read_waiting(self._store, self._now_ms, settings, classes),
             classes=classes,
             dead_letters=await self._command("XLEN", self._keys.dead_letters),
             newest_dead_letter=_field(newest[0][1], b"reason") if newest else "",
@@ -221,81 +179,17 @@ class _CellReader:
             is_running=int(lease.get("until", "0")) > self._now_ms,
         )
 
-    async def _outboxes(self, settings: dict[str, str]) -> list[TenantOutbox]:
+    async def _outboxes(self, settings: Settings) -> list[TenantOutbox]:
         unread = await self._store.read_hash(self._keys.tenant_outbox)
-        bytes_max = int(settings.get("tenant_outbox_bytes_max", UNREAD_BYTES_MAX))
         most = sorted(unread, key=lambda tenant: (-int(unread[tenant]), tenant))[:TENANTS_MAX]
         return [
             TenantOutbox(
                 tenant=tenant,
                 unread_bytes=int(unread[tenant]),
-                is_refused=int(unread[tenant]) >= bytes_max,
+                is_refused=int(unread[tenant]) >= settings.tenant_outbox_bytes_max,
             )
             for tenant in most
         ]
-
-    async def _waiting(self, requirement: str, classes: list[ClassStatus]) -> WaitingJobs:
-        source, target, joined = requirement.split(":", 2)
-        features = _words(joined)
-        jobs, oldest = 0, ""
-        for priority in range(3):
-            key = self._keys.waiting(priority, requirement)
-            jobs += await self._command("ZCARD", key)
-            members = await self._command("ZRANGE", key, 0, SCAN_MAX - 1)
-            names = [member.decode() for member in members]
-            oldest = min([oldest] * bool(oldest) + names, default="")
-        is_declared = any(
-            source in each.sources
-            and target in each.targets
-            and set(features) <= set(each.features)
-            for each in classes
-        )
-        return WaitingJobs(
-            source=source,
-            target=target,
-            features=features,
-            jobs=jobs,
-            oldest_ms=await self._waiting_ms(oldest.partition(":")[2]),
-            reason="NO_AVAILABLE_NODE" if is_declared else "NO_POOL_FOR_LANG_PAIR",
-        )
-
-    async def _waiting_ms(self, job_key: str) -> int:
-        """Return the waiting time of a job; it began `queue_timeout_ms` before its deadline."""
-        if not job_key:
-            return 0
-        deadline = await self._command("ZSCORE", self._keys.timers, f"wait|{job_key}")
-        if deadline is None:
-            return 0  # the job got a slot in the meantime
-        settings = await self._store.read_settings()
-        return max(0, self._now_ms - int(float(deadline)) + settings.queue_timeout_ms)
-
-    async def _class(self, class_id: str) -> ClassStatus:
-        fields = await self._store.read_hash(self._keys.node_class(class_id))
-        names = await self._members(self._keys.members(class_id))
-        return ClassStatus(
-            id=class_id,
-            sources=_words(fields.get("sources", "")),
-            targets=_words(fields.get("targets", "")),
-            features=_words(fields.get("features", "")),
-            suspended=_words(fields.get("suspended", "")),
-            nodes=[await self._node(name) for name in names],
-        )
-
-    async def _node(self, name: str) -> NodeStatus:
-        fields = await self._store.read_hash(self._keys.node(name))
-        leases = self._keys.leases(name, int(fields.get("epoch", "0")))
-        return NodeStatus(
-            node=self._keys.full(name),
-            status=fields.get("status", "gone"),
-            slots=int(fields.get("slots", "0")),
-            leases=await self._command("ZCARD", leases),
-            reported_load=int(fields.get("load", "0") or 0),
-            heartbeat_age_ms=max(0, self._now_ms - int(fields.get("seen", "0") or 0)),
-            version=fields.get("version", ""),
-        )
-
-    async def _members(self, key: str) -> list[str]:
-        return sorted(member.decode() for member in await self._command("SMEMBERS", key))
 
     async def _command(self, name: str, key: str, *more: str | int) -> Any:
         return await self._store.transport.command(name, key, *more, key=key)

@@ -7,7 +7,7 @@ Read next: session_commands.py (one concern), cell.py (all of them), projection/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -18,6 +18,9 @@ from eventsched.schema.keys import Keys
 from eventsched.schema.settings import Settings
 from eventsched.store.replies import fields_of
 from eventsched.store.transport import Arg, Entry, Transport, entries_of
+
+CALLS_MAX = 500
+"""Reads that are sent together."""
 
 
 class CellConnection:
@@ -36,6 +39,17 @@ class CellConnection:
         now = self._now_ms() if self._now_ms else ""
         return await self.transport.run(script, self.keys.declared, [now, *args])
 
+    async def read_many(self, calls: Sequence[Sequence[Arg]]) -> list[Any]:
+        """The replies of reads in their order, with one round trip for each CALLS_MAX of them.
+
+        Each call is the name of a command that changes nothing, a key of the cell, and more
+        arguments. The reads are not atomic.
+        """
+        replies: list[Any] = []
+        for first in range(0, len(calls), CALLS_MAX):
+            replies += await self.transport.commands(calls[first : first + CALLS_MAX])
+        return replies
+
     async def read_range(
         self, key: str, low: str, high: str, count: int, *, newest_first: bool = False
     ) -> list[Entry]:
@@ -52,8 +66,7 @@ class CellConnection:
         stored = await self.read_hash(self.keys.settings)
         if not stored and await self._has_no_clock():
             raise CellUnknown.of(self.cell)
-        fields = {name: text for name, text in stored.items() if name in Settings.__struct_fields__}
-        return msgspec.convert(fields, Settings, strict=False)
+        return settings_of(stored)
 
     async def _has_no_clock(self) -> bool:
         """Whether the cell is not configured: each configured cell stores its clock."""
@@ -75,6 +88,12 @@ class CellConnection:
         """Id of the newest entry that a stream still has; `0-0` if it has none."""
         newest = await self.read_range(key, "-", "+", 1, newest_first=True)
         return newest[0][0] if newest else START
+
+
+def settings_of(stored: Mapping[str, str]) -> Settings:
+    """The settings in the fields of the key `settings`; a missing field has its default."""
+    fields = {name: text for name, text in stored.items() if name in Settings.__struct_fields__}
+    return msgspec.convert(fields, Settings, strict=False)
 
 
 def name_list(names: Sequence[str]) -> str:

@@ -60,6 +60,12 @@ class Transport(Protocol):
     async def command(self, *parts: Arg, key: str) -> Any:
         """The reply of one command that changes no key; on a cluster `key` selects the server."""
 
+    async def commands(self, calls: Sequence[Sequence[Arg]]) -> list[Any]:
+        """The replies of commands that change no key, in the order of `calls`; sent together.
+
+        Each call is the name of a command, one key, and more arguments. All keys are of one cell.
+        """
+
     async def read_blocking(
         self, streams: Mapping[str, str], block_ms: int, count: int
     ) -> dict[str, list[Entry]]:
@@ -177,6 +183,20 @@ class RedisTransport:
             return await self._send(*parts)  # redis-py derives the slot from the command
         except CLIENT_ERRORS as error:
             raise await self._translated(error) from None
+
+    async def commands(self, calls: Sequence[Sequence[Arg]]) -> list[Any]:
+        pipeline = self._calling.pipeline(transaction=False)
+        for call in calls:
+            pipeline.execute_command(*call)
+        try:
+            async with self._slots:
+                replies: list[Any] = await pipeline.execute(raise_on_error=False)
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+        except CLIENT_ERRORS as error:
+            raise await self._translated(error) from None
+        return replies
 
     async def _send(self, *parts: Arg, **target: Any) -> Any:
         async with self._slots:

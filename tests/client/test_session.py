@@ -92,6 +92,9 @@ class Cut(Transport):
     async def command(self, *parts: Arg, key: str) -> Any:
         return await self._real.command(*parts, key=key)
 
+    async def commands(self, calls: Sequence[Sequence[Arg]]) -> list[Any]:
+        return [await self.command(*call, key=str(call[1])) for call in calls]
+
     async def read_blocking(
         self, streams: Mapping[str, str], block_ms: int, count: int
     ) -> dict[str, list[Entry]]:

@@ -97,7 +97,7 @@ class Pressed(TimedStore):
 async def test_accepted_bytes_count_the_callers_audio(
     store: TimedStore, key_store: KeyFolder
 ) -> None:
-    pressed = Pressed(store.transport, store.cell)  # type: ignore[arg-type]
+    pressed = Pressed(store.transport, store.cell)
     async with client_of(pressed, key_store) as es, es.session(**ASKED) as session:
         with pytest.raises(eventsched.Backpressure) as caught:
             await session.append(bytes(3_200 * 100))

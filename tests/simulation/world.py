@@ -103,6 +103,9 @@ class SimTransport:
     async def command(self, *parts: Arg, key: str) -> Any:
         return await Request(lambda: self._world.server.execute_command(*parts))
 
+    async def commands(self, calls: Sequence[Sequence[Arg]]) -> list[Any]:
+        return [await self.command(*call, key=str(call[1])) for call in calls]
+
     async def read_blocking(
         self, streams: Mapping[str, str], block_ms: int, count: int
     ) -> dict[str, list[Entry]]:
