@@ -15,17 +15,21 @@ from tests.mutants.mutant import ROOT, Mutant
 from tests.mutants.plan import MODEL, SETS, noticing, users_of
 from tests.mutants.run import Survivor, reasons, sampled, survivors
 
-ALL = [*lua.all_mutants(), *chosen.all_mutants()]
+
+@pytest.fixture(scope="module")
+def every_mutant() -> list[Mutant]:
+    return [*lua.all_mutants(), *chosen.all_mutants()]
 
 
 def _source(mutant: Mutant) -> bytes:
     return (ROOT / mutant.file).read_bytes()
 
 
-def test_every_mutant_is_a_change_that_still_parses() -> None:
-    for mutant in ALL:
-        changed = mutant.applied(_source(mutant))
-        assert changed != _source(mutant), mutant
+def test_every_mutant_is_a_change_that_still_parses(every_mutant: list[Mutant]) -> None:
+    for mutant in every_mutant:
+        source = _source(mutant)
+        changed = mutant.applied(source)
+        assert changed != source, mutant
         if mutant.file.endswith(".lua"):
             assert lua.is_valid(changed), mutant
         else:
@@ -122,13 +126,15 @@ def test_at_least_fifteen_faults_are_chosen() -> None:
     assert len(chosen.FAULTS) >= 15
 
 
-def test_each_is_looked_at_by_tests_that_are_there() -> None:
-    for mutant in ALL:
+def test_each_is_looked_at_by_tests_that_are_there(every_mutant: list[Mutant]) -> None:
+    tests: set[str] = set()
+    for mutant in every_mutant:
         assert noticing(mutant)
-        for test in noticing(mutant):
-            path, _, name = test.partition("::")
-            assert (ROOT / path).exists(), test
-            assert not name or f"def {name}(" in (ROOT / path).read_text(), test
+        tests.update(noticing(mutant))
+    for test in tests:
+        path, _, name = test.partition("::")
+        assert (ROOT / path).exists(), test
+        assert not name or f"def {name}(" in (ROOT / path).read_text(), test
 
 
 def test_a_sample_is_drawn_from_a_seed() -> None:
@@ -144,18 +150,22 @@ def test_each_reason_is_given_for_one_mutant_that_there_is() -> None:
     assert len(reasons(mutants)) == len(survivors())
 
 
-def test_tests_follow_the_includes_and_the_words_of_a_script() -> None:
+def test_tests_follow_the_includes_and_the_words_of_a_script(every_mutant: list[Mutant]) -> None:
     assert "fire_timers" in users_of("timers")
-    by_file = {Path(mutant.file).stem: noticing(mutant) for mutant in ALL}
+    by_file = {Path(mutant.file).stem: noticing(mutant) for mutant in every_mutant}
     assert by_file["retry_dead_letter"][0] == "tests/cli/test_retry_dead_letter.py"
     assert by_file["queue"][0] == MODEL  # many scripts include it
     assert "tests/scripts/test_waiting.py" in by_file["queue"]
     assert by_file["save_views"][:2] == (SETS, "tests/projector/test_projector.py")
 
 
-def test_a_mutant_is_caught_in_a_copy_and_leaves_no_trace(tmp_path: Path) -> None:
+def test_a_mutant_is_caught_in_a_copy_and_leaves_no_trace(
+    tmp_path: Path, every_mutant: list[Mutant]
+) -> None:
     bench = Bench(tmp_path / "copy")
-    mutant = next(one for one in ALL if one.code == "exactly two seconds no longer join a group")
+    mutant = next(
+        one for one in every_mutant if one.code == "exactly two seconds no longer join a group"
+    )
     source = _source(mutant)
     tests = ["tests/projections/test_group_rules.py"]
     caught = bench.try_out(mutant, tests, 60)
