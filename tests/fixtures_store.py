@@ -21,7 +21,7 @@ from eventsched.store.client import Client
 from eventsched.store.node_commands import NodeGrant, NodeResult
 from eventsched.store.replies import named_fields_of
 from eventsched.store.session_commands import Chunk, Finalize, Receipt, SessionGrant, hash_secret
-from eventsched.store.transport import RedisTransport
+from eventsched.store.transport import RedisTransport, Transport
 
 START_MS = 1_000_000
 SECRET = "5ec4e7" + "0" * 26
@@ -32,7 +32,7 @@ SECRET_SHA1 = hash_secret(SECRET)
 class TimedStore(Store):
     """A store whose clock is moved by hand, with shorthands that tests read well with."""
 
-    def __init__(self, transport: RedisTransport, cell: str) -> None:
+    def __init__(self, transport: Transport, cell: str) -> None:
         self.at_ms = START_MS
         super().__init__(transport, cell, now_ms=lambda: self.at_ms)
 

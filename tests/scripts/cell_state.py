@@ -15,6 +15,7 @@ from projections.job import Job, Jobs
 from projections.node import Node, Nodes
 from tests.fixtures_store import TimedStore
 from tests.job_record import job_record
+from tests.scripts.snapshot import snapshot
 
 CHARGE_MIN_MS = 1_000
 _OUTCOMES = {"ok": "result", "no_speech": "no_speech", "failed": "failed", "missing": "missing"}
@@ -22,6 +23,7 @@ _OUTCOMES = {"ok": "result", "no_speech": "no_speech", "failed": "failed", "miss
 
 async def check(store: TimedStore, *, idle: bool = True) -> None:
     """`idle`: the dispatch queue is empty, so no job may wait for a slot that is free."""
+    store = await snapshot(store)
     events = await store.log()
     jobs: dict[str, Job] = _fold(Jobs(), events)
     nodes: dict[str, Node] = _fold(Nodes(), events)

@@ -17,6 +17,7 @@ from eventsched.schema.keys import name_of
 from projections.session import Session, Sessions
 from tests.fixtures_store import TimedStore
 from tests.scripts.cell_state import zset
+from tests.scripts.snapshot import snapshot
 from tests.session_buffer import buffer_of
 
 NUMBERS = ("epoch", "utterance", "turn", "sample_rate", "priority")
@@ -28,6 +29,7 @@ TEXTS = (
 
 async def assert_sessions_are_folded(store: TimedStore) -> None:
     """The records of every session equal the fold of the log, and no other record exists."""
+    store = await snapshot(store)
     log = await store.log()
     views = _views(log)
     assert_order(log)

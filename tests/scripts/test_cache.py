@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
@@ -19,13 +19,15 @@ from eventsched.projection.store import ProjectionStore
 from eventsched.schema.settings import Settings
 from eventsched.store.cell import Store
 from eventsched.store.client import Client
-from eventsched.store.node_commands import NodeResult
-from eventsched.store.replies import decode_text, fields_of
+from eventsched.store.node_commands import NodeGrant, NodeResult
+from eventsched.store.replies import decode_text
+from eventsched.store.session_commands import SessionGrant
 from eventsched.store.transport import RedisTransport
 from tests.fixtures_store import TimedStore
 from tests.scripts.added_scripts import add_script
 from tests.scripts.calls import chunk, events
 from tests.scripts.cell_state import check, members, zset
+from tests.scripts.snapshot import snapshot
 from tests.scripts.test_any_sequence import Play
 
 LUA = files("eventsched") / "lua"
@@ -94,6 +96,15 @@ async def played(redis: Client, cells: Callable[[], str], cache_script: None) ->
     return store
 
 
+async def assign_jobs(store: TimedStore, count: int = 1) -> tuple[NodeGrant, SessionGrant]:
+    """Assign the jobs of `count` utterances of one session to a node with two slots."""
+    node, session = await store.join("n1", slots=2), await store.open("s1")
+    for seq in range(count):
+        await store.say(session, seq, end_of_utterance=True)
+    assert await store.dispatch() == count
+    return node, session
+
+
 WRITERS = {
     r"node\.leases|keys\.of\('leases'": {"nodes"},
     r"free\b|class\.key_of_free|keys\.of\('free'": {"classes"},
@@ -134,59 +145,46 @@ def words(joined: str) -> dict[str, bool]:
     return {word: True for word in joined.split(",") if word}
 
 
-async def assert_stored(redis: Client, store: TimedStore) -> int:
+async def assert_stored(store: TimedStore) -> int:
     """Every cached value equals the stored one. Returns the number of items."""
     cached = await cached_contents(store)
     if not cached:
         return 0
-    nodes = await hashes(redis, {name: store.keys.node(name) for name in cached["nodes"]})
+    store = await snapshot(store)
     for name, node in dict(cached["nodes"]).items():
-        stored = nodes[name]
+        stored = await store.read_hash(store.keys.node(name))
         assert {f: stored[f] for f in node} == node if node else not stored, name
     for class_id, known in dict(cached["classes"]).items():
         stored = await store.read_hash(store.keys.node_class(class_id))
         assert words(stored["features"]) == dict(known["features"])
         assert words(stored["suspended"]) == dict(known["suspended"])
         assert int(stored["draining"]) == known["draining"]
-        assert await redis.scard(store.keys.members(class_id)) == known["total"]
+        assert len(await members(store, store.keys.members(class_id))) == known["total"]
     for pair, ids in dict(cached["pairs"]).items():
-        stored_ids = await redis.smembers(store.keys.pair(*pair.split(":")))
-        assert sorted(map(decode_text, stored_ids)) == list(ids)
+        assert sorted(await members(store, store.keys.pair(*pair.split(":")))) == list(ids)
     if cached.get("settings"):
         stored = await store.read_hash(store.keys.settings)
         assert {f: int(v) for f, v in stored.items()} == cached["settings"]
     if "group_view" in cached:
-        live = await redis.get(store.keys.active_revision("group"))
+        key = store.keys.active_revision("group")
+        live = await store.transport.command("GET", key, key=key)
         assert cached["group_view"] == (f"group:{decode_text(live)}" if live else False)
     if "keeps_audio" in cached:
         archive = await store.read_hash(store.keys.archive)
         assert cached["keeps_audio"] == (archive.get("audio") == "1")
-    if "is_pressed" in cached:
-        pressure = await store.read_hash(store.keys.counters)
-        assert cached["is_pressed"] == bool(pressure.get("pressure"))
-    await assert_slots_stored(redis, store, cached)
-    await assert_requirements_stored(redis, store, cached)
-    await assert_sessions_stored(redis, store, cached)
+    if "is_backpressure_active" in cached:
+        counters = await store.read_hash(store.keys.counters)
+        assert cached["is_backpressure_active"] == bool(counters.get("backpressure"))
+    await assert_slots_stored(store, cached)
+    await assert_requirements_stored(store, cached)
+    await assert_sessions_stored(store, cached)
     assert cached["count"] >= item_count(cached)
     return item_count(cached)
 
 
-async def hashes(redis: Client, keys: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """Read hashes in one round trip: name -> fields, for each name and key."""
-    pipeline: Any = redis.pipeline(transaction=False)
-    for key in keys.values():
-        pipeline.hgetall(key)
-    replies = map(fields_of, await pipeline.execute())
-    return {
-        name: {field.decode(): value.decode() for field, value in reply.items()}
-        for name, reply in zip(keys, replies, strict=True)
-    }
-
-
-async def assert_sessions_stored(redis: Client, store: TimedStore, cached: Any) -> None:
+async def assert_sessions_stored(store: TimedStore, cached: Any) -> None:
     names = {*cached["sessions"], *cached["outboxes"], *cached["affinity"], *cached["outcomes"]}
-    sessions = await hashes(redis, {name: store.keys.session(name) for name in names})
-    outcomes = await hashes(redis, {name: store.keys.outcomes(name) for name in cached["outcomes"]})
+    sessions = {name: await store.read_hash(store.keys.session(name)) for name in names}
     for name, session in dict(cached["sessions"]).items():
         stored = sessions[name]
         assert {field: stored.get(field, "") for field in session} == session, name
@@ -205,7 +203,8 @@ async def assert_sessions_stored(redis: Client, store: TimedStore, cached: Any) 
         assert _record(pending) == sessions[name].get("outcomes", "")
         known = dict(pending["fields"] or {})
         assert len(known) == pending["known"] <= pending["count"]
-        assert known.items() <= outcomes[name].items()
+        outcomes = await store.read_hash(store.keys.outcomes(name))
+        assert known.items() <= outcomes.items()
 
 
 def _record(pending: Any) -> str:
@@ -215,10 +214,10 @@ def _record(pending: Any) -> str:
     return "{count}|{utterance}|{left}|{first}".format(**pending)
 
 
-async def assert_slots_stored(redis: Client, store: TimedStore, cached_cell: Any) -> None:
+async def assert_slots_stored(store: TimedStore, cached_cell: Any) -> None:
     for name, leased in dict(cached_cell["leases"]).items():
         epoch = dict(cached_cell["nodes"])[name]["epoch"]
-        assert await redis.zcard(store.keys.leases(name, int(epoch))) == leased, name
+        assert len(await zset(store, store.keys.leases(name, int(epoch)))) == leased, name
     for class_id, cached in dict(cached_cell["free_nodes"]).items():
         free = await zset(store, store.keys.free(class_id))
         assert len(free) == cached["count"]
@@ -237,7 +236,7 @@ async def evidence(store: TimedStore, class_id: str, free: dict[str, int]) -> di
     return {"id": class_id} | (first[0] if first else {}) | counts
 
 
-async def assert_requirements_stored(redis: Client, store: TimedStore, cached: Any) -> None:
+async def assert_requirements_stored(store: TimedStore, cached: Any) -> None:
     places = await store.read_hash(store.keys.requirements)
     for requirement, place in dict(cached["places"]).items():
         assert (place or None) == places.get(requirement)
@@ -256,7 +255,7 @@ async def assert_requirements_stored(redis: Client, store: TimedStore, cached: A
         assert int(counters.get("dispatcher", 0)) == cached["dispatcher_lease"]
 
 
-async def test_rule_17_cached_values_equal_stored_values(redis: Client, played: TimedStore) -> None:
+async def test_rule_17_cached_values_equal_stored_values(played: TimedStore) -> None:
     play, views = Play(played, random.Random(11)), ProjectionStore(played.transport, played.cell)
 
     async def configure() -> None:
@@ -267,7 +266,7 @@ async def test_rule_17_cached_values_equal_stored_values(redis: Client, played: 
     async def press() -> None:
         for raised in (True, False):
             await played.set_backpressure("memory", is_active=raised, seen=1, limit=1)
-            await assert_stored(redis, played)
+            await assert_stored(played)
 
     async def hold() -> None:
         await views.acquire(load_core(), "me", 1_500)
@@ -275,7 +274,7 @@ async def test_rule_17_cached_values_equal_stored_values(redis: Client, played: 
     seen, parts = 0, set[str]()
     for _ in range(300):
         await play.rng.choice([*play.steps(), *play.steps(), configure, press, hold])()
-        seen += await assert_stored(redis, played)
+        seen += await assert_stored(played)
         cached = await cached_contents(played)
         parts |= {part for part in COUNTED if cached.get(part)}
     assert parts == set(COUNTED)
@@ -283,7 +282,7 @@ async def test_rule_17_cached_values_equal_stored_values(redis: Client, played: 
 
 
 async def test_rule_15_the_cached_least_loaded_nodes_equal_the_stored_ones(
-    redis: Client, played: TimedStore
+    played: TimedStore,
 ) -> None:
     """Of more nodes than are known at a time, whatever is taken and given back. Each session speaks
     once, so that load decides."""
@@ -300,7 +299,7 @@ async def test_rule_15_the_cached_least_loaded_nodes_equal_the_stored_ones(
             assert await played.dispatch() == 1
             dispatch = (await events(played, "JobDispatched"))[-1]
             held.append((dispatch.node.partition(".")[2], dispatch.job))
-        assert await assert_stored(redis, played)
+        assert await assert_stored(played)
         (free,) = dict((await cached_contents(played))["free_nodes"]).values()
         seen.add(len(free["nodes"]))
     assert {1, 2, 8} <= seen
@@ -308,9 +307,7 @@ async def test_rule_15_the_cached_least_loaded_nodes_equal_the_stored_ones(
     await check(played)
 
 
-async def test_rule_16_two_utterances_of_one_call_go_to_one_node(
-    redis: Client, played: TimedStore
-) -> None:
+async def test_rule_16_two_utterances_of_one_call_go_to_one_node(played: TimedStore) -> None:
     for name in ("n1", "n2"):
         await played.join(name, slots=2)
     await played.dispatch_jobs(4_000)
@@ -319,7 +316,7 @@ async def test_rule_16_two_utterances_of_one_call_go_to_one_node(
     dispatches = [(event.node, event.data.rule) for event in await events(played, "JobDispatched")]
     n1, n2 = played.keys.full("n1"), played.keys.full("n2")
     assert dispatches == [(n1, "load"), (n1, "session"), (n2, "load")]
-    await assert_stored(redis, played)
+    await assert_stored(played)
 
 
 async def test_rule_16_a_slot_without_a_lease_is_not_released(
@@ -342,7 +339,7 @@ async def test_rule_16_a_slot_without_a_lease_is_not_released(
     ended = NodeResult(job=running["j"], attempt=1, status="ok")
     await played.record_results(node.node, 1, [ended])
     await played.heartbeat_node(node.node, 1, load=0, attempts=[])
-    assert await assert_stored(redis, played)
+    assert await assert_stored(played)
     assert await redis.zcard(played.keys.leases("n1", 1)) == 1
 
 
@@ -350,19 +347,16 @@ async def test_rule_16_a_set_of_free_nodes_that_lacks_a_node_is_read_again(
     redis: Client, played: TimedStore
 ) -> None:
     """The set was not written in a call that failed: the node has a free slot and is not listed."""
-    node = await played.join("n1", slots=2)
-    session = await played.open("s1")
-    await played.say(session, 0, end_of_utterance=True)
-    await played.dispatch()
+    node, session = await assign_jobs(played)
     class_id = (await played.read_hash(played.keys.node("n1")))["class"]
     assert await redis.zrem(played.keys.free(class_id), "n1") == 1
     await played.configure_cell({"queue_timeout_ms": 20_000}, overwrite=True)  # empties the cache
     await played.say(session, 1, end_of_utterance=True)
     await played.dispatch()
-    assert await assert_stored(redis, played)
+    assert await assert_stored(played)
     first, _ = await played.inbox(node)
     await played.answer(node, first)
-    assert await assert_stored(redis, played)
+    assert await assert_stored(played)
     await played.say(await played.open("s2"), 0, end_of_utterance=True)
     await played.dispatch()
     assert await redis.zcard(played.keys.leases("n1", 1)) == 2
@@ -383,7 +377,7 @@ async def test_rule_24_an_order_that_was_not_written_is_not_cached(
     assert numbers == [0]
     assert sorted(await played.read_hash(played.keys.outcomes("s1"))) == ["es/1", "es/2"]
     await redis.delete(played.keys.outbox("s1"))
-    await assert_stored(redis, played)
+    await assert_stored(played)
 
 
 async def test_rule_6_a_session_whose_delivery_failed_closes(
@@ -405,9 +399,7 @@ async def test_rule_6_a_session_whose_delivery_failed_closes(
     assert (stored["status"], stored["outcomes"]) == ("closed", "")
 
 
-async def test_a_value_that_is_read_again_is_counted_once(
-    redis: Client, played: TimedStore
-) -> None:
+async def test_a_value_that_is_read_again_is_counted_once(played: TimedStore) -> None:
     node = await played.join("n1", slots=1, targets=["es", "fr"])
     session = await played.open("s1", targets=["es", "fr"])
     for seq in range(40):
@@ -431,13 +423,10 @@ async def test_rule_18_backpressure_applies_from_the_next_call_on(played: TimedS
 
 
 async def test_rule_13_values_that_another_release_changed_are_not_used(
-    redis: Client, played: TimedStore, monkeypatch: pytest.MonkeyPatch
+    played: TimedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its functions keep their own: as those of a server do that was the primary for a while."""
-    node = await played.join("n1", slots=2)
-    session = await played.open("s1")
-    await played.say(session, 0, end_of_utterance=True)
-    await played.dispatch()
+    node, session = await assign_jobs(played)
     assert dict((await cached_contents(played))["nodes"])["n1"]["status"] == "alive"
     with monkeypatch.context() as other:
         add_script(other, "later", "#!lua\nreturn 'of another release'\n")
@@ -448,7 +437,7 @@ async def test_rule_13_values_that_another_release_changed_are_not_used(
 
 
 async def test_rule_16_leases_that_another_release_gave_are_counted(
-    redis: Client, played: TimedStore, monkeypatch: pytest.MonkeyPatch
+    played: TimedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = await played.join("n1", slots=1)
     session = await played.open("s1")
@@ -552,10 +541,7 @@ async def test_the_cache_is_empty_after_a_call_that_failed_or_added_a_dead_lette
     redis: Client, played: TimedStore
 ) -> None:
     """It may have ended anywhere."""
-    node = await played.join("n1", slots=2)
-    session = await played.open("s1")
-    await played.say(session, 0, end_of_utterance=True)
-    await played.dispatch()
+    node, session = await assign_jobs(played)
     assert await cached_contents(played)
     leases, jobs = (
         played.keys.leases("n1", 1),
@@ -617,10 +603,7 @@ async def test_without_the_cache_of_live_state_each_call_reads_it_anew(
 ) -> None:
     """Somebody else takes the node from those with a free slot: the next job waits."""
     await played.configure_cell({"cache_live_state": 0}, overwrite=True)
-    await played.join("n1", slots=2)
-    session = await played.open("s1")
-    await played.say(session, 0, end_of_utterance=True)
-    assert await played.dispatch() == 1
+    _, session = await assign_jobs(played)
     (class_id,) = await redis.smembers(played.keys.classes)
     free, leases = played.keys.free(decode_text(class_id)), played.keys.leases("n1", 1)
     load = await redis.zscore(free, "n1") or 0
@@ -637,11 +620,7 @@ async def test_a_slot_is_free_although_the_call_that_released_it_failed(
     redis: Client, played: TimedStore
 ) -> None:
     """Nothing is rolled back: the deferred load of the node is written however the call ends."""
-    node = await played.join("n1", slots=2)
-    session = await played.open("s1")
-    for seq in range(2):
-        await played.say(session, seq, end_of_utterance=True)
-    assert await played.dispatch() == 2
+    node, _ = await assign_jobs(played, 2)
     jobs = [message["j"] for message in await played.inbox(node)]
     key = played.keys.job(jobs[1])
     whole = await redis.getset(key, "what no script wrote")
