@@ -324,16 +324,55 @@ def _changed(recent: tuple[Utterance, ...], before: tuple[Utterance, ...]) -> It
     return (*compress(recent, map(is_not, recent, before)), *recent[len(before) :])
 
 
+class Recipients(msgspec.Struct, frozen=True, array_like=True):
+    """The recipients of all open outcomes, each session name and each list stored once."""
+
+    names: tuple[str, ...]
+    lists: tuple[tuple[int, ...], ...]
+    """Each distinct list of recipients, as places in `names`."""
+    outcomes: dict[str, int]
+    """Open outcome -> the place of its list in `lists`; none for the speaker's session alone."""
+
+
+def _has_recipients(view: Session | None) -> bool:
+    return view is not None and any(each.recipients for each in view.open_outcomes.values())
+
+
+def _separate(view: Session) -> tuple[Session, Recipients]:
+    """Return the session without the recipients of its open outcomes, and the recipients."""
+    names: dict[str, int] = {}
+    lists: dict[tuple[str, ...], int] = {}
+    outcomes, without = {}, {}
+    for key, outcome in view.open_outcomes.items():
+        without[key] = outcome
+        if outcome.recipients:
+            outcomes[key] = lists.setdefault(outcome.recipients, len(lists))
+            without[key] = replace(outcome, recipients=())
+    places = tuple(tuple(names.setdefault(name, len(names)) for name in each) for each in lists)
+    return replace(view, open_outcomes=without), Recipients(tuple(names), places, outcomes)
+
+
+def _join(view: Session, stored: Recipients) -> Session:
+    """Return the session with the recipients of its open outcomes."""
+    lists = [tuple(stored.names[place] for place in each) for each in stored.lists]
+    open_outcomes = view.open_outcomes.copy()
+    for key, place in stored.outcomes.items():
+        open_outcomes[key] = replace(open_outcomes[key], recipients=lists[place])
+    return replace(view, open_outcomes=open_outcomes)
+
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Session).decode
 _decode_utterance = msgspec.msgpack.Decoder(Utterance).decode
+_decode_recipients = msgspec.msgpack.Decoder(Recipients).decode
+_NO_RECIPIENTS = _encode(Recipients((), (), {}))
 
 
 class Sessions:
     """One record per session, by its name in the cell."""
 
     name = "session"
-    version = 2
+    version = 3
     view: Any = Session
     handles = handled(STEPS)
 
@@ -354,8 +393,18 @@ class Sessions:
         """Return the field `v`, and a field for each utterance that changed since `before`.
 
         The field of an utterance is `u<index mod 16>`. An event changes one or two utterances.
+        The field `r` has the recipients of the open outcomes, each name once, so that 1,024 open
+        outcomes in a full room fit a record.
         """
-        fields = {"v": _encode(replace(view, recent=()))}
+        fields = {}
+        if _has_recipients(view):
+            without_recipients, recipients = _separate(view)
+            fields["v"] = _encode(replace(without_recipients, recent=()))
+            fields["r"] = _encode(recipients)
+        else:
+            fields["v"] = _encode(replace(view, recent=()))
+            if before is None or _has_recipients(before):
+                fields["r"] = _NO_RECIPIENTS
         for utterance in _changed(view.recent, before.recent if before is not None else ()):
             fields[f"u{utterance.utterance % RECENT_MAX}"] = _encode(utterance)
         return fields
@@ -364,8 +413,10 @@ class Sessions:
         recent = [
             _decode_utterance(check_msgpack(value))
             for name, value in fields.items()
-            if name[0] == "u"
+            if name[0] == "u"  # `u0` to `u15`
         ]
         recent.sort(key=attrgetter("utterance"))
         view = _decode(check_msgpack(fields.get("v", b"")))
+        if "r" in fields:
+            view = _join(view, _decode_recipients(check_msgpack(fields["r"])))
         return replace(view, recent=_recent(tuple(recent), view.utterance))

@@ -48,6 +48,9 @@ class Batch(msgspec.Struct, frozen=True):
     indexes: dict[str, list[str]]
     dead_letters: Sequence[FailedEvent]
     """Entries that were skipped after their last try."""
+    repeated: Sequence[FailedEvent]
+    """Entries that were skipped because of records that have a dead letter already: a record that
+    is too large gets one, whatever the number of events that it cannot take."""
     failed: FailedEvent | None
     """The entry that stopped the batch, to be tried again; None if all were folded."""
 
@@ -73,6 +76,8 @@ class BatchProcessor:
         self._tries_max = tries_max
         self._renew = renew
         self._tries: dict[str, int] = {}
+        self._too_large: set[str] = set()
+        """Records with a dead letter because they were too large."""
 
     async def fold(self, entries: Sequence[Entry]) -> Batch:
         """Fold entries up to the first one that fails and has tries left.
@@ -82,6 +87,7 @@ class BatchProcessor:
         events = [decode_event(entry) for entry in entries]
         events = events[: await self._load(events)]
         dead_letters: list[FailedEvent] = []
+        repeated: list[FailedEvent] = []
         failed, count = None, len(events)
         fold = self._folding.fold
         for at, event in enumerate(events):
@@ -95,10 +101,15 @@ class BatchProcessor:
                 break
             if failure.event is not None:  # only the projections that fail skip the event
                 fold(failure.event, atomic=False)
-            dead_letters.append(failure)
+            if failure.too_large and failure.too_large <= self._too_large:
+                repeated.append(failure)
+            else:
+                self._too_large |= failure.too_large
+                dead_letters.append(failure)
         done = events[:count]
         last_id = done[-1].id if done else ""
-        return Batch(last_id, count, self._index_entries(done), dead_letters, failed)
+        indexes = self._index_entries(done)
+        return Batch(last_id, count, indexes, dead_letters, repeated, failed)
 
     def _has_more_tries(self, entry_id: str) -> bool:
         """Count a failed try of the entry."""

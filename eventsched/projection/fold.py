@@ -59,6 +59,8 @@ class FailedEvent(msgspec.Struct, frozen=True):
     """Whether every further try would fail as well: no decoder reads the entry or its text, or a
     record would be too large.
     """
+    too_large: frozenset[str] = frozenset()
+    """The records that would be too large, if nothing else failed."""
 
 
 Change: TypeAlias = "tuple[ProjectionState, str, Any, int]"
@@ -67,6 +69,10 @@ Change: TypeAlias = "tuple[ProjectionState, str, Any, int]"
 
 class RecordTooLarge(Exception):
     """An event would make a record larger than RECORD_BYTES_MAX."""
+
+    def __init__(self, record: str, size: int) -> None:
+        super().__init__(f"record {record} has {size:,} B, at most {RECORD_BYTES_MAX:,} B")
+        self.record = record
 
 
 class ProjectionState:
@@ -158,8 +164,7 @@ class ProjectionState:
         """The size of a record as it is stored. Raises RecordTooLarge."""
         size = sum(map(len, self._codec.encode(view, None).values()))
         if size > RECORD_BYTES_MAX:
-            name = f"{self.projection.name} {entity}"
-            raise RecordTooLarge(f"record {name} has {size:,} B, at most {RECORD_BYTES_MAX:,} B")
+            raise RecordTooLarge(f"{self.projection.name} {entity}", size)
         size += ENTITY_BYTES
         self._measure_at[entity] = size + max(0, RECORD_BYTES_MAX - size) // UNDERESTIMATE_MAX
         return size
@@ -288,7 +293,12 @@ class Folding:
         names = tuple(name for name, _ in failed)
         is_permanent = all(isinstance(error, _PERMANENT) for _, error in failed)
         reason = _describe(failed[0][1])
-        return FailedEvent(event.id, event, names, reason, event.session, is_permanent)
+        too_large = [error.record for _, error in failed if isinstance(error, RecordTooLarge)]
+        if len(too_large) < len(failed):
+            too_large = []
+        return FailedEvent(
+            event.id, event, names, reason, event.session, is_permanent, frozenset(too_large)
+        )
 
 
 _PERMANENT = (UnreadableText, RecordTooLarge)

@@ -202,6 +202,8 @@ class Projector:
                 projections=failed.projections,
                 reason=failed.reason,
             )
+        for failed in batch.repeated:
+            self._log.warning("skipped", log_id=failed.id, reason=failed.reason)
         return StepResult("folded", batch.count, len(batch.dead_letters))
 
     def _saves(self, lease: SetLease, batch: Batch) -> Iterator[Save]:

@@ -161,7 +161,7 @@ class Rebuild:
             async for entries in receive:
                 batch = await batches.fold(entries)
                 self._entries += batch.count
-                self._skipped += len(batch.dead_letters)
+                self._skipped += len(batch.dead_letters) + len(batch.repeated)
                 if batch.to == upto:
                     await self._save(lease, checkpoint, batches.writes(), batch.to)
                     batches.saved()

@@ -16,6 +16,7 @@ from eventsched.projection.store import ProjectionStore
 from eventsched.roles.projector import Projector
 from eventsched.roles.supervisor import error_line
 from eventsched.schema.nesting import NESTING_MAX
+from projections.session import Sessions
 from tests.fixtures_store import TimedStore
 from tests.outcomes import next_of, next_result
 from tests.systems import SECOND, WITHIN_S
@@ -86,7 +87,7 @@ async def test_a_record_that_is_nested_too_deep_is_named_with_its_remedy(
         session.detach()
     await fold(store)
     name = session.id.partition(".")[2]
-    key = store.keys.view("session", "2.1", name)
+    key = store.keys.view("session", f"{Sessions.version}.1", name)
     assert await store.read_hash(key)
     await store.transport.command("HSET", key, "v", nested(2_000), key=key)
     report = await Verifier(views_of(store), projections.core).run()

@@ -16,11 +16,11 @@ from eventsched.projection.installed import load_core
 from projections.group import Group, SessionGroups
 from projections.job import Job
 from projections.node import Node
-from projections.session import Session
+from projections.session import OpenOutcome, Recipients, Session
 
 RECORDED = Path(__file__).with_name("records.txt")
 RECORDS = {"session": Session, "group": SessionGroups, "job": Job, "node": Node}
-PARTS = {"group": (Group,)}
+PARTS = {"session": (OpenOutcome, Recipients), "group": (Group,)}
 """Records inside the record of a projection."""
 
 
@@ -29,7 +29,10 @@ def record_text() -> str:
     core = load_core()
     paragraphs = []
     for projection in core.projections:
-        structs = (RECORDS[projection.name], *PARTS.get(projection.name, ()))
+        structs: tuple[type[msgspec.Struct], ...] = (
+            RECORDS[projection.name],
+            *PARTS.get(projection.name, ()),
+        )
         paragraphs.append(
             "\n".join(
                 [

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from eventsched.projection.fold import RECORD_BYTES_MAX
 from eventsched.schema.events import (
     JobDispatched,
     JobFailed,
@@ -155,6 +156,36 @@ def test_rule_12_and_25_recipients_are_fixed_by_the_finalize(log: SessionLog) ->
     assert log.view.open_outcomes == {"es/0": OpenOutcome(0, "1100-0", (S2, "c0.s3"))}
 
 
+def test_rule_33_open_outcomes_whose_recipients_all_differ_fit_a_record(log: SessionLog) -> None:
+    """At each utterance another member has left the room, and a new one has joined."""
+    outcomes = {
+        f"es/{number}": OpenOutcome(
+            number,
+            f"1700000000000-{number}",
+            tuple(f"c0.{at:032x}" for at in range(number, number + 31)),
+        )
+        for number in range(1_024)
+    }
+    view = msgspec.structs.replace(log.view, open_outcomes=outcomes)
+    fields = Sessions().encode(view, None)
+    assert sum(map(len, fields.values())) < RECORD_BYTES_MAX // 4
+    assert Sessions().decode(fields) == view
+
+
+def test_rule_33_recipients_are_written_while_there_are_any(log: SessionLog) -> None:
+    assert "r" in log.written
+    log.finalized(2_000, 0, es(0))
+    assert "r" not in log.written
+    log.finalized(3_000, 1, es(1, S2))
+    assert "r" in log.written
+    log.delivered(4_000, 0)
+    log.delivered(4_000, 1)
+    assert "r" in log.written
+    log.finalized(5_000, 2, es(2))
+    assert "r" not in log.written
+    assert log.stored["s1"] == Sessions().encode(log.view, None)
+
+
 def test_rule_16_affinity_is_the_node_of_the_last_dispatch_and_its_turn(log: SessionLog) -> None:
     for turn, node in ((0, "c0.n1"), (3, "c0.n2")):
         data = JobDispatched(
@@ -272,7 +303,7 @@ def test_a_save_writes_the_utterance_that_changed_and_no_other(log: SessionLog) 
     assert log.written.keys() == {"v"}
     log.delivered(3_000, 5)
     assert log.written.keys() == {"v", "u5"}
-    assert len(log.stored["s1"]) == 1 + RECENT_MAX
+    assert len(log.stored["s1"]) == 2 + RECENT_MAX  # `v`, `r`, and one for each utterance
 
 
 def test_the_last_16_are_the_same_when_stored_if_an_index_was_skipped(log: SessionLog) -> None:

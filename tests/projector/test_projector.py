@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 import projections
+from eventsched.audit.verify import Verifier
 from eventsched.errors import ServerUnavailable
 from eventsched.history.log import History
 from eventsched.projection.installed import load_core
@@ -27,6 +28,7 @@ from eventsched.store.transport import Arg, Entry
 from projections.session import Session, Sessions
 from tests.fixtures_store import TimedStore
 from tests.projector.counts import COUNTS, UtteranceCount
+from tests.scripts.calls import chunk
 from tests.systems import until
 
 CORE = projections.core
@@ -809,7 +811,7 @@ async def test_an_event_that_makes_a_record_too_large_is_a_dead_letter_that_name
     monkeypatch.setattr("eventsched.projection.fold.RECORD_BYTES_MAX", 100_000)
     monkeypatch.setattr("eventsched.projection.fold.MEASURED_MIN", 6_250)
     await store.open("s1")
-    for size in (60_000, 60_000, 20_000):
+    for size in (60_000, 60_000, 20_000, 60_000, 60_000):
         recorded = ResultRecorded(
             utterance=0, target="es", delivery_no=0, attempt=1, epoch=1, status="ok"
         )
@@ -822,14 +824,40 @@ async def test_an_event_that_makes_a_record_too_large_is_a_dead_letter_that_name
     if is_rebuilt:
         report = await Rebuild(views_of(store), TRANSCRIPT, ["transcript"]).run()
         assert report is not None
-        assert report.skipped == 1
+        assert report.skipped == 3
     revision = await views_of(store).active_revision("transcript")
     (record,) = await views_of(store).load("transcript", revision or "", ["s1"])
     assert msgspec.msgpack.decode(record["v"]) == bytes(80_000)
-    (letter,) = await dead_of(store)
+    (letter,) = await dead_of(store)  # one for the record, however many events it cannot take
     assert letter["reason"] == (
         "RecordTooLarge: record transcript s1 has 120,005 B, at most 100,000 B"
     )
+
+
+async def test_a_session_with_all_open_outcomes_in_a_full_room_fits_its_record(
+    store: TimedStore,
+) -> None:
+    """1,024 open outcomes with 31 recipients each."""
+    await store.configure_cell({"tenant_queue_max": 1_000_000}, overwrite=True)
+    room = store.keys.full("acme/full")
+    names = [f"{at:032x}" for at in range(32)]
+    members = [
+        await store.open(name, targets=[], room=room, listen_language="es") for name in names
+    ]
+    for first in range(0, 1_024, 8):
+        seqs = range(first, first + 8)
+        await store.append_audio(
+            [chunk(members[0], seq, ms=20, end_of_utterance=True) for seq in seqs]
+        )
+    await fold_all(projector_of(store))
+    assert await dead_of(store) == []
+    (fields,) = await views_of(store).load("session", f"{Sessions.version}.1", names[:1])
+    view = Sessions().decode(fields)
+    assert len(view.open_outcomes) == 1_024
+    recipients = {store.keys.full(name) for name in names[1:]}
+    assert {frozenset(each.recipients) for each in view.open_outcomes.values()} == {recipients}
+    report = await Verifier(views_of(store), CORE).run()
+    assert report.violations == []
 
 
 async def test_records_of_a_rebuild_that_crashed_before_its_first_checkpoint_do_not_count(
