@@ -200,10 +200,11 @@ class SessionSuperseded(Refused):
 class Backpressure(Refused):
     """Raised when the cell refuses work for now; `eventsched status` shows the reason.
 
-    The field `cause` is `session_outcomes` if the session has 1,024 open outcomes, and
-    `tenant_outbox` if the results that nobody has read reach the bound of the field `tenant`. After
-    an append, the field `accepted_bytes` is the number of bytes of audio that count as appended;
-    append the rest later.
+    The field `cause` is `session_outcomes` if the session has 1,024 open outcomes,
+    `session_resumes` if the session was resumed 16 times in less than 160 s, and `tenant_outbox` if
+    the results that nobody has read reach the bound of the field `tenant`. After an append, the
+    field `accepted_bytes` is the number of bytes of audio that count as appended; append the rest
+    later.
     """
 
     remedy = "try again after retry_after_ms; `eventsched status` shows the reason"

@@ -285,6 +285,8 @@ class Client:
             SessionUnknown: There is no such session, its records are deleted, or the secret is not
                 the one of this session.
             SessionClosedError: The session is closing or closed.
+            Backpressure: The session was resumed 16 times in less than 160 s: a session can be
+                resumed 16 times at once, and then once every 10 s.
             KeyMissing: The session is encrypted and its key is not in the key store.
             KeyStoreError: The session is encrypted, and no key store is named or there is none.
             DecryptionError: The session is not encrypted, although the key store has a key of it.

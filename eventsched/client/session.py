@@ -402,7 +402,9 @@ class Session:
 
         Raises:
             InvalidMessage: `result` is another outcome, or this session cannot have received it: it
-                is neither the session's own nor of a session in its room.
+                is neither the session's own nor of a session in its room. Or 64 playbacks are open,
+                or the session has started each result it received once, and 128 more.
+            Backpressure: The cell or the tenant starts no further work for now.
             SessionClosedError: The session is closing or closed.
             SessionSuperseded: Another producer has resumed the session.
             SessionUnknown: The records of the session are deleted.

@@ -15,7 +15,7 @@ S  ephemeral state: it may be lost.
     inbox:<node>            stream D  assignments and cancels of one node
     outbox:<session>        stream S  results and partials for the session's listeners; bounded
     session:<session>       hash   D  + S fields buffer, w:*, out_*, confirmed, archived,
-                                     retire_at
+                                     retire_at, playbacks_started, resumes_until
     outcomes:<session>      hash   D  `<target>/<delivery_no>` -> utterance|first chunk|recipients
     out_of_order:<session>  hash   D  results after a gap: same fields, and `…/body`, `…/audio`
     out_of_order_at:<session>:<target> zset D  delivery numbers after a gap, by ready time

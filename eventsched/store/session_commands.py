@@ -187,9 +187,8 @@ class SessionCommands(CellConnection):
         self, session: str, epoch: int, *, origin: str, target: str, utterance: int, started: bool
     ) -> Status:
         """The session plays the audio of (origin, target, utterance), or has stopped playing it."""
-        reply = await self.run(
-            "mark_playback", name_of(session), epoch, origin, target, utterance, int(started)
-        )
+        script = "start_playback" if started else "end_playback"
+        reply = await self.run(script, name_of(session), epoch, origin, target, utterance)
         return reply.decode()  # type: ignore[no-any-return]
 
     async def close_session(self, session: str, epoch: int) -> Status:

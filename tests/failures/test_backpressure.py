@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
+import msgspec
 import pytest
 from redis.crc import key_slot
 
@@ -27,7 +28,7 @@ from eventsched.store.client import open_client
 from eventsched.store.lag import ConsumerLag
 from eventsched.store.session_commands import Chunk, SessionGrant
 from eventsched.store.transport import RedisTransport
-from tests.fixtures_store import SECRET_SHA1, TimedStore
+from tests.fixtures_store import SECRET, SECRET_SHA1, TimedStore
 from tests.outcomes import next_result
 from tests.systems import SECOND, serving, system, until
 
@@ -91,7 +92,11 @@ async def test_a_full_server_refuses_before_any_measurement_as_backpressure_does
 ) -> None:
     """The server refuses the scripts of producers and nodes; all others run (allow-oom)."""
     async with _bare(small_server.url) as store:
-        grant = await _opened(store, "s1")
+        grant, other = await _opened(store, "s1"), await _opened(store, "other")
+        last = Chunk(session=other.session, epoch=1, seq=0, ms=100, payload=bytes(3200),
+                     end_of_utterance=True)  # fmt: skip
+        await store.append_audio([last, msgspec.structs.replace(last, seq=1)])
+        assert await _play(store, other, 0, started=True) == "ok"
         async with eventsched.connect(small_server.url):
             pass  # the cells are listed now
         small_server.call("CONFIG", "SET", "maxmemory", 1)
@@ -105,6 +110,10 @@ async def test_a_full_server_refuses_before_any_measurement_as_backpressure_does
         with pytest.raises(eventsched.Backpressure) as caught:
             await _opened(store, "s2")
         assert caught.value.retry_after_ms == 1_000
+        with pytest.raises(eventsched.Backpressure):
+            await _play(store, other, 1, started=True)
+        assert await _play(store, other, 0, started=False) == "ok"
+        assert (await store.resume_session(other.session, SECRET, "again")).epoch == 2
         assert await store.close_session(grant.session, grant.epoch) == "ok"
         async with eventsched.connect(small_server.url) as es:  # a new client can still connect
             assert es.cells == ["c0"]
@@ -286,6 +295,14 @@ async def _opened(store: Store, name: str) -> SessionGrant:
         features_hash="none", encoding="pcm16", sample_rate=16_000, priority=1, room="",
         listen_language="",
         traceparent="",
+    )  # fmt: skip
+
+
+async def _play(store: Store, grant: SessionGrant, utterance: int, *, started: bool) -> str:
+    """A playback of the session's own result starts or ends."""
+    return await store.mark_playback(
+        grant.session, grant.epoch, origin=grant.session, target="es", utterance=utterance,
+        started=started,
     )  # fmt: skip
 
 

@@ -64,7 +64,8 @@ OUTCOMES_MAX = 1_024
 HEX_16 = re.compile("[0-9a-f]{16}")
 HEX_40 = re.compile("[0-9a-f]{40}")
 SECRET = re.compile("[0-9a-f]{32}")
-PLAYBACKS_MAX = 64
+PLAYBACKS_MAX, REPEATS_MAX = 64, 128
+RESUMES_MAX, RESUME_MS = 16, 10_000
 
 
 # --- who may act ----------------------------------------------------------------------------
@@ -214,6 +215,12 @@ def resume_session(w: World, session: str, secret: str, token: str) -> SessionGr
     state = w.session_states[name]
     epoch = state.epoch_of(token)
     if epoch is None:
+        clear_ms = max(w.now, state.resumes_until)
+        wait_ms = clear_ms - w.now - (RESUMES_MAX - 1) * RESUME_MS
+        if wait_ms > 0:
+            fields = {"cause": "session_resumes", "retry_after_ms": str(wait_ms)}
+            raise Refused("BACKPRESSURE", fields)
+        state.resumes_until = clear_ms + RESUME_MS
         epoch = view.epoch + 1
         state.remember(token, epoch)
         state.seen_ms = w.now
@@ -514,17 +521,29 @@ def mark_playback(
             return "duplicate"
         if not can_have_received(view, speaker, target, utterance):
             raise invalid("playback")
-    if started and len(view.playbacks) >= PLAYBACKS_MAX:
-        raise invalid("playback")
+        _check_start(w, name)
     w.session_states[name].seen_ms = w.now
     if not started:
         end_playback(w, name, mark, "ended")
         return "ok"
+    w.session_states[name].playbacks_started += 1
     until_ms = w.now + w.settings.playback_ms
     data = PlaybackStarted(origin=origin, target=target, utterance=utterance, until_ms=until_ms)
     w.emit(data, session=session)
     w.set_timer(until_ms, "playback", f"{session}|{mark}")
     return "ok"
+
+
+def _check_start(w: World, name: str) -> None:
+    """Raise Refused if the session may start no further playback now."""
+    view, state = w.sessions[name], w.session_states[name]
+    if len(view.playbacks) >= PLAYBACKS_MAX:
+        raise invalid("playback")
+    if state.playbacks_started >= state.out_no + REPEATS_MAX:
+        raise invalid("playback")
+    why = backpressure(w, view.tenant)
+    if why is not None:
+        raise why
 
 
 def end_playback(

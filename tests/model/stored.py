@@ -134,6 +134,8 @@ def _session(w: World, name: str, state: SessionState) -> Content:
         "confirmed": state.confirmed,
         "retire_at": state.retire_ms,
         "missing": state.given_up,
+        "playbacks_started": state.playbacks_started,
+        "resumes_until": state.resumes_until,
     }
     fields |= {f"a:{target}": number for target, number in view.allocated.items()}
     fields |= {f"d:{target}": number for target, number in view.delivered.items()}

@@ -60,6 +60,9 @@ class SessionState:
     """When the closed session is retired; its outbox is freed before."""
     given_up: int = 0
     """Outcomes that the end of the close wait has ended."""
+    playbacks_started: int = 0
+    resumes_until: int = 0
+    """When no earlier resume counts any more."""
 
     def epoch_of(self, token: str) -> int | None:
         return dict(self.tokens).get(token)

@@ -854,7 +854,7 @@ async def test_a_session_with_all_open_outcomes_in_a_full_room_fits_its_record(
     (fields,) = await views_of(store).load("session", f"{Sessions.version}.1", names[:1])
     view = Sessions().decode(fields)
     assert len(view.open_outcomes) == 1_024
-    recipients = {store.keys.full(name) for name in names[1:]}
+    recipients = frozenset(store.keys.full(name) for name in names[1:])
     assert {frozenset(each.recipients) for each in view.open_outcomes.values()} == {recipients}
     report = await Verifier(views_of(store), CORE).run()
     assert report.violations == []

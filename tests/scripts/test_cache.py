@@ -114,7 +114,7 @@ WRITERS = {
     r"keys\.tenant_outbox": {"outbox"},
     r"key, |session, |keys\.of\('session'": {
         "sessions", "closing", "delivery", "outbox", "affinity", "open_session",
-        "resume_session", "record_seal", "outcome_timers", "retire_timer",
+        "playback", "resume_session", "record_seal", "outcome_timers", "retire_timer",
     },
 }  # fmt: skip
 """The modules that write live state and update the cache, by the key of the state."""

@@ -39,9 +39,9 @@ def test_no_flag_lets_a_function_reach_foreign_slots(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_only_opening_ingest_and_registration_stop_for_want_of_memory(name: str) -> None:
+def test_only_what_begins_work_stops_for_want_of_memory(name: str) -> None:
     first = source(name).partition("\n")[0]
-    may_stop = {"open_session", "append_audio", "register_node"}
+    may_stop = {"open_session", "append_audio", "start_playback", "register_node"}
     assert (first == "#!lua") == (name in may_stop)
 
 
@@ -202,8 +202,10 @@ async def test_the_typed_calls_give_as_many_arguments_as_the_headers_name(
         ("append_audio", 7, lambda: counted.append_audio([chunk])),
         ("finalize_utterances", 3, lambda: counted.finalize_utterances([finalize])),
         ("keep_alive", 3, lambda: counted.keep_alive([(session, 1, "")])),
-        ("mark_playback", 0, lambda: counted.mark_playback(
+        ("start_playback", 0, lambda: counted.mark_playback(
             session, 1, origin=session, target="es", utterance=0, started=True)),
+        ("end_playback", 0, lambda: counted.mark_playback(
+            session, 1, origin=session, target="es", utterance=0, started=False)),
         ("close_session", 0, lambda: counted.close_session(session, 1)),
         ("erase_session", 0, lambda: counted.erase_session(session, "0" * 16)),
         ("register_node", 0, lambda: counted.register_node(

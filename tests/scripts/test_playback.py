@@ -1,5 +1,5 @@
-"""mark_playback: while synthesised speech plays to a speaker, a pause does not end an utterance
-(rule 5).
+"""start_playback and end_playback: while synthesised speech plays to a speaker, a pause does not
+end an utterance (rule 5).
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import asyncio
 
 import pytest
 
-from eventsched.errors import InvalidMessage, SessionClosedError
+from eventsched.errors import Backpressure, InvalidMessage, SessionClosedError
 from eventsched.store.client import Client
 from eventsched.store.session_commands import SessionGrant
 from tests.fixtures_store import TimedStore
@@ -217,25 +217,28 @@ async def test_sixty_four_playbacks_are_open_at_most(store: TimedStore, redis: C
     assert await mark(store, session, 64, started=True) == "ok"
 
 
+@pytest.mark.parametrize("script", ["start_playback", "end_playback"])
 @pytest.mark.parametrize(
     ("place", "value"),
     [
         (0, "x"), (0, 2), (1, "other.s1"), (1, "s1"), (1, ""), (1, "a/b"), (2, "auto"),
-        (2, "e/s"), (2, "es|"), (2, ""), (3, "x"), (3, -1), (4, 2), (4, ""),
+        (2, "e/s"), (2, "es|"), (2, ""), (3, "x"), (3, -1),
     ],
 )  # fmt: skip
-async def test_mark_refuses_what_is_malformed(
-    store: TimedStore, redis: Client, place: int, value: str | int
+async def test_a_mark_refuses_what_is_malformed(
+    store: TimedStore, redis: Client, script: str, place: int, value: str | int
 ) -> None:
     await store.say(await store.open(), 0, end_of_utterance=True)
-    args: list[str | int] = [1, store.keys.full("s1"), "es", 0, 1]
+    args: list[str | int] = [1, store.keys.full("s1"), "es", 0]
+    if script == "end_playback":
+        await call(store, "start_playback", "s1", *args)
     args[place] = value
-    field = ("epoch", "origin", "target", "utterance", "started")[place]
+    field = ("epoch", "origin", "target", "utterance")[place]
     before = await contents(redis, store)
-    refusal = await code_of(store, "mark_playback", "s1", *args)
+    refusal = await code_of(store, script, "s1", *args)
     assert refusal.startswith(f"INVALID_MESSAGE {field}:")
     assert await contents(redis, store) == before
-    assert await call(store, "mark_playback", "s1", 1, store.keys.full("s1"), "es", 0, 1) == b"ok"
+    assert await call(store, script, "s1", 1, store.keys.full("s1"), "es", 0) == b"ok"
 
 
 async def test_a_closing_session_takes_no_mark_and_its_playbacks_end_with_it(
@@ -266,6 +269,58 @@ async def test_playbacks_of_a_session_that_owes_nothing_end_as_closed(store: Tim
     assert (await store.types())[-2:] == ["PlaybackEnded", "SessionClosed"]
 
 
+# --- how many --------------------------------------------------------------------------------
+
+
+async def play(store: TimedStore, session: SessionGrant, count: int) -> None:
+    for _ in range(count):
+        assert await mark(store, session, started=True) == "ok"
+        assert await mark(store, session, started=False) == "ok"
+
+
+async def test_rule_5_a_session_starts_each_result_once_and_128_more_times(
+    store: TimedStore, redis: Client
+) -> None:
+    node, session = await store.join(slots=8), await opened(store, 2)
+    await play(store, session, 128)
+    before = await contents(redis, store)
+    with pytest.raises(InvalidMessage):
+        await mark(store, session, started=True)
+    assert await contents(redis, store) == before
+    await store.dispatch()
+    for message in await store.inbox(node):  # two results more
+        await store.answer(node, message)
+    await play(store, session, 2)
+    with pytest.raises(InvalidMessage):
+        await mark(store, session, started=True)
+    assert await mark(store, session, started=False) == "duplicate"
+
+
+async def test_rule_5_backpressure_refuses_a_start_and_no_end(
+    store: TimedStore, redis: Client
+) -> None:
+    session = await opened(store, 2)
+    await mark(store, session, 0, started=True)
+    await store.set_backpressure("memory", is_active=True, seen=2, limit=1)
+    before = await contents(redis, store)
+    with pytest.raises(Backpressure):
+        await mark(store, session, 1, started=True)
+    assert await mark(store, session, 0, started=True) == "duplicate"
+    assert await contents(redis, store) == before
+    assert await mark(store, session, 0, started=False) == "ok"
+    await store.set_backpressure("memory", is_active=False, seen=0, limit=1)
+    assert await mark(store, session, 1, started=True) == "ok"
+
+
+async def test_rule_18_a_tenant_with_too_many_waiting_jobs_starts_no_playback(
+    store: TimedStore,
+) -> None:
+    session = await opened(store, 2)
+    await store.configure_cell({"tenant_queue_max": 1}, overwrite=True)
+    with pytest.raises(Backpressure):
+        await mark(store, session, started=True)
+
+
 # --- whose results ---------------------------------------------------------------------------
 
 
@@ -288,9 +343,9 @@ async def test_rule_5_a_result_that_the_session_cannot_have_received_is_not_mark
     other = await store.open("other", tenant=tenant, room=full, targets=["fr"])
     before = await contents(redis, store)
     args: list[str | int] = [store.keys.full("origin"), target, utterance]
-    refusal = await code_of(store, "mark_playback", "other", other.epoch, *args, 1)
+    refusal = await code_of(store, "start_playback", "other", other.epoch, *args)
     assert refusal.startswith("INVALID_MESSAGE playback:")
-    assert await call(store, "mark_playback", "other", other.epoch, *args, 0) == b"duplicate"
+    assert await call(store, "end_playback", "other", other.epoch, *args) == b"duplicate"
     assert await contents(redis, store) == before
 
 
@@ -298,8 +353,8 @@ async def test_rule_5_a_session_marks_its_own_result(store: TimedStore) -> None:
     session = await store.open(targets=["es", "fr"])
     await store.say(session, 0, end_of_utterance=True)
     args: list[str | int] = [session.session, "fr", 0]
-    assert await call(store, "mark_playback", "s1", 1, *args, 1) == b"ok"
-    refusal = await code_of(store, "mark_playback", "s1", 1, session.session, "it", 0, 1)
+    assert await call(store, "start_playback", "s1", 1, *args) == b"ok"
+    refusal = await code_of(store, "start_playback", "s1", 1, session.session, "it", 0)
     assert refusal.startswith("INVALID_MESSAGE playback:")
 
 

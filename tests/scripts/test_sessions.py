@@ -178,9 +178,46 @@ async def test_rule_7_a_late_retry_does_not_take_the_session_back(store: TimedSt
 async def test_the_tokens_of_the_last_eight_epochs_are_stored(store: TimedStore) -> None:
     session = await store.open()
     for i in range(20):
+        store.tick(10_000)
         await store.resume(session.session, f"r{i}")
     fields = await store.read_hash(store.keys.session("s1"))
     assert fields["tokens"] == ",".join(f"r{i}:{i + 2}" for i in range(12, 20))
+
+
+async def test_rule_7_a_session_is_resumed_16_times_at_once_and_then_every_10_s(
+    store: TimedStore, redis: Client
+) -> None:
+    session = await store.open()
+    for i in range(16):
+        await store.resume(session.session, f"r{i}")
+    store.tick(1_000)
+    before = await contents(redis, store)
+    with pytest.raises(Backpressure) as refused:
+        await store.resume(session.session, "r16")
+    assert refused.value.fields == {"cause": "session_resumes", "retry_after_ms": "9000"}
+    assert await contents(redis, store) == before
+    assert (await store.resume(session.session, "r15")).epoch == 17  # no new resume
+    store.tick(8_999)
+    with pytest.raises(Backpressure):
+        await store.resume(session.session, "r16")
+    store.tick(1)
+    assert (await store.resume(session.session, "r16")).epoch == 18
+    with pytest.raises(Backpressure):
+        await store.resume(session.session, "r17")
+    other = await store.open("s2")
+    assert (await store.resume(other.session, "r0")).epoch == 2
+    for _ in range(16):
+        store.tick(10_000)
+        await store.keep_alive([(session.session, 18, "")])
+    for i in range(17, 33):
+        await store.resume(session.session, f"r{i}")
+
+
+async def test_rule_7_backpressure_refuses_no_resume(store: TimedStore) -> None:
+    """Work in flight needs its producer."""
+    session = await store.open()
+    await store.set_backpressure("memory", is_active=True, seen=2, limit=1)
+    assert (await store.resume(session.session, "t2")).epoch == 2
 
 
 async def test_rule_7_resume_names_the_last_entry_that_was_handled(store: TimedStore) -> None:

@@ -116,10 +116,10 @@ CALLS: dict[str, tuple[Step, Step]] = {
     "keep_alive": (
         no_step, lambda scene: scene.store.keep_alive([(scene.sessions[0].session, 1, "")]),
     ),
-    "mark_playback, start": (
+    "start_playback": (
         lambda scene: scene.play(started=False), lambda scene: scene.play(started=True),
     ),
-    "mark_playback, end": (no_step, lambda scene: scene.play(started=False)),
+    "end_playback": (no_step, lambda scene: scene.play(started=False)),
     "close_session": (no_step, close_first),
     "close_session, in a room": (in_a_room, close_in_a_room),
     "erase_session": (closed_with_a_key, erase),

@@ -1,22 +1,58 @@
 -- playback: synthesised speech that plays at the listener of a session. While a playback is open, a
 -- pause does not end an utterance (rule 5, no pause during playback). The field of a playback is
--- `origin/target/utterance`.
+-- `origin/target/utterance`. The field `playbacks_started` of a session counts its starts.
 -- include: call
 -- include: clock
 -- include: events
 -- include: keys
 -- include: settings
 -- include: timers
+-- include: validate
 -- include: write
 local playback = {}
+local open_max = 64
+-- A listener starts each result of its outbox once, and so many more times.
+local repeats_max = 128
+
+-- The refusal of a mark for what no playback can have, or nil. `utterance` is a number or nil.
+function playback.invalid(origin, target, utterance)
+  if not utterance then return validate.invalid('utterance', 'a whole number') end
+  if not validate.is_target(target) then
+    return validate.invalid('target', 'a language, never auto')
+  end
+  if not keys.name(origin) then return validate.invalid('origin', 'a session of this cell') end
+  return nil
+end
+
+function playback.field(origin, target, utterance)
+  return origin .. '/' .. target .. '/' .. string.format('%d', utterance)
+end
+
+function playback.is_open(s, field)
+  return redis.call('HEXISTS', keys.of('playing', s.name), field) == 1
+end
 
 function playback.is_active(s)
   return redis.call('EXISTS', keys.of('playing', s.name)) == 1
 end
 
+-- The refusal of a further start in the session, or nil. So the events of playbacks are bounded by
+-- the results that the session has received.
+function playback.start_refusal(s)
+  if redis.call('HLEN', keys.of('playing', s.name)) >= open_max then
+    return validate.invalid('playback', '64 open at once')
+  end
+  local counts = redis.call('HMGET', keys.of('session', s.name), 'playbacks_started', 'out_no')
+  if (tonumber(counts[1]) or 0) >= (tonumber(counts[2]) or 0) + repeats_max then
+    return validate.invalid('playback', 'one start for each result received, and 128 more')
+  end
+  return nil
+end
+
 function playback.start(s, field, origin, target, utterance)
   local until_ms, playing = clock.now() + settings.playback_ms, keys.of('playing', s.name)
   timers.set(until_ms, 'playback', s.full .. '|' .. field)
+  write('HINCRBY', keys.of('session', s.name), 'playbacks_started', 1)
   write('HSET', playing, field, string.format('%d', until_ms))
   call.or_else(function() write('HDEL', playing, field) end, events.PlaybackStarted, s,
     origin, target, utterance, until_ms)

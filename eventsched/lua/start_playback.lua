@@ -1,7 +1,7 @@
-#!lua flags=allow-oom
--- mark_playback: synthesised speech begins or ends to play at the listener of this session (rule 5,
--- no pause during playback). A playback starts only for a result that the session can have
--- received: one of its own, or of a session of its tenant in its room.
+#!lua
+-- start_playback: synthesised speech begins to play at the listener of this session (rule 5, no
+-- pause during playback). A playback starts only for a result that the session can have received:
+-- one of its own, or of a session of its tenant in its room.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 --   absent_key      es1:{cell}:absent      no key: never exists
@@ -12,16 +12,15 @@
 --   origin          full session id        whose speech was translated
 --   target          language
 --   utterance       number
---   started         0 | 1
 -- Reply: ok | duplicate   also for a result whose speaker has been retired: without effect
--- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, SESSION_CLOSED, INVALID_MESSAGE
--- Events: PlaybackStarted, PlaybackEnded
+-- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, SESSION_CLOSED, INVALID_MESSAGE, BACKPRESSURE
+-- Events: PlaybackStarted
 -- Bound: constant
+-- include: backpressure
 -- include: keys
 -- include: playback
 -- include: sessions
 -- include: validate
-local open_max = 64
 
 -- Whether the session `s` can have received a result of the speaker: the utterance is finalized,
 -- and the target has had a delivery number.
@@ -37,31 +36,22 @@ end
 local s, epoch = sessions.get(name), validate.int(epoch_arg, 0, 1e9)
 local number = validate.int(utterance, 0, 1e12)
 if not epoch then return validate.invalid('epoch', 'a whole number') end
-if not number then return validate.invalid('utterance', 'a whole number') end
-if started ~= '0' and started ~= '1' then return validate.invalid('started', '0 or 1') end
-if not validate.is_target(target) then
-  return validate.invalid('target', 'a language, never auto')
-end
-if not keys.name(origin) then return validate.invalid('origin', 'a session of this cell') end
+local invalid = playback.invalid(origin, target, number)
+if invalid then return invalid end
 local refusal = sessions.refusal(s, epoch)
 if refusal then return redis.error_reply(refusal) end
-local field = origin .. '/' .. target .. '/' .. string.format('%d', number)
-local playing = keys.of('playing', name)
-local is_open = redis.call('HEXISTS', playing, field) == 1
-if is_open == (started == '1') then return 'duplicate' end
+local field = playback.field(origin, target, number)
+if playback.is_open(s, field) then return 'duplicate' end
 local speaker = sessions.get(keys.name(origin))
-if started == '1' and (not speaker or speaker.status == 'retired') then return 'duplicate' end
-if started == '1' and not can_have_received(s, speaker, number) then
+if not speaker or speaker.status == 'retired' then return 'duplicate' end
+if not can_have_received(s, speaker, number) then
   return validate.invalid('playback', 'a result that this session can have received')
 end
-if started == '1' and redis.call('HLEN', playing) >= open_max then
-  return validate.invalid('playback', '64 open at once')
-end
+invalid = playback.start_refusal(s)
+if invalid then return invalid end
+refusal = backpressure.refusal(s.tenant)
+if refusal then return redis.error_reply(refusal) end
 
 sessions.touch(s)
-if started == '1' then
-  playback.start(s, field, origin, target, number)
-else
-  playback.finish(s, field, 'ended')
-end
+playback.start(s, field, origin, target, number)
 return 'ok'
