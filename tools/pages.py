@@ -76,7 +76,8 @@ def rules_page(text: str) -> str:
 
 def operations_page(text: str) -> str:
     """Return the text of docs/operations.md with the current commands of the user `minimal`."""
-    grants = " ".join(f"+{name}" for name in (*GRANTS, *map(str.lower, all_commands())))
+    commands = set(all_commands()) - {"FUNCTION|LOAD"}  # for the user `deploy` alone
+    grants = " ".join(f"+{name}" for name in (*GRANTS, *map(str.lower, sorted(commands))))
     return MINIMAL.sub(rf"\1on >PASSWORD ~{LAYOUT}:* resetchannels {grants}", text)
 
 

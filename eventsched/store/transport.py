@@ -138,7 +138,7 @@ class RedisTransport:
         except CommandRefused as error:
             raise CommandRefused(
                 "the server lacks the functions of this release and does not let us load them: "
-                f"{error}; run `eventsched status` once as a user with +function|load"
+                f"{error}; connect once as a user with +function|load"
             ) from None
         except ServerAway as error:  # for example, because its memory is full
             raise ServerAway(f"the server lacks the functions of this release: {error}") from None

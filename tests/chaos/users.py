@@ -20,13 +20,13 @@ PASSWORD = "first-password"
 OTHER_PASSWORD = "second-password"
 ACL_FILE = "users.acl"
 _OPERATIONS = Path(__file__).parents[2] / "docs/operations.md"
-_ACCESS_LIST = re.compile(r"^ACL SETUSER scheduler +on +>PASSWORD +(.+)$", re.MULTILINE)
+_ACCESS_LIST = re.compile(r"^ACL SETUSER deploy +on +>PASSWORD +(.+)$", re.MULTILINE)
 
 
 def access_list() -> list[str]:
-    """The rules of the documented user for roles, nodes and producers."""
+    """The rules of the documented user that loads functions, which the faults flush."""
     match = _ACCESS_LIST.search(_OPERATIONS.read_text(encoding="utf-8"))
-    assert match is not None, "docs/operations.md has the access list of the user scheduler"
+    assert match is not None, "docs/operations.md has the access list of the user deploy"
     return ["on", f">{PASSWORD}", *match[1].split()]
 
 

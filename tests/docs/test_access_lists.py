@@ -28,16 +28,23 @@ LISTS = dict(LIST.findall((ROOT / "docs/operations.md").read_text(encoding="utf-
     ]
 )
 def listed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalServer]:
-    """Start a server with the users of the access lists."""
+    """Start a server with the users of the access lists; `deploy` has loaded the functions."""
     with LocalServer(tmp_path / "own", is_cluster=request.param, durable=True) as server:
         for user, rules in LISTS.items():
             server.call("ACL", "SETUSER", user, "reset", *rules.replace("PASSWORD", user).split())
+        anyio.run(_connect, _url(server, "deploy"))
         yield server
 
 
 def _url(server: LocalServer, user: str) -> str:
     scheme, _, place = server.url.partition("://")
     return f"{scheme}://{user}:{user}@{place.rpartition('@')[2]}"
+
+
+async def _connect(url: str) -> None:
+    """As docs/operations.md says for a new server."""
+    async with eventsched.connect(url):
+        pass
 
 
 def _node() -> eventsched.Node:
@@ -85,6 +92,11 @@ REFUSED = [
     ("scheduler", "FLUSHALL"),
     ("scheduler", "CONFIG GET dir"),
     ("scheduler", "FUNCTION FLUSH"),
+    ("scheduler", "FUNCTION LOAD REPLACE code"),
+    ("eraser", "FUNCTION LOAD REPLACE code"),
+    ("minimal", "FUNCTION LOAD REPLACE code"),
+    ("auditor", "FUNCTION LOAD REPLACE code"),
+    ("deploy", "FUNCTION DELETE any"),
     ("scheduler", "SET other 1"),
     ("scheduler", "BGREWRITEAOF"),
     ("auditor", "SET es1:{c0}:settings 1"),
@@ -98,7 +110,7 @@ REFUSED = [
 ]
 DANGEROUS = {"bgrewriteaof", "cluster|info", "cluster|shards", "cluster|slots"}
 """Commands of the categories `admin` and `dangerous` that an access list may have."""
-DANGEROUS |= {"acl|dryrun", "acl|whoami", "function|list", "function|load", "info"}
+DANGEROUS |= {"acl|dryrun", "acl|whoami", "function|list", "info"}
 
 
 def test_a_user_may_do_no_more(listed: LocalServer) -> None:
@@ -110,14 +122,23 @@ def test_a_user_may_do_no_more(listed: LocalServer) -> None:
         assert client.execute_command("BGREWRITEAOF")
 
 
+async def test_only_the_user_deploy_loads_the_functions_of_a_release(listed: LocalServer) -> None:
+    listed.call("FUNCTION", "FLUSH")
+    with pytest.raises(eventsched.errors.CommandRefused, match=r"\+function\|load"):
+        await _connect(_url(listed, "scheduler"))
+    for user in ("deploy", "scheduler"):
+        await _connect(_url(listed, user))
+
+
 def test_no_user_may_disturb_the_server_or_other_users(listed: LocalServer) -> None:
     connection = set(listed.call("ACL", "CAT", "connection"))
     risky = {each for each in connection if each.startswith("client|")} - {"client|setname"}
     for category in ("admin", "dangerous"):
         risky |= set(listed.call("ACL", "CAT", category))
+    risky.add("function|load")  # of the category `write`
     for user in LISTS:
         allowed = {command for command in risky - DANGEROUS if _may_run(listed, user, command)}
-        assert allowed == set(), user
+        assert allowed == ({"function|load"} if user == "deploy" else set()), user
 
 
 def _may_run(server: LocalServer, user: str, command: str) -> bool:
