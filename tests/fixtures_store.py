@@ -142,6 +142,12 @@ class TimedStore(Store):
         entries = await self.read_range(self.keys.outbox(name), "-", "+", 10_000)
         return [_message(fields) for _, fields in entries]
 
+    async def partials(self, session: SessionGrant) -> list[dict[str, Any]]:
+        """The partial results that wait for the session's listeners."""
+        name = session.session.partition(".")[2]
+        entries = await self.read_range(self.keys.partials(name), "-", "+", 10_000)
+        return [_message(fields) for _, fields in entries]
+
     async def answer(self, node: NodeGrant, message: dict[str, Any], **given: Any) -> None:
         """The node's result for an assignment; its refusal is raised."""
         asked: dict[str, Any] = {

@@ -151,7 +151,10 @@ class Missing(_Numbered, frozen=True, kw_only=True):
 
 
 class Partial(_Delivery, frozen=True, kw_only=True):
-    """A preliminary transcript, before the outcome of its utterance. May be repeated or lost."""
+    """A preliminary transcript, before the outcome of its utterance. May be repeated or lost.
+
+    Its `id` is the position of the outcome before it: `results(after=id)` continues there.
+    """
 
     outcome: ClassVar[Literal["partial"]] = "partial"
 

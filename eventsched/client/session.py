@@ -93,6 +93,7 @@ class Session:
         self._buffer = AppendBuffer(grant.next_seq, limits)
         self._start = grant.out_id
         self._subscription: Subscription | None = None
+        self._wants_partials = False
         self._taken = self._handled = ""
         self._refusal: Refused | None = None
         """Why this producer no longer owns the session; none while it does."""
@@ -322,7 +323,7 @@ class Session:
 
         Args:
             after: An outcome, or its id, after which to start instead.
-            partials: Include partial results.
+            partials: Include partial results. At most the newest 32 wait for the session.
 
         Returns:
             An asynchronous iterator of Result, NoSpeech, Failed, Missing, Truncated and, if asked
@@ -336,6 +337,10 @@ class Session:
             SessionSuperseded: Another producer has resumed the session.
         """
         self._check_owner()
+        if partials:
+            self._wants_partials = True
+            if self._subscription is not None:
+                self._channel.listener.want_partials(self._subscription)
         if after is not None:
             self._taken = after if isinstance(after, str) else after.id
             self._subscribe(self._taken)
@@ -349,7 +354,7 @@ class Session:
         subscription = self._subscription or self._subscribe(self._start)
         self._handled = self._taken
         entry = await self._channel.listener.take(subscription)
-        if entry is not None and entry.kind != "truncated":
+        if entry is not None and entry.kind not in ("truncated", "partial"):
             self._taken = entry.id
         return entry
 
@@ -382,7 +387,7 @@ class Session:
         _check_position(after)
         if self._subscription is not None:
             self._channel.listener.remove(self._subscription)
-        self._subscription = Subscription(self.id, after)
+        self._subscription = Subscription(self.id, after, wants_partials=self._wants_partials)
         if self._is_left:
             self._subscription.end()
         else:

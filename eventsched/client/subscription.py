@@ -1,7 +1,8 @@
 """The outboxes of a client's sessions in one cell, read in shards.
 
-Owns: the blocking reads over many outboxes, the subscription of each session with its position, and
-the detection of entries that were trimmed before they were read.
+Owns: the blocking reads over many outboxes, the subscription of each session with its position, the
+place of partial results among the outcomes, and the detection of entries that were trimmed before
+they were read.
 Must not: confirm positions; channel.py sends them along with appends and keepalives.
 Read next: session.py (`results`), lua/include/outbox.lua (which writes the entries).
 """
@@ -29,7 +30,7 @@ from eventsched.store.transport import Entry
 
 BLOCK_MS = 2_000
 SHARD_MAX = 64
-"""Outboxes in one read."""
+"""Streams in one read."""
 READ_COUNT = 64
 ENTRIES_MAX = 256
 BYTES_MAX = 4 * 1024 * 1024
@@ -55,7 +56,10 @@ class OutboxEntry(msgspec.Struct, frozen=True):
 
 
 def parse(entry: Entry) -> OutboxEntry:
-    """An entry as outbox.append writes it; `i` is `<number>:<bytes so far>`."""
+    """An entry as lua/include/outbox.lua writes it.
+
+    The field `i` is `<number>:<bytes so far>`, and `<number>` for a partial result.
+    """
     entry_id, flat = entry
     fields = fields_of(flat)
     return OutboxEntry(
@@ -74,16 +78,24 @@ class Subscription:
     Entries are numbered without holes. Reading starts at the entry `after` itself: if this entry is
     gone, or a number is missing later, entries were trimmed before they were read. Each such hole
     becomes one entry of the kind `truncated`.
+
+    Partial results are read from a stream of their own, if they are wanted. Each has the number of
+    the entry that it follows, and the id of the entry before it as its position. A partial result
+    that arrives after a later entry is left out, so none follows the outcome of its utterance.
     """
 
-    def __init__(self, session: str, after: str) -> None:
+    def __init__(self, session: str, after: str, *, wants_partials: bool = False) -> None:
         self.session = session
+        self.wants_partials = wants_partials
         self.position = START if after == START else id_before(after)
+        self.partials_position = START
         self.drains = False
         """Read without a bound: the session closes, so the rest of its outbox is bounded."""
         self.closed = anyio.Event()
         self.refusal: Refused | None = None
         """Why nothing more is taken from it."""
+        self._last_id = after
+        """Position after the entries that were added."""
         self._bookmark = "" if after == START else after
         self._expected = 1
         self._entries: deque[OutboxEntry] = deque()
@@ -98,12 +110,24 @@ class Subscription:
         has_room = len(self._entries) < ENTRIES_MAX and self._bytes < BYTES_MAX
         return has_room or self.drains
 
-    def put(self, entries: Sequence[Entry]) -> None:
-        """Add entries that the reader has read."""
-        for raw_entry in entries:
-            self.position = raw_entry[0]
-            entry = self._parse(raw_entry)
-            if entry is not None and not self._is_bookmark(entry):
+    @property
+    def streams(self) -> int:
+        """How many streams are read for it."""
+        return 2 if self.wants_partials else 1
+
+    def put(self, entries: Sequence[Entry], partials: Sequence[Entry] = ()) -> None:
+        """Add entries and partial results that the reader has read."""
+        if entries:
+            self.position = entries[-1][0]
+        if partials:
+            self.partials_position = partials[-1][0]
+        parsed = [entry for each in (*entries, *partials) if (entry := self._parse(each))]
+        if partials:
+            parsed.sort(key=lambda entry: (entry.number, entry.kind == "partial"))
+        for entry in parsed:
+            if entry.kind == "partial":
+                self._enqueue_partial(entry)
+            elif not self._is_bookmark(entry):
                 self._enqueue(entry)
         self._arrived.set()
 
@@ -132,11 +156,18 @@ class Subscription:
         """
         if entry.number != self._expected:
             self._entries.append(OutboxEntry(id_before(entry.id), 0, "truncated", {}, b"", b""))
-        self._expected = entry.number + 1
+        self._expected, self._last_id = entry.number + 1, entry.id
         self._entries.append(entry)
         self._bytes += entry.size
         if entry.kind == "state" and entry.data.get("state") == "closed":
             self.closed.set()
+
+    def _enqueue_partial(self, entry: OutboxEntry) -> None:
+        """Append a partial result, unless a later entry was added or may have been taken before."""
+        if self._bookmark or entry.number + 1 < self._expected:
+            return
+        self._entries.append(msgspec.structs.replace(entry, id=self._last_id))
+        self._bytes += entry.size
 
     def fail(self, refused: Refused) -> None:
         """End the subscription: the next call that takes an entry raises this refusal."""
@@ -164,17 +195,29 @@ class Subscription:
 
 
 class _Shard:
-    """One blocking read over at most SHARD_MAX outboxes."""
+    """One blocking read over at most SHARD_MAX streams."""
 
     def __init__(self, store: Store) -> None:
         self.subscriptions: dict[str, Subscription] = {}
         """By key of the outbox."""
+        self.streams = 0
+        """How many streams the subscriptions have."""
         self._store = store
         self._changed = anyio.Event()
         self._reading: anyio.CancelScope | None = None
 
+    def add(self, key: str, subscription: Subscription) -> None:
+        """Read for this subscription as well."""
+        self.subscriptions[key] = subscription
+        self.streams += subscription.streams
+        self.interrupt()
+
+    def remove(self, key: str) -> None:
+        """Read no more for this subscription; the present read goes on."""
+        self.streams -= self.subscriptions.pop(key).streams
+
     def interrupt(self) -> None:
-        """End the present read, because another set of outboxes is to be read. Loses nothing."""
+        """End the present read, because another set of streams is to be read. Loses nothing."""
         self._changed.set()
         if self._reading is not None:
             self._reading.cancel()
@@ -193,21 +236,28 @@ class _Shard:
             await self._changed.wait()
             return
         positions = {key: subscription.position for key, subscription in wanted.items()}
+        partials = {
+            key: self._store.keys.partials(name_of(each.session))
+            for key, each in wanted.items()
+            if each.wants_partials
+        }
+        positions |= {partials[key]: wanted[key].partials_position for key in partials}
         reply: dict[str, list[Entry]] = {}
         with anyio.CancelScope() as self._reading:
             reply = await self._store.transport.read_blocking(positions, BLOCK_MS, READ_COUNT)
         self._reading = None
-        for key, entries in reply.items():
-            if self.subscriptions.get(key) is wanted[key]:
-                wanted[key].put(entries)
+        for key, subscription in wanted.items():
+            streams = reply.get(key, ()), reply.get(partials.get(key, ""), ())
+            if any(streams) and self.subscriptions.get(key) is subscription:
+                subscription.put(*streams)
 
 
 class SubscriptionReader:
     """Reads for all subscriptions of one cell while `run` runs.
 
-    Each wake of a read sends the names of its outboxes again. So a read has at most SHARD_MAX of
-    them, and the cost of an outcome does not grow with the subscriptions. A read has a connection
-    of its own.
+    Each wake of a read sends the names of its streams again. So a read has at most SHARD_MAX of
+    them, and the cost of an outcome does not grow with the subscriptions. A subscription that wants
+    partial results has two streams. A read has a connection of its own.
     """
 
     def __init__(self, store: Store) -> None:
@@ -220,15 +270,17 @@ class SubscriptionReader:
     def add(self, subscription: Subscription) -> None:
         """Read for this subscription; it replaces an earlier one of the same session."""
         key = self._key(subscription)
-        shard = self._shard_of.get(key) or self._free_shard()
+        earlier = self._shard_of.pop(key, None)
+        if earlier is not None:
+            earlier.remove(key)
+        shard = self._free_shard(subscription.streams)
         self._shard_of[key] = shard
-        shard.subscriptions[key] = subscription
-        shard.interrupt()
+        shard.add(key, subscription)
 
-    def _free_shard(self) -> _Shard:
-        """The first read that can take one more outbox, or a new one."""
+    def _free_shard(self, streams: int) -> _Shard:
+        """The first read that can take so many more streams, or a new one."""
         for shard in self._shards:
-            if len(shard.subscriptions) < SHARD_MAX:
+            if shard.streams + streams <= SHARD_MAX:
                 return shard
         shard = _Shard(self._store)
         self._shards.append(shard)
@@ -236,12 +288,26 @@ class SubscriptionReader:
             self._tasks.start_soon(shard.run)
         return shard
 
+    def want_partials(self, subscription: Subscription) -> None:
+        """Read partial results for this subscription as well, from the newest 32 on."""
+        if subscription.wants_partials:
+            return
+        key = self._key(subscription)
+        shard = self._shard_of.get(key)
+        is_read = shard is not None and shard.subscriptions[key] is subscription
+        if is_read:
+            self.remove(subscription)
+        subscription.wants_partials = True
+        if is_read:
+            self.add(subscription)
+
     def remove(self, subscription: Subscription) -> None:
         """Stop reading for this subscription."""
         key = self._key(subscription)
         shard = self._shard_of.get(key)
         if shard is not None and shard.subscriptions[key] is subscription:
-            del shard.subscriptions[key], self._shard_of[key]
+            shard.remove(key)
+            del self._shard_of[key]
 
     def _key(self, subscription: Subscription) -> str:
         return self._store.keys.outbox(name_of(subscription.session))

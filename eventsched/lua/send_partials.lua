@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- send_partials: append partial results to the outboxes of their recipients. They are stored
--- nowhere else (rules 21, fencing; 26, partial results).
+-- send_partials: append partial results for their recipients. Each recipient keeps the newest 32;
+-- they are stored nowhere else (rules 21, fencing; 26, partial results).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 --   absent_key      es1:{cell}:absent      no key: never exists

@@ -13,7 +13,8 @@ S  ephemeral state: it may be lost.
     dead_letters            stream D  entries that could not be processed, with reason and origin
     audio:<session>         stream D  AudioChunkAppended with payload
     inbox:<node>            stream D  assignments and cancels of one node
-    outbox:<session>        stream S  results and partials for the session's listeners; bounded
+    outbox:<session>        stream S  results for the session's listeners; bounded
+    partials:<session>      stream S  the newest 32 partial results for the session's listeners
     session:<session>       hash   D  + S fields buffer, w:*, out_*, confirmed, archived,
                                      retire_at, playbacks_started, resumes_until
     outcomes:<session>      hash   D  `<target>/<delivery_no>` -> utterance|first chunk|recipients
@@ -233,6 +234,9 @@ class Keys:
 
     def outbox(self, session: str) -> str:
         return self._key("outbox", session)
+
+    def partials(self, session: str) -> str:
+        return self._key("partials", session)
 
     def session(self, session: str) -> str:
         return self._key("session", session)

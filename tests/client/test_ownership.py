@@ -137,7 +137,9 @@ async def test_rule_7_a_listener_cannot_act_on_the_session_of_the_speaker(
         partial, result = await next_of(eventsched.Partial, results), await next_result(results)
         assert result.session == partial.session == speaker.id
         outbox = await redis.xrange(store.keys.outbox(name_of(listener.id)))
-        received = repr((partial, result, outbox))
+        partials = await redis.xrange(store.keys.partials(name_of(listener.id)))
+        assert partials
+        received = repr((partial, result, outbox, partials))
         assert speaker.resume_secret not in received
         before = await contents(redis, store)
         digits = re.findall(r"(?=([0-9a-f]{32}))", received)

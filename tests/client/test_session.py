@@ -577,6 +577,113 @@ async def test_partials_are_heard_by_those_who_ask(client: Client, store: TimedS
         assert (await next_result(session.results(after="0-0"))).outcome == "result"
 
 
+async def test_rule_26_partials_of_one_node_displace_no_result_of_another(
+    client: Client, store: TimedStore
+) -> None:
+    """A listener that arrives late receives every result, and the newest partial results."""
+    async with client.session("acme", "en", ["es", "fr"]) as session:
+        session.detach()
+        good, bad = await store.join("good"), await store.join("bad", targets=["fr"])
+        for _ in range(2):
+            await session.append(CHUNK, end_of_utterance=True)
+            await store.dispatch()
+            await store.answer(good, (await store.inbox(good))[-1])
+            message = (await store.inbox(bad))[-1]
+            partial = (message["j"], 1, body_of(eventsched.Result(text="x" * 60_000)))
+            for _ in range(40):
+                await store.send_partials(bad.node, bad.epoch, [partial] * 8)
+            await store.answer(bad, message)
+        results = session.results(partials=True)
+        with anyio.fail_after(WITHIN_S):
+            received = [await anext(results) for _ in range(4 + 32)]
+    ends = [each for each in received if isinstance(each, eventsched.Result)]
+    assert [(each.target, each.utterance) for each in ends] == [
+        ("es", 0), ("fr", 0), ("es", 1), ("fr", 1),
+    ]  # fmt: skip
+    assert [each.outcome for each in received[-33:]] == ["partial"] * 32 + ["result"]
+
+
+async def test_a_partial_that_is_older_than_what_was_received_is_left_out(
+    client: Client, store: TimedStore
+) -> None:
+    async with opened(client) as session:
+        node = await store.join(slots=2)
+        await session.append(CHUNK, end_of_utterance=True)
+        await session.append(CHUNK, end_of_utterance=True)
+        await store.dispatch()
+        first, second = await store.inbox(node)
+        for message, text in ((first, "old"), (second, "older")):
+            body = body_of(eventsched.Result(text=text))
+            await store.send_partials(node.node, node.epoch, [(message["j"], 1, body)])
+        await store.answer(node, first)
+        assert (await next_result(session.results())).utterance == 0
+        results = session.results(partials=True)
+        body = body_of(eventsched.Result(text="new"))
+        await store.send_partials(node.node, node.epoch, [(second["j"], 1, body)])
+        assert (await next_of(eventsched.Partial, results)).text == "new"
+
+
+async def test_a_session_continues_after_a_partial_where_it_was(
+    client: Client, store: TimedStore
+) -> None:
+    """A partial result has the position of the outcome before it."""
+    async with opened(client) as session:
+        node = await store.join(slots=2)
+        await session.append(CHUNK, end_of_utterance=True)
+        await session.append(CHUNK, end_of_utterance=True)
+        await store.dispatch()
+        messages = await store.inbox(node)
+        body = body_of(eventsched.Result(text="ho"))
+        positions = []
+        results = session.results(partials=True)
+        for message in messages:
+            await store.send_partials(node.node, node.epoch, [(message["j"], 1, body)])
+            positions.append((await next_of(eventsched.Partial, results)).id)
+            await store.answer(node, message)
+            positions.append((await next_result(results)).id)
+        assert positions[0] == "0-0"
+        assert positions[2] == positions[1]
+        assert positions[3] != positions[2]
+        for position, utterance in ((positions[0], 0), (positions[2], 1)):
+            following = await anext(session.results(after=position))
+            assert isinstance(following, eventsched.Result)
+            assert following.utterance == utterance
+        await session.append(CHUNK)  # confirms the position before the last result
+        async with (
+            client_of(store) as other,
+            other.resume(session.id, session.resume_secret) as resumed,
+        ):
+            resumed.detach()
+            results = resumed.results(partials=True)
+            assert (await next_of(eventsched.Partial, results)).utterance == 1
+            assert (await next_result(results)).utterance == 1
+
+
+async def test_a_read_has_as_many_streams_as_it_may_have(
+    client: Client, store: TimedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session that asks for partial results has two."""
+    monkeypatch.setattr(subscription, "SHARD_MAX", 3)
+    node = await store.join(slots=8)
+    async with opened(client) as first, opened(client) as second, opened(client) as third:
+        sessions = (first, second, third)
+        (channel,) = client.channels.values()
+        for asks, streams in ((False, [3]), (True, [2, 2, 2])):
+            for session in sessions:
+                await session.append(CHUNK, end_of_utterance=True)
+            await store.dispatch()
+            messages = (await store.inbox(node))[-3:]
+            body = body_of(eventsched.Result(text="ho"))
+            for session, message in zip(sessions, messages, strict=True):
+                results = session.results(partials=asks)
+                await store.send_partials(node.node, node.epoch, [(message["j"], 1, body)])
+                if asks:
+                    assert (await next_of(eventsched.Partial, results)).text == "ho"
+                await store.answer(node, message)
+                assert (await next_result(results)).text == "hola"
+            assert [shard.streams for shard in channel.listener._shards] == streams
+
+
 # --- resuming -------------------------------------------------------------------------------
 
 

@@ -329,7 +329,7 @@ def _tell_partial(w: World, node: str, epoch: int, key: str, attempt: int, body:
         "attempt": attempt,
     }
     for listener in delivery.audience(w, name, pending)[1]:
-        delivery.tell(w, listener, "partial", d, body)
+        delivery.tell_partial(w, listener, d, body)
 
 
 def extend_lease(w: World, node: str, epoch: int, *, job: str, attempt: int, more_ms: int) -> int:

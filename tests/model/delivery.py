@@ -45,6 +45,16 @@ def audience(w: World, name: str, pending: OpenOutcome) -> tuple[list[str], list
     return to, recipients, skipped
 
 
+PARTIALS_MAX = 32
+
+
+def tell_partial(w: World, listener: str, d: dict[str, Any], body: bytes) -> None:
+    """Append a partial result, numbered as the last entry of the outbox; the newest 32 stay."""
+    stream, number = w.keys.partials(listener), str(w.session_states[listener].out_no)
+    w.append(stream, t="partial", i=number, d=d, b=body, a=b"")
+    w.streams[stream] = w.streams[stream][-PARTIALS_MAX:]
+
+
 def tell(
     w: World, listener: str, kind: str, d: dict[str, Any], body: bytes = b"", audio: bytes = b""
 ) -> None:

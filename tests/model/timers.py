@@ -231,6 +231,7 @@ def _retire(w: World, full: str) -> None:
     retire_ms = w.session_states[name].retire_ms
     outbox = w.streams.get(w.keys.outbox(name), [])
     w.streams[w.keys.outbox(name)] = outbox[-1:]
+    w.forget_stream(w.keys.partials(name))
     if w.now < retire_ms:
         w.set_timer(retire_ms, "retire", full)
         return

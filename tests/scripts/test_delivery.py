@@ -415,7 +415,7 @@ async def test_rule_25_a_failure_takes_its_place_in_the_order(store: TimedStore)
     assert failed["code"] == "BROKEN"
 
 
-async def test_rule_26_partials_are_appended_to_outboxes_at_once_and_nowhere_else(
+async def test_rule_26_partials_are_appended_at_once_and_nowhere_else(
     store: TimedStore, redis: Client
 ) -> None:
     node, session, messages = await assigned(store, 2)
@@ -423,7 +423,7 @@ async def test_rule_26_partials_are_appended_to_outboxes_at_once_and_nowhere_els
     audio = await redis.dump(store.keys.audio("s1"))
     partial = (messages[1]["j"], 1, text("so f"))
     assert await store.send_partials(node.node, 1, [partial]) == [None]
-    (entry,) = await store.out(session)
+    (entry,) = await store.partials(session)
     assert (entry["t"], entry["utterance"], entry["target"], entry["attempt"]) == (
         "partial",
         1,
@@ -431,6 +431,7 @@ async def test_rule_26_partials_are_appended_to_outboxes_at_once_and_nowhere_els
         1,
     )
     assert entry["b"] == text("so f")
+    assert await store.out(session) == []
     assert await store.types() == log
     assert await redis.dump(store.keys.audio("s1")) == audio
 
@@ -441,6 +442,38 @@ async def test_rule_26_a_partial_of_an_ended_job_has_no_effect(store: TimedStore
     (refused,) = await store.send_partials(node.node, 1, [(message["j"], 1, b"x")])
     assert isinstance(refused, LeaseLost)
     assert [entry["t"] for entry in await store.out(session)] == ["result"]
+    assert await store.partials(session) == []
+
+
+async def test_rule_26_partials_displace_no_result(store: TimedStore) -> None:
+    """Neither by their number nor by their bytes; of the partial results the newest 32 stay."""
+    node, session, messages = await assigned(store, 3)
+    await store.answer(node, messages[0])
+    await store.answer(node, messages[1])
+    for number in range(64):
+        partials = [(messages[2]["j"], 1, bytes([number]) * 65_536)] * 8
+        assert await store.send_partials(node.node, 1, partials) == [None] * 8
+    await store.answer(node, messages[2])
+    assert await outcomes_in_outbox(store, session) == [(number, "result") for number in range(3)]
+    assert await numbers(store, session) == [1, 2, 3]
+    waiting = await store.partials(session)
+    assert [entry["b"][0] for entry in waiting] == [60] * 8 + [61] * 8 + [62] * 8 + [63] * 8
+    assert {entry["i"] for entry in waiting} == {"2"}
+
+
+async def test_rule_26_partials_are_deleted_with_the_outbox_of_a_closed_session(
+    store: TimedStore,
+) -> None:
+    node, session, (message,) = await assigned(store, 1)
+    await store.send_partials(node.node, 1, [(message["j"], 1, b"x")])
+    await store.answer(node, message)
+    await store.close_session(session.session, 1)
+    store.tick(299_999)
+    await store.timers()
+    assert len(await store.partials(session)) == 1
+    store.tick(1)
+    await store.timers()
+    assert await store.partials(session) == []
 
 
 # --- the listener's stream --------------------------------------------------------------------
@@ -450,31 +483,62 @@ async def numbers(store: TimedStore, session: SessionGrant) -> list[int]:
     return [int(entry["i"].partition(":")[0]) for entry in await store.out(session)]
 
 
+async def deliver(
+    store: TimedStore, node: NodeGrant, session: SessionGrant, *, first: int, count: int, size: int
+) -> None:
+    """Results of `size` bytes each for `count` utterances, from the number `first` on."""
+    for start in range(first, first + count, 8):
+        batch = range(start, min(start + 8, first + count))
+        for seq in batch:
+            await append(store, session, seq, ms=20, payload=b"xx", end_of_utterance=True)
+        await store.dispatch()
+        assignments = [each for each in await store.inbox(node) if each["t"] == "assign"]
+        results = [
+            NodeResult(
+                job=each["j"], attempt=1, status="ok", audio=bytes(size), audio_sha256=SHA
+            )
+            for each in assignments[-len(batch) :]
+        ]  # fmt: skip
+        assert await store.record_results(node.node, 1, results) == [None] * len(batch)
+        store.tick(1)
+
+
+async def outbox_of(store: TimedStore, count: int, size: int = 1) -> tuple[NodeGrant, SessionGrant]:
+    """A session with so many results of `size` bytes each in its outbox."""
+    node, session = await store.join(slots=256), await store.open()
+    await deliver(store, node, session, first=0, count=count, size=size)
+    return node, session
+
+
+async def outbox_ids(store: TimedStore) -> list[str]:
+    return [
+        entry_id
+        for entry_id, _ in await store.read_range(store.keys.outbox("s1"), "-", "+", 10_000)
+    ]
+
+
 async def test_a_listener_sees_numbers_without_a_hole(store: TimedStore) -> None:
     node, session, messages = await assigned(store, 3)
     await store.send_partials(node.node, 1, [(messages[2]["j"], 1, b"x")])
     for message in reversed(messages):
         await store.answer(node, message)
     await store.close_session(session.session, 1)
-    assert await numbers(store, session) == [1, 2, 3, 4, 5, 6]
+    assert await numbers(store, session) == [1, 2, 3, 4, 5]
 
 
 async def test_a_stream_keeps_the_last_thousand_entries(store: TimedStore) -> None:
-    node, session, (message,) = await assigned(store, 1)
-    for _ in range(34):
-        await store.send_partials(node.node, 1, [(message["j"], 1, b"x")] * 32)
-    assert await numbers(store, session) == list(range(34 * 32 - 999, 34 * 32 + 1))
+    _, session = await outbox_of(store, 1_088)
+    assert await numbers(store, session) == list(range(89, 1_089))
 
 
 async def test_a_confirmed_entry_stays_as_a_bookmark_and_what_is_before_it_goes(
     store: TimedStore,
 ) -> None:
-    node, session, (message,) = await assigned(store, 1)
-    await store.send_partials(node.node, 1, [(message["j"], 1, b"x")] * 5)
-    ids = [i for i, _ in await store.read_range(store.keys.outbox("s1"), "-", "+", 10)]
+    _, session = await outbox_of(store, 5)
+    ids = await outbox_ids(store)
     await store.keep_alive([(session.session, 1, ids[2])])
     assert await numbers(store, session) == [3, 4, 5]
-    await append(store, session, 1, confirmed=ids[3])
+    await append(store, session, 5, confirmed=ids[3])
     assert await numbers(store, session) == [4, 5]
     await store.keep_alive([(session.session, 1, ids[0])])
     assert await numbers(store, session) == [4, 5]
@@ -483,27 +547,23 @@ async def test_a_confirmed_entry_stays_as_a_bookmark_and_what_is_before_it_goes(
 async def test_a_confirmation_that_comes_late_does_not_take_the_bookmark_back(
     store: TimedStore,
 ) -> None:
-    node, session, (message,) = await assigned(store, 1)
-    await store.send_partials(node.node, 1, [(message["j"], 1, b"x")] * 3)
-    ids = [i for i, _ in await store.read_range(store.keys.outbox("s1"), "-", "+", 10)]
+    _, session = await outbox_of(store, 3)
+    ids = await outbox_ids(store)
     await store.keep_alive([(session.session, 1, ids[1])])
-    await append(store, session, 1, confirmed=ids[0])  # repeated after its reply was lost
+    await append(store, session, 3, confirmed=ids[0])  # repeated after its reply was lost
     resumed = await store.resume(session.session, "again")
     assert resumed.out_id == ids[1]
     assert await numbers(store, session) == [2, 3]
 
 
-async def bulk(store: TimedStore, node: NodeGrant, message: dict[str, Any], count: int) -> None:
-    """Partials of 64 KiB: 256 of them are 16 MiB."""
-    for _ in range(count // 8):
-        await store.send_partials(node.node, 1, [(message["j"], 1, b"x" * 65_536)] * 8)
+RESULT_BYTES = 65_536
+"""Bytes of a result, so that 256 of them are 16 MiB."""
 
 
 async def test_a_stream_holds_sixteen_mebibytes_and_not_more(store: TimedStore) -> None:
-    node, session, (message,) = await assigned(store, 1)
-    await bulk(store, node, message, 256)
+    node, session = await outbox_of(store, 256, RESULT_BYTES)
     assert await numbers(store, session) == list(range(1, 257))
-    await bulk(store, node, message, 8)
+    await deliver(store, node, session, first=256, count=8, size=RESULT_BYTES)
     assert await numbers(store, session) == list(range(9, 265))
 
 
@@ -511,22 +571,18 @@ async def test_what_is_within_sixteen_mebibytes_stays_for_a_reader_that_confirms
     store: TimedStore,
 ) -> None:
     """Bytes of confirmed entries no longer count."""
-    node, session, (message,) = await assigned(store, 1)
-    await bulk(store, node, message, 200)
-    newest = await store.read_range(store.keys.outbox("s1"), "-", "+", 8, newest_first=True)
-    await store.keep_alive([(session.session, 1, newest[-1][0])])
-    await bulk(store, node, message, 248)
+    node, session = await outbox_of(store, 200, RESULT_BYTES)
+    await store.keep_alive([(session.session, 1, (await outbox_ids(store))[-8])])
+    await deliver(store, node, session, first=200, count=248, size=RESULT_BYTES)
     assert await numbers(store, session) == list(range(193, 449))
-    await bulk(store, node, message, 200)
+    await deliver(store, node, session, first=448, count=200, size=RESULT_BYTES)
     assert await numbers(store, session) == list(range(393, 649))
 
 
 async def test_exactly_sixteen_mebibytes_behind_what_was_confirmed_stay(store: TimedStore) -> None:
-    node, session, (message,) = await assigned(store, 1)
-    await bulk(store, node, message, 256)
-    oldest = await store.read_range(store.keys.outbox("s1"), "-", "+", 2)
-    await store.keep_alive([(session.session, 1, oldest[1][0])])
-    await store.send_partials(node.node, 1, [(message["j"], 1, b"x" * 65_536)])
+    node, session = await outbox_of(store, 256, RESULT_BYTES)
+    await store.keep_alive([(session.session, 1, (await outbox_ids(store))[1])])
+    await deliver(store, node, session, first=256, count=1, size=RESULT_BYTES)
     assert await numbers(store, session) == list(range(2, 258))
 
 

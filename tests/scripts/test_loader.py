@@ -195,7 +195,8 @@ CALL_LUA, KEYS_LUA = (
 ONES = re.findall(r"'(\w+)'", KEYS_LUA.partition("local single_keys = {")[2].partition("}")[0])
 IN_PYTHON = {"counters": "counters", "class": "node_class"}
 ARGS: dict[str, tuple[str | int, ...]] = {
-    "audio": ("s",), "inbox": ("n",), "outbox": ("s",), "session": ("s",), "outcomes": ("s",),
+    "audio": ("s",), "inbox": ("n",), "outbox": ("s",), "partials": ("s",), "session": ("s",),
+    "outcomes": ("s",),
     "out_of_order": ("s",), "out_of_order_at": ("s", "es"), "playing": ("s",), "room": ("acme/r",),
     "job": ("a:c0.s:0:translation:es:none",), "node": ("n",), "leases": ("n", 3), "class": ("k",),
     "members": ("k",), "free": ("k",), "pair": ("en", "es"), "requirements": ("k",),

@@ -316,7 +316,7 @@ async def test_the_largest_calls_are_taken(store: TimedStore) -> None:
     await check(store)
 
 
-async def test_rule_26_a_partial_is_appended_to_outboxes_alone(
+async def test_rule_26_a_partial_is_appended_for_its_recipients_alone(
     store: TimedStore,
 ) -> None:
     node, job = await running(store)
@@ -324,7 +324,7 @@ async def test_rule_26_a_partial_is_appended_to_outboxes_alone(
     assert await store.send_partials(node.node, node.epoch, [(job, 1, b"he")] * 2) == [None, None]
     assert await store.types() == before
     session = await store.resume(store.keys.full("s1"), "new")
-    entries = await store.out(session)
+    entries = await store.partials(session)
     assert [(m["t"], m["target"], m["attempt"], m["b"]) for m in entries] == [
         ("partial", "es", 1, b"he")
     ] * 2
@@ -336,7 +336,8 @@ async def test_rule_26_a_partial_is_appended_to_outboxes_alone(
     (late,) = await store.send_partials(node.node, node.epoch, [(job, 1, b"late")])
     assert late is not None
     assert late.code == "DUPLICATE_RESULT"
-    assert len(await store.out(session)) == 4
+    assert len(await store.partials(session)) == 3
+    assert [m["t"] for m in await store.out(session)] == ["result"]
     await check(store)
 
 

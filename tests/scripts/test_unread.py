@@ -17,6 +17,7 @@ from eventsched.store.node_commands import NodeGrant
 from eventsched.store.session_commands import Chunk, Receipt, SessionGrant
 from tests.fixtures_store import TimedStore
 from tests.scripts.jobs_of import assigned
+from tests.scripts.test_delivery import deliver, outbox_of
 
 SPEECH = bytes(100_000)
 BOUND = {"tenant_outbox_bytes_max": 250_000}
@@ -93,25 +94,30 @@ async def test_rule_33_a_tenant_that_reads_is_served_again(store: TimedStore, by
 async def test_rule_33_entries_beyond_the_1000_of_an_outbox_are_not_counted(
     store: TimedStore,
 ) -> None:
-    node, session = await store.join(), await store.open()
-    await store.say(session, 0, end_of_utterance=True)
-    await store.dispatch()
-    (message,) = await assigned(store, node)
-    partial = (message["j"], 1, b"\x80" + bytes(999))
-    for _ in range(40):
-        assert await store.send_partials(node.node, node.epoch, [partial] * 32) == [None] * 32
+    await outbox_of(store, 1_280, 1_000)
     (count,) = (await unread(store)).values()
     assert abs(count - 1_000_000) <= 16 * 1024
 
 
 async def test_rule_33_small_results_are_counted_in_steps(store: TimedStore) -> None:
+    node, session = await outbox_of(store, 1, 8_000)
+    assert await unread(store) == {}
+    await deliver(store, node, session, first=1, count=1, size=8_000)
+    assert await unread(store) == {}
+    await deliver(store, node, session, first=2, count=1, size=384)
+    assert await unread(store) == {"acme": 16_384}
+
+
+async def test_rule_26_partial_results_are_not_counted(store: TimedStore) -> None:
+    """They displace each other, so their bytes are bounded by session."""
     node, session = await store.join(), await store.open()
     await store.say(session, 0, end_of_utterance=True)
     await store.dispatch()
     (message,) = await assigned(store, node)
-    for size, counted in ((8_000, {}), (8_000, {}), (384, {"acme": 16_384})):
-        await store.send_partials(node.node, node.epoch, [(message["j"], 1, bytes(size))])
-        assert await unread(store) == counted
+    for _ in range(16):
+        await store.send_partials(node.node, node.epoch, [(message["j"], 1, bytes(65_536))] * 8)
+    assert await unread(store) == {}
+    assert len(await store.partials(session)) == 32
 
 
 async def test_rule_6_the_outbox_of_a_closed_session_is_freed(store: TimedStore) -> None:

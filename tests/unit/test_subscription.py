@@ -27,6 +27,56 @@ def taken(subscription: Subscription) -> list[str]:
     return words
 
 
+def partial(number: int, after: int) -> Entry:
+    """A partial result that follows the entry `after`."""
+    flat = [b"t", b"partial", b"i", b"%d" % after, b"d", b"{}", b"b", b"so far", b"a", b""]
+    return f"{number}-0", flat
+
+
+def kinds_taken(subscription: Subscription) -> list[tuple[str, str]]:
+    """Take all entries: their kinds and ids."""
+    entries: list[tuple[str, str]] = []
+    while popped := subscription.pop():
+        entries.append((popped.kind, popped.id))
+    return entries
+
+
+def test_partial_results_are_put_after_the_entries_that_they_follow() -> None:
+    """Their position is that of the entry before them."""
+    subscription = Subscription("c0.s", START, wants_partials=True)
+    partials = [partial(5, after=0), partial(6, after=1), partial(7, after=2), partial(8, after=9)]
+    subscription.put([entry(1), entry(2)], partials)
+    assert kinds_taken(subscription) == [
+        ("partial", START), ("result", "1-0"), ("partial", "1-0"), ("result", "2-0"),
+        ("partial", "2-0"), ("partial", "2-0"),
+    ]  # fmt: skip
+    assert (subscription.position, subscription.partials_position) == ("2-0", "8-0")
+
+
+def test_a_partial_result_that_arrives_after_a_later_entry_is_left_out() -> None:
+    subscription = Subscription("c0.s", START, wants_partials=True)
+    subscription.put([entry(1), entry(2)])
+    subscription.put([], [partial(5, after=1), partial(6, after=2)])
+    assert kinds_taken(subscription) == [
+        ("result", "1-0"), ("result", "2-0"), ("partial", "2-0"),
+    ]  # fmt: skip
+
+
+def test_partial_results_before_the_entry_that_a_session_continues_after_are_left_out() -> None:
+    subscription = Subscription("c0.s", "2-0", wants_partials=True)
+    subscription.put([], [partial(3, after=1)])
+    subscription.put([entry(2), entry(3)], [partial(4, after=1), partial(5, after=2)])
+    assert kinds_taken(subscription) == [("partial", "2-0"), ("result", "3-0")]
+
+
+def test_a_partial_result_hides_no_hole() -> None:
+    subscription = Subscription("c0.s", START, wants_partials=True)
+    subscription.put([entry(1), entry(4)], [partial(5, after=2)])
+    assert [kind for kind, _ in kinds_taken(subscription)] == [
+        "result", "partial", "truncated", "result",
+    ]  # fmt: skip
+
+
 def test_from_the_start_every_entry_is_taken() -> None:
     subscription = Subscription("c0.s", START)
     subscription.put([entry(1), entry(2)])

@@ -311,11 +311,11 @@ function delivery.count_again(session)
   write('HSET', keys.of('session', session), 'outcomes', delivery.record(session))
 end
 
--- Append a partial result to the outboxes of the recipients. `d` is a table.
+-- Append a partial result for the recipients. `d` is a table.
 function delivery.publish_partial(session, outcome, d, body)
   local d_json = cjson.encode(d)
   for _, box in ipairs((recipients_of(outbox.get(session), outcome))) do
-    outbox.append(box, 'partial', d_json, body, '')
+    outbox.append_partial(box, d_json, body)
   end
 end
 

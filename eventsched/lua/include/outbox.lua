@@ -1,7 +1,10 @@
--- outbox: the stream from which the listeners of a session read results, partial results and the
--- state of the session. Entries are numbered without holes; the stream is bounded by entries and by
--- bytes. Counters in the session record: `out_no` is the number of entries so far, `out_bytes` the
--- payload bytes so far, `out_low` the payload bytes before the oldest entry that is not confirmed.
+-- outbox: the stream from which the listeners of a session read results and the state of the
+-- session. Entries are numbered without holes; the stream is bounded by entries and by bytes.
+-- Counters in the session record: `out_no` is the number of entries so far, `out_bytes` the payload
+-- bytes so far, `out_low` the payload bytes before the oldest entry that is not confirmed.
+--
+-- Partial results. A result must arrive, a partial result may be lost. So partial results have a
+-- stream of their own, `partials`, which keeps the newest ones: they displace no result.
 --
 -- Unread bytes of a tenant. The hash `tenant_outbox` has the payload bytes that wait to be read, by
 -- tenant of the listening sessions. A session is counted in steps of 16 KiB, so that small results
@@ -16,6 +19,7 @@
 local outbox = { changes = {} }
 local as_text, as_number = numbers.text, numbers.value
 local entries_max, bytes_max, count_step = 1000, 16 * 1024 * 1024, 16 * 1024
+local partials_max = 32
 
 call.on_reset(function() outbox.changes = {} end)
 
@@ -121,6 +125,13 @@ function outbox.append(box, kind, d, body, audio, ...)
   if math.abs(total - low - box.counted) >= count_step then count(box) end
 end
 
+-- Append a partial result; `d` is JSON. Its number is that of the last entry of the outbox, so that
+-- a reader knows which results the partial result follows.
+function outbox.append_partial(box, d, body)
+  write('XADD', keys.of('partials', box.name), 'MAXLEN', as_text[partials_max], clock.entry_id(),
+    't', 'partial', 'i', as_text[box.number], 'd', d, 'b', body, 'a', '')
+end
+
 -- Report the state of a session, a table, to its listeners.
 function outbox.notify(name, state)
   outbox.append(outbox.get(name), 'state', cjson.encode(state), '', '')
@@ -149,6 +160,7 @@ end
 function outbox.free(name)
   local box = outbox.get(name)
   write('XTRIM', keys.of('outbox', name), 'MAXLEN', '1')
+  write('DEL', keys.of('partials', name))
   if not box.counted or box.counted == 0 then return end
   box.low = box.total
   set_counted(box, 0)

@@ -30,7 +30,7 @@ end
 local function delete_jobs(s, session, targets)
   local from = tonumber(redis.call('HGET', session, 'retired_to')) or 0
   -- The last call deletes other keys as well.
-  local jobs_max = keys_max - #targets - 6
+  local jobs_max = keys_max - #targets - 7
   local utterances_max = math.max(1, math.floor(jobs_max / math.max(#targets, 1)))
   local upto = math.min(s.utterance, from + utterances_max)
   for utterance = from, upto - 1 do
@@ -67,7 +67,8 @@ function retire_timer.retire(full)
   end
   for _, target in ipairs(targets) do write('DEL', keys.of('out_of_order_at', name, target)) end
   write('DEL', session, keys.of('outcomes', name), keys.of('out_of_order', name),
-    keys.of('playing', name), keys.of('audio', name), keys.of('outbox', name))
+    keys.of('playing', name), keys.of('audio', name), keys.of('outbox', name),
+    keys.of('partials', name))
   sessions.forget(name)
 end
 return retire_timer
