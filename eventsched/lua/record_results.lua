@@ -10,7 +10,8 @@
 --   node            node name
 --   epoch_arg       number
 --   then per result, at most 16: job_key, attempt, status (ok|no_speech|failed), code,
---     retryable (0|1), feature, body (at most 1,048,576 B; a text takes less),
+--     retryable (0|1), feature, body (empty, or a text as include/result_text describes it; at most
+--     1,048,576 B; a text takes less),
 --     audio (at most 1,048,576 B; sound takes less), audio_sha256
 -- Reply: per result `ok` or `refused CODE key=value`
 -- Refusals: JOB_UNKNOWN, NODE_MISMATCH, ATTEMPT_MISMATCH, LEASE_LOST, DUPLICATE_RESULT,
@@ -31,6 +32,7 @@
 -- include: json
 -- include: keys
 -- include: nodes
+-- include: result_text
 -- include: settings
 -- include: strings
 -- include: timers
@@ -84,13 +86,6 @@ local function suspend(job, subject, reason)
   local scope, feature = nodes.scope_of(subject)
   events.NodeSuspended(registration, scope, feature, reason, until_ms)
   return true
-end
-
--- Whether the body can be the text of a result: empty, or a map in MessagePack. Only the type is
--- checked: a fold dead-letters any other body that no decoder reads.
-local function is_readable(body)
-  local first = string.byte(body)
-  return not first or first >= 0x80 and first <= 0x8f or first == 0xde or first == 0xdf
 end
 
 -- The text of the result cannot be read: the attempt fails, and another node may do better. The
@@ -167,7 +162,8 @@ local function take(node, epoch, result)
   local refusal = check(result, attempt)
   if refusal then return refusal end
   refusal = fencing.refusal(job, node, epoch, attempt)
-  if refusal == 'DUPLICATE_RESULT' and is_readable(result.body) and replace(job, result) then
+  if refusal == 'DUPLICATE_RESULT' and result_text.is_readable(result.body)
+    and replace(job, result) then
     return nil
   end
   if refusal then
@@ -175,7 +171,7 @@ local function take(node, epoch, result)
     return refusal
   end
   if result.status == 'failed' then return fail(job, result) end
-  if not is_readable(result.body) then
+  if not result_text.is_readable(result.body) then
     fail_unreadable(job)
     return nil
   end

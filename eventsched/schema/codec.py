@@ -37,7 +37,11 @@ class UndecodableEvent(Exception):
 
 
 class UnreadableText(Exception):
-    """Raised when a body is not an encoded Text. Scripts store bodies without a check."""
+    """Raised when a body is not an encoded Text.
+
+    Functions store no such body of a result (lua/include/result_text.lua). A partial result, an
+    encrypted text and an entry that another program has written may have one.
+    """
 
 
 def decode(entry_id: bytes | str, fields: Sequence[bytes]) -> events.Event:

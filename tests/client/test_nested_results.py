@@ -1,6 +1,8 @@
-"""A node's result, or a stored record, that is nested too deep stops no reader but its own."""
+"""A stored result or record that is nested too deep stops no reader but its own."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import anyio
 import pytest
@@ -15,10 +17,12 @@ from eventsched.errors import UnreadableRecord
 from eventsched.projection.store import ProjectionStore
 from eventsched.roles.projector import Projector
 from eventsched.roles.supervisor import error_line
+from eventsched.schema.keys import name_of
 from eventsched.schema.nesting import NESTING_MAX
 from projections.session import Sessions
 from tests.fixtures_store import TimedStore
 from tests.outcomes import next_of, next_result
+from tests.stream_entries import LOG_BODY, OUTBOX_BODY, replace_value
 from tests.systems import SECOND, WITHIN_S
 
 CHUNK = SECOND[:3_200]
@@ -43,8 +47,9 @@ async def fold(store: TimedStore) -> None:
 
 @pytest.mark.parametrize("depth", [NESTING_MAX + 1, 2_000])
 async def test_a_result_that_is_nested_too_deep_is_unreadable_and_stops_nobody(
-    client: Client, store: TimedStore, depth: int
+    client: Client, store: TimedStore, redis: Any, depth: int
 ) -> None:
+    """No function stores such a result; a program that has the server's URL can write it."""
     async with client.session("acme", "en", ["es"]) as session:
         session.detach()
         await session.append(CHUNK, end_of_utterance=True)
@@ -53,8 +58,12 @@ async def test_a_result_that_is_nested_too_deep_is_unreadable_and_stops_nobody(
         await store.dispatch()
         first, second = await store.inbox(node)
         await store.send_partials(node.node, node.epoch, [(first["j"], 1, nested(depth))])
-        await store.answer(node, first, body=nested(depth))
+        await store.answer(node, first, body=GOOD)
         await store.answer(node, second, body=GOOD)
+        outbox = store.keys.outbox(name_of(session.id))
+        await replace_value(redis, outbox, 0, OUTBOX_BODY, nested(depth))
+        delivered = (await store.types()).index("ResultDelivered")
+        await replace_value(redis, store.keys.log, delivered, LOG_BODY, nested(depth))
         with anyio.fail_after(WITHIN_S), capture_logs() as lines:
             results = session.results(partials=True)
             assert (await next_of(eventsched.Partial, results)).is_unreadable
@@ -68,14 +77,16 @@ async def test_a_result_that_is_nested_too_deep_is_unreadable_and_stops_nobody(
     assert report.violations == []
 
 
-async def test_a_result_of_32_levels_is_read(client: Client, store: TimedStore) -> None:
+async def test_a_result_of_32_levels_is_read(client: Client, store: TimedStore, redis: Any) -> None:
     async with client.session("acme", "en", ["es"]) as session:
         session.detach()
         await session.append(CHUNK, end_of_utterance=True)
         node = await store.join()
         await store.dispatch()
         (message,) = await store.inbox(node)
-        await store.answer(node, message, body=nested(NESTING_MAX))
+        await store.answer(node, message, body=GOOD)
+        outbox = store.keys.outbox(name_of(session.id))
+        await replace_value(redis, outbox, 0, OUTBOX_BODY, nested(NESTING_MAX))
         with anyio.fail_after(WITHIN_S):
             assert not (await next_result(session.results())).is_unreadable
 

@@ -24,6 +24,7 @@ from tests.fixtures_store import TimedStore
 from tests.outcomes import next_of, next_result
 from tests.server_kinds import Server
 from tests.session_buffer import buffer_of, forget_chunks
+from tests.stream_entries import OUTBOX_BODY, replace_value
 from tests.systems import SECOND, WITHIN_S, client_of, until
 
 DEEP, DEEPER = (b"\x81\xa1x" + b"\x91" * levels + b"\xc0" for levels in (32, 2_000))
@@ -537,18 +538,18 @@ async def test_results_after_a_place_go_on_behind_it(client: Client, store: Time
     ids=["cut", "no map", "no UTF-8", "no text", "33 levels", "2,000 levels"],
 )
 async def test_a_text_that_is_none_is_named_and_the_others_are_heard(
-    client: Client, store: TimedStore, body: bytes
+    client: Client, store: TimedStore, redis: Any, body: bytes
 ) -> None:
+    """No function delivers such a text; a program that has the server's URL can write it."""
     async with opened(client) as session, opened(client) as other:
         for one in (session, session, other):
             await one.append(CHUNK, end_of_utterance=True)
         node = await store.join(slots=3)
         await store.dispatch()
         for message in await store.inbox(node):
-            bad = message["session"] == session.id and message["utterance"] == 0
-            await store.answer(
-                node, message, body=body if bad else body_of(eventsched.Result(text="hola"))
-            )
+            await store.answer(node, message, body=body_of(eventsched.Result(text="hola")))
+        outbox = store.keys.outbox(name_of(session.id))
+        await replace_value(redis, outbox, 0, OUTBOX_BODY, body)
         results, with_bad = session.results(), []
         with anyio.fail_after(WITHIN_S), capture_logs() as log_lines:
             with_bad = [await next_result(results), await next_result(results)]

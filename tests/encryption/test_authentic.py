@@ -29,10 +29,10 @@ from eventsched.schema.keys import name_of
 from eventsched.store.cell import Store
 from eventsched.store.client import Client
 from eventsched.store.session_commands import Receipt
-from eventsched.store.transport import entries_of
 from tests.fixtures_store import TimedStore
 from tests.outcomes import next_of, next_result
 from tests.server_kinds import Server
+from tests.stream_entries import LOG_BODY, replace_value
 from tests.systems import client_of, serving, system
 
 CHUNK = bytes(range(100)) * 32
@@ -317,7 +317,7 @@ async def test_a_chunk_that_the_key_has_not_encrypted_is_unreadable(
         for _ in range(3):
             await session.append(CHUNK)
         key = store.keys.audio(name_of(session.id))
-        ids = await replace_body(redis, key, chunk_no, body)
+        ids = await replace_value(redis, key, chunk_no, LOG_BODY, body)
         chunks = await store.read_range(key, "-", "+", 10)
         assignment = Assignment(
             session=session.id, utterance=0, turn=0, source="en", target="es", attempt=1, epoch=1,
@@ -346,17 +346,6 @@ class _Reporter:
 
     async def extend(self, key: str, attempt: int, more_ms: int) -> int:
         raise AssertionError("not called")
-
-
-async def replace_body(redis: Client, key: str, number: int, body: bytes) -> list[str]:
-    """Replace the body of an entry of a stream; return the ids of all entries."""
-    entries = entries_of(await redis.execute_command("XRANGE", key, "-", "+"))
-    await redis.delete(key)
-    for at, (entry_id, fields) in enumerate(entries):
-        if at == number:
-            fields[17] = body
-        await redis.execute_command("XADD", key, entry_id, *fields)
-    return [entry_id for entry_id, _ in entries]
 
 
 # --- one ciphertext for each number ------------------------------------------------------------

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from eventsched.schema.codec import encode_text
+from eventsched.schema.events import Text
 from eventsched.schema.keys import name_of
 from eventsched.server.testing import LocalServer
 from eventsched.store.cell import Store
@@ -23,8 +25,6 @@ from tests.systems import until
 
 FILE_BYTES_MAX = 100_000
 """The limit of a file: a log line fits, a segment with three results does not."""
-BODY = b"\x81\xa1x\xc5\xea\x60"
-"""The beginning of a map in MessagePack: one field of 60,000 bytes."""
 
 
 @pytest.fixture
@@ -86,8 +86,11 @@ async def answer_with_random_texts(store: Store, utterances: int) -> None:
 
     await until("the jobs are dispatched", are_dispatched)
     results = [
-        NodeResult(job=job, attempt=1, status="ok", body=BODY + os.urandom(60_000)) for job in jobs
-    ]
+        NodeResult(
+            job=job, attempt=1, status="ok", body=encode_text(Text(encrypted=os.urandom(60_000)))
+        )
+        for job in jobs
+    ]  # fmt: skip
     assert await store.record_results(node.node, node.epoch, results) == [None] * utterances
 
 

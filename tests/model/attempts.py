@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
+import msgspec
+
 from eventsched.errors import Refused
 from eventsched.schema.events import (
     AttemptEnded,
@@ -17,6 +19,7 @@ from eventsched.schema.events import (
     ResultRecorded,
     ResultRefused,
     ResultReplaced,
+    Text,
 )
 from eventsched.schema.keys import name_of
 from eventsched.store.node_commands import NodeGrant, NodeResult
@@ -196,9 +199,16 @@ def _take(w: World, node: str, epoch: int, result: NodeResult) -> None:
         _unreadable(w, name_of(node), result)
 
 
+class _ResultText(Text, frozen=True, forbid_unknown_fields=True):
+    """A text that has no other fields."""
+
+
 def _is_readable(body: bytes) -> bool:
-    """Whether the body is empty, or begins like a map in MessagePack."""
-    return not body or 0x80 <= body[0] <= 0x8F or body[0] in (0xDE, 0xDF)
+    """Whether the body is empty, or a text in MessagePack."""
+    try:
+        return not body or bool(msgspec.msgpack.decode(body, type=_ResultText))
+    except msgspec.DecodeError:
+        return False
 
 
 def _unreadable(w: World, name: str, result: NodeResult) -> None:

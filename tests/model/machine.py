@@ -631,8 +631,12 @@ class Machine(RuleBasedStateMachine):
         self.say(which, status="failed", code="MODEL_NOT_AVAILABLE", feature=feature)
 
     @precondition(lambda self: self.attempt(0, is_live=True))
-    @rule(which=st.integers(0, 40), count=st.integers(1, 4))
-    def report_text_that_cannot_be_read(self, which: int, count: int) -> None:
+    @rule(
+        which=st.integers(0, 40),
+        count=st.integers(1, 4),
+        body=st.sampled_from([b"plain", b"\x81\xc1\xc1", b"\x81\xa4text"]),
+    )
+    def report_text_that_cannot_be_read(self, which: int, count: int, body: bytes) -> None:
         """One node, several times: the third suspends it, unless it is the last able one."""
         target_attempt = self.attempt(which, is_live=True)
         assert target_attempt is not None
@@ -640,7 +644,7 @@ class Machine(RuleBasedStateMachine):
         for _ in range(count):
             live = self.world.nodes[node.partition(".")[2]].live
             for key, held in sorted(live.items())[:1]:
-                result = NodeResult(job=key, attempt=held.attempt, status="ok", body=b"plain")
+                result = NodeResult(job=key, attempt=held.attempt, status="ok", body=body)
                 self.both("record_results", node, held.epoch, [result])
 
     @precondition(lambda self: self.attempt(0, is_live=False))

@@ -29,6 +29,7 @@ from projections.session import Session, Sessions
 from tests.fixtures_store import TimedStore
 from tests.projector.counts import COUNTS, UtteranceCount
 from tests.scripts.calls import chunk
+from tests.stream_entries import LOG_BODY, replace_value
 from tests.systems import until
 
 CORE = projections.core
@@ -583,13 +584,12 @@ class Reading(Sessions):
     "body", [b"\x81", b"\x81\xa1x" + b"\x91" * 2_000 + b"\xc0"], ids=["cut", "2,000 levels"]
 )
 async def test_a_text_that_no_decoder_reads_is_a_dead_letter_at_once(
-    store: TimedStore, body: bytes
+    store: TimedStore, redis: Any, body: bytes
 ) -> None:
-    """The first byte is that of a map, so the script accepts it."""
-    node = await store.join()
-    await store.say(await store.open(), 0, end_of_utterance=True)
-    await store.dispatch()
-    await store.answer(node, (await store.inbox(node))[-1], body=body)
+    """No function appends such a text; a program that has the server's URL can."""
+    await talk(store, 1)
+    types = await store.types()
+    await replace_value(redis, store.keys.log, types.index("ResultDelivered"), LOG_BODY, body)
     projector = projector_of(store, of=ProjectionSet("reading", (Reading(),)))
     states = [(await projector.step()).state for _ in range(2)]
     assert states == ["folded", "idle"]

@@ -3,10 +3,13 @@
 -- include: numbers
 -- include: strings
 local validate = {}
-local byte, find, beyond_ascii = string.byte, string.find, '[\128-\255]'
--- The range of the second byte after these first bytes: others would be overlong, half of a
--- surrogate pair, or above the last code point.
-local lowest_second, highest_second = { [224] = 160, [240] = 144 }, { [237] = 159, [244] = 143 }
+local find, gsub, beyond_ascii = string.find, string.gsub, '[\128-\255]'
+-- Characters of two, three and four bytes. Of these, the wrong pairs of first and second bytes are
+-- overlong, half of a surrogate pair, or above the last code point. They are by their first byte.
+local characters = { '[\194-\223][\128-\191]', '[\224-\239][\128-\191][\128-\191]',
+  '[\240-\244][\128-\191][\128-\191][\128-\191]' }
+local wrong_pairs = { ['\224'] = '\224[\128-\159]', ['\237'] = '\237[\160-\191]',
+  ['\240'] = '\240[\128-\143]', ['\244'] = '\244[\144-\191]' }
 
 function validate.is_name(value)
   return #value <= 64 and string.match(value, '^[%w_-]+$') ~= nil
@@ -61,25 +64,24 @@ function validate.list_of(joined, most, check)
   return true
 end
 
--- Whether text is valid UTF-8. ASCII text, the most frequent, needs one search.
-local function is_utf8(text)
-  local at = find(text, beyond_ascii)
-  while at do
-    local first, second, third, fourth = byte(text, at, at + 3)
-    if first < 194 or first > 244 then return false end
-    local size = first < 224 and 2 or first < 240 and 3 or 4
-    local low, high = lowest_second[first] or 128, highest_second[first] or 191
-    if not second or second < low or second > high then return false end
-    if size > 2 and (not third or third < 128 or third > 191) then return false end
-    if size > 3 and (not fourth or fourth < 128 or fourth > 191) then return false end
-    at = find(text, beyond_ascii, at + size)
+-- Whether text is valid UTF-8. ASCII text, the most frequent, needs one search. Otherwise each
+-- character becomes a blank, by the number of its bytes, and ASCII is left: a loop over the
+-- characters would take several times as long.
+function validate.is_utf8(text)
+  if not find(text, beyond_ascii) then return true end
+  for first, wrong in pairs(wrong_pairs) do
+    if find(text, first, 1, true) and find(text, wrong) then return false end
   end
-  return true
+  for _, character in ipairs(characters) do
+    text = gsub(text, character, ' ')
+    if not find(text, beyond_ascii) then return true end
+  end
+  return false
 end
 
 -- Free text: valid UTF-8 of at most `bytes_max` bytes. Readers could not decode anything else.
 function validate.is_text(value, bytes_max)
-  return #value <= bytes_max and is_utf8(value)
+  return #value <= bytes_max and validate.is_utf8(value)
 end
 
 -- The text as a whole number from low to high, or nil. The table has small numbers, the most
