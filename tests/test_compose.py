@@ -9,21 +9,27 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections import Counter
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 import redis
 import yaml
 
+import eventsched
 from eventsched.cli.app import COMMANDS
 from eventsched.node.node import Node
-from eventsched.roles.runner import ROLES
+from eventsched.roles.runner import ROLES, running
 from eventsched.schema.settings import PREFIX, Settings
 from eventsched.server.discovery import find
 from eventsched.server.embedded import ENCODING_OPTIONS
 from eventsched.server.testing import wait_for
+from eventsched.store.connection import open_connection
+from tests.systems import serving
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docker-compose.yml").read_text()
@@ -35,7 +41,7 @@ HERE = {"URL", "DATA", "ARCHIVE", "ARCHIVE_KEY"}
 """Variables of the environment beside settings."""
 VARIABLE = re.compile(r"\$\{(\w+)(?:(:[-?])([^}]*))?\}")
 VERSION = re.compile(r"[a-z./]+:\d+\.\d+\.\d+(-[a-z]+)*")
-PASSWORD = "0123456789abcdefABCDEF"
+LIST = re.compile(r"^ACL SETUSER (\w+) +(.+)$", re.MULTILINE)
 
 
 def instructions() -> list[tuple[str, str]]:
@@ -96,7 +102,7 @@ def test_each_service_has_a_health_check_of_its_own() -> None:
         assert checks[name][0] == "CMD-SHELL"
         assert checks[name][1].startswith("eventsched --json state node $$NODE_NAME | grep")
         assert SERVICES[name]["environment"]["NODE_NAME"] == name
-    assert checks["redis"] == ["CMD-SHELL", "redis-cli ping | grep -q PONG"]
+    assert checks["redis"] == ["CMD-SHELL", "redis-cli --user scheduler ping | grep -q PONG"]
 
 
 # --- confinement --------------------------------------------------------------------------------
@@ -149,61 +155,152 @@ def test_images_are_named_by_their_whole_version(name: str) -> None:
         assert VERSION.fullmatch(defaults_of(base)), base
 
 
-# --- the password -------------------------------------------------------------------------------
+# --- users of Redis -----------------------------------------------------------------------------
+
+USERS = {
+    "scheduler": "SCHEDULER_PASSWORD",
+    "node": "NODE_PASSWORD",
+    "producer": "PRODUCER_PASSWORD",
+}
+PASSWORDS = {name: f"{name}0123456789ABCDEF" for name in USERS}
+RULES = {"scheduler": "deploy", "node": "minimal", "producer": "minimal"}
+"""User -> the access list of docs/operations.md."""
 
 
-def test_there_is_no_default_password_and_its_absence_is_named() -> None:
-    uses = [match for match in VARIABLE.finditer(TEXT) if match[1] == "REDIS_PASSWORD"]
-    assert len(uses) == 2
-    for match in uses:
-        assert match[2] == ":?", "no default, and an empty password is refused"
-        assert ".env" in match[3]
-        assert "docker-compose.yml" in match[3]
-    for name in OURS:
-        url = SERVICES[name]["environment"]["EVENTSCHED_URL"]
-        assert VARIABLE.sub("PASSWORD", url) == "redis://:PASSWORD@redis:6379/0"
-    named = re.findall(r"[A-Z_]*(?:PASS|AUTH|SECRET|TOKEN)[A-Z_]*", TEXT)
-    assert set(named) == {"REDIS_PASSWORD", "REDISCLI_AUTH"}
+def environ(passwords: dict[str, str]) -> dict[str, str]:
+    """The environment of the container of Redis with these passwords by user."""
+    given = {variable: passwords[user] for user, variable in USERS.items()}
+    return {
+        name: VARIABLE.sub(lambda match: given[match[1]], value)
+        for name, value in SERVICES["redis"]["environment"].items()
+    }
 
 
-def test_the_server_needs_the_password_and_shows_it_in_no_argument(tmp_path: Path) -> None:
+@pytest.fixture
+def server_url(tmp_path: Path) -> Iterator[str]:
+    """Start a server by the command of the container; its URL needs a user and a password."""
     binary = find()
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "redis-server").symlink_to(binary.path)
     script = server_script().replace("\nCONFIG\n", "\nport 0\nunixsocket s\nCONFIG\n")
-    environ = {"REDISCLI_AUTH": PASSWORD, "PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"}
     process = subprocess.Popen(
-        ["sh", "-euc", script], cwd=tmp_path, env=environ, stdout=subprocess.DEVNULL
-    )
+        ["sh", "-euc", script], cwd=tmp_path, stdout=subprocess.DEVNULL,
+        env=environ(PASSWORDS) | {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"},
+    )  # fmt: skip
     try:
         wait_for("the server listens", (tmp_path / "s").is_socket)
-        url = f"unix://{tmp_path}/s"
-        with (
-            redis.Redis.from_url(url) as stranger,
-            pytest.raises(redis.exceptions.AuthenticationError),
-        ):
-            stranger.ping()
-        with redis.Redis.from_url(url, password=PASSWORD, decode_responses=True) as client:
-            config: Any = client.config_get("*")
         arguments = Path(f"/proc/{process.pid}/cmdline").read_bytes().decode()
+        assert "redis-server" in arguments or binary.path.name in arguments
+        for password in PASSWORDS.values():
+            assert password not in arguments
+        yield f"unix://{{}}@{tmp_path}/s"
     finally:
         process.terminate()
         assert process.wait(20) == 0, "the signal reaches the server itself"
-    assert "redis-server" in arguments or binary.path.name in arguments
-    assert PASSWORD not in arguments
-    assert (config["appendonly"], config["appendfsync"]) == ("yes", "always")
-    assert (config["maxmemory-policy"], config["maxmemory"]) == ("noeviction", str(2 << 30))
-    assert {name: config[name] for name in ENCODING_OPTIONS} == dict(ENCODING_OPTIONS)
 
 
+def url_of(server_url: str, user: str) -> str:
+    return server_url.format(f"{user}:{PASSWORDS[user]}")
+
+
+def test_there_is_no_default_password_and_its_absence_is_named() -> None:
+    uses = [match for match in VARIABLE.finditer(TEXT) if match[1] in USERS.values()]
+    assert Counter(match[1] for match in uses) == {
+        "SCHEDULER_PASSWORD": 2, "NODE_PASSWORD": 1 + len(NODES), "PRODUCER_PASSWORD": 1,
+    }  # fmt: skip
+    for match in uses:
+        assert match[2] == ":?", "no default, and an empty password is refused"
+        assert ".env" in match[3]
+        assert "docker-compose.yml" in match[3]
+    named = re.findall(r"[A-Z_]*(?:PASS|AUTH|SECRET|TOKEN)[A-Z_]*", TEXT)
+    assert set(named) == {*USERS.values(), "_PASSWORD", "REDISCLI_AUTH"}
+    (command,) = re.findall(r"for user in ([A-Z ]+); do", TEXT)
+    assert [f"{name}_PASSWORD" for name in command.split()] == list(USERS.values())
+
+
+def test_each_service_has_the_user_and_the_rules_of_its_work() -> None:
+    for name in OURS:
+        user = "node" if name in NODES else "scheduler"
+        url = SERVICES[name]["environment"]["EVENTSCHED_URL"]
+        (variable,) = VARIABLE.findall(url)
+        assert variable[0] == USERS[user]
+        assert VARIABLE.sub("PASSWORD", url) == f"redis://{user}:PASSWORD@redis:6379/0"
+    for name in NODES:
+        condition = SERVICES[name]["depends_on"]
+        assert condition == {"dispatcher": {"condition": "service_healthy"}}, "it loads functions"
+
+
+def test_the_server_needs_a_password_and_shows_none_in_an_argument(server_url: str) -> None:
+    strangers = ["", ":", "default:", "node:", f"producer:{PASSWORDS['node']}", "other:x"]
+    for stranger in strangers:
+        url = server_url.replace("{}@", f"{stranger}@" if stranger else "")
+        with (
+            redis.Redis.from_url(url) as client,
+            pytest.raises(redis.exceptions.AuthenticationError),
+        ):
+            client.ping()
+
+
+def test_the_server_has_the_access_lists_of_the_documents() -> None:
+    documented = dict(LIST.findall((ROOT / "docs/operations.md").read_text(encoding="utf-8")))
+    script = server_script()
+    for user, name in RULES.items():
+        rules = " ".join(re.findall(rf'^{name}="(?:\${name} )?([^"]+)"$', script, re.MULTILINE))
+        assert f"on >PASSWORD {rules}" == documented[name]
+        assert re.search(rf"^user {user} on >\$\w+ \${name}$", script, re.MULTILINE)
+    assert len(re.findall("^user ", script, re.MULTILINE)) == 1 + len(USERS)
+    assert re.search(r"^user default off$", script, re.MULTILINE)
+
+
+async def test_the_system_runs_with_the_users_of_the_file(server_url: str) -> None:
+    roles = [role for role in ROLES if role != "archiver"]
+    node: Any = import_module("examples.echo_node").node
+    with anyio.fail_after(60):
+        async with (
+            open_connection(url_of(server_url, "scheduler")) as connection,
+            running(connection, roles),
+            eventsched.connect(url_of(server_url, "node")) as at_node,
+            eventsched.connect(url_of(server_url, "producer")) as es,
+            serving(at_node, node),
+            es.session("acme", "en", ["es"]) as session,
+        ):
+            await session.append(bytes(3_200), end_of_utterance=True)
+            async for outcome in session.results():
+                assert outcome.outcome in ("result", "no_speech")
+                break
+    for user, commands in {
+        "node": ["FLUSHALL", "CONFIG GET dir", "FUNCTION LOAD code", "GET other", "SHUTDOWN"],
+        "producer": ["FUNCTION DELETE library", "ACL LIST", "CLIENT KILL USER node", "KEYS *"],
+        "scheduler": ["CONFIG SET maxmemory 1", "FUNCTION FLUSH", "SET other 1"],
+    }.items():
+        with redis.Redis.from_url(url_of(server_url, user)) as client:
+            for command in commands:
+                with pytest.raises(redis.exceptions.NoPermissionError):
+                    client.execute_command(*command.split())
+
+
+def test_the_server_has_the_configuration_of_the_file(server_url: str) -> None:
+    with redis.Redis.from_url(url_of(server_url, "scheduler"), decode_responses=True) as client:
+        info: Any = client.info()
+    assert (info["maxmemory_policy"], info["maxmemory"]) == ("noeviction", 2 << 30)
+    assert info["aof_enabled"] == 1
+    config = server_script().partition("<<CONFIG\n")[2].splitlines()
+    options = dict(line.split(" ", 1) for line in config if " " in line)
+    assert (options["appendonly"], options["appendfsync"]) == ("yes", "always")
+    assert {name: options[name] for name in ENCODING_OPTIONS} == dict(ENCODING_OPTIONS)
+
+
+@pytest.mark.parametrize("user", USERS)
 @pytest.mark.parametrize("password", ["", 'x" y', "a\nsave 1", "p@ss", "a/b"])
-def test_a_password_that_cannot_be_in_a_url_is_refused(tmp_path: Path, password: str) -> None:
+def test_a_password_that_cannot_be_in_a_url_is_refused(
+    tmp_path: Path, user: str, password: str
+) -> None:
     done = subprocess.run(
         ["sh", "-euc", server_script()], cwd=tmp_path, capture_output=True, text=True, check=False,
-        env={"REDISCLI_AUTH": password, "PATH": "/usr/bin:/bin"},
+        env=environ(PASSWORDS | {user: password}) | {"PATH": "/usr/bin:/bin"},
     )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr == "REDIS_PASSWORD may have letters and digits only\n"
+    assert done.stderr == "a password may have letters and digits only\n"
 
 
 # --- the image ----------------------------------------------------------------------------------

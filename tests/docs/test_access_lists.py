@@ -57,11 +57,12 @@ def _node() -> eventsched.Node:
     return node
 
 
-async def _one_utterance(url: str) -> None:
+async def _one_utterance(url: str, callers_url: str = "") -> None:
+    """Roles at `url` serve an utterance of a session and a node at `callers_url`, or `url`."""
     async with (
         open_connection(url) as connection,
         running(connection, [role for role in ROLES if role != "archiver"]),
-        eventsched.connect(url) as es,
+        eventsched.connect(callers_url or url) as es,
         anyio.create_task_group() as tasks,
     ):
         tasks.start_soon(_node().run, es)
@@ -77,6 +78,11 @@ async def _one_utterance(url: str) -> None:
 async def test_the_system_runs_with_the_commands_that_calls_need(listed: LocalServer) -> None:
     with anyio.fail_after(60):
         await _one_utterance(_url(listed, "minimal"))
+
+
+async def test_nodes_and_producers_need_no_right_to_load_functions(listed: LocalServer) -> None:
+    with anyio.fail_after(60):
+        await _one_utterance(_url(listed, "scheduler"), _url(listed, "minimal"))
 
 
 async def test_the_system_runs_and_the_auditor_reads(listed: LocalServer) -> None:
@@ -107,6 +113,11 @@ REFUSED = [
     ("auditor", "CLIENT LIST"),
     ("auditor", "CLIENT PAUSE 1 ALL"),
     ("scheduler", "CLIENT KILL USER auditor"),
+    ("minimal", "FUNCTION LOAD code"),
+    ("minimal", "FUNCTION DELETE library"),
+    ("minimal", "CONFIG GET dir"),
+    ("minimal", "FLUSHALL"),
+    ("minimal", "GET other"),
 ]
 DANGEROUS = {"bgrewriteaof", "cluster|info", "cluster|shards", "cluster|slots"}
 """Commands of the categories `admin` and `dangerous` that an access list may have."""
