@@ -10,7 +10,9 @@ Read next: server/folder.py, which checks a data folder.
 from __future__ import annotations
 
 import errno
+import grp
 import os
+import pwd
 import stat
 from functools import cache
 from pathlib import Path
@@ -47,13 +49,28 @@ def exchangeable_in(folder: Path) -> Path | None:
     for parent in folder.resolve().parents:
         status = parent.stat()
         may_write = status.st_mode & stat.S_IWOTH or (
-            status.st_mode & stat.S_IWGRP and status.st_gid not in (0, os.getegid())
+            status.st_mode & stat.S_IWGRP and not is_private_group(status.st_gid)
         )
         if may_write and not status.st_mode & stat.S_ISVTX:
             return parent
         if status.st_uid not in (0, os.geteuid(), _OVERFLOW_UID):
             return parent
     return None
+
+
+@cache
+def is_private_group(group_id: int) -> bool:
+    """Whether the group is that of this user alone.
+
+    Many systems make a group with the name of each user, and folders that this group may write.
+    Others put all users into one group, which is their primary group as well.
+    """
+    try:
+        user, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(group_id)
+    except KeyError:
+        return False
+    members = {each.pw_name for each in pwd.getpwall() if each.pw_gid == group_id}
+    return group.gr_name == user.pw_name and {*group.gr_mem, *members} <= {user.pw_name}
 
 
 @cache

@@ -1,13 +1,17 @@
 """Reduces the cost of a call in redis-py's asynchronous client.
 
-Owns: a connection class that packs commands with hiredis, as the synchronous client does, and
-writes them to the socket without an extra task; a connection pool without statistics.
+Owns: a connection class that packs commands with hiredis, as the synchronous client does, writes
+them to the socket without an extra task, and refuses a Unix socket whose server has another user
+than before; a connection pool without statistics.
 Must not: change how redis-py reads, retries or reconnects.
 Read next: client.py (opens clients), docs/adr/0013-redis-py-internals.md.
 """
 
 from __future__ import annotations
 
+import os
+import socket
+import struct
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,12 +21,31 @@ from redis.exceptions import ConnectionError as Lost
 
 BUFFERED_MAX = 65_536
 """Bytes that may wait for the socket before the sender waits, too; asyncio's high-water mark."""
+_CREDENTIALS = struct.Struct("3i")
+"""Process, user and group of the other end of a Unix socket."""
 
 
 def fast_connection(kind: type[AbstractConnection]) -> type[AbstractConnection]:
-    """A subclass of this connection class that sends the same bytes at a fraction of the cost."""
+    """A subclass of this connection class that sends the same bytes at a fraction of the cost.
+
+    All connections of the class by Unix sockets have servers of one user, that of the first one.
+    Another user who may write to a folder on the path of the socket could put a server of its own
+    there, and would receive the calls of each new connection.
+    """
 
     class FastConnection(kind):  # type: ignore[misc,valid-type]
+        server_user: int | None = None
+        """User of the server at the other end of the Unix socket, once one was connected."""
+
+        async def on_connect_check_health(self, check_health: bool = True) -> None:
+            """Check the server's user before anything is sent."""
+            user = _user_at(self._writer.get_extra_info("socket"))
+            known = type(self).server_user
+            if user is not None and known not in (None, user):
+                raise Lost(f"the server at the Unix socket has user {user}, it had user {known}")
+            type(self).server_user = user
+            await super().on_connect_check_health(check_health)
+
         def pack_command(self, *args: Any) -> list[bytes]:
             """Pack a command; a name such as `CONFIG GET` is sent as two words."""
             name, *rest = args
@@ -47,6 +70,15 @@ def fast_connection(kind: type[AbstractConnection]) -> type[AbstractConnection]:
             await super().send_packed_command(command, check_health)
 
     return FastConnection
+
+
+def _user_at(connected: Any) -> int | None:
+    """The user of the other end of a Unix socket; None if the system does not tell it."""
+    if connected.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
+        return None
+    with socket.socket(fileno=os.dup(connected.fileno())) as peer:
+        credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(credentials)[1])
 
 
 class FastPool(ConnectionPool):

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import anyio
 import pytest
@@ -12,10 +19,13 @@ from redis.asyncio.connection import AbstractConnection
 from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from eventsched.server.testing import LocalCluster, LocalServer
+from eventsched.server.embedded import using
+from eventsched.server.testing import LocalCluster, LocalServer, wait_for
 from eventsched.store.client import open_client
 from eventsched.store.fast_client import BUFFERED_MAX
 from tests.systems import until
+
+NOBODY = 65_534
 
 
 @pytest_asyncio.fixture
@@ -38,6 +48,71 @@ async def test_a_connection_that_the_server_closed_is_replaced(
                 lambda: all(map(_is_ended, _idle(client))),
             )
         assert await client.echo("y") == b"y"
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder that other users may enter, and whose path leaves room for the path of a socket."""
+    with tempfile.TemporaryDirectory(prefix="es") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+LISTENER = """
+import os, socket, sys
+if sys.argv[2:]:
+    os.setuid(int(sys.argv[2]))
+with socket.socket(socket.AF_UNIX) as listening:
+    listening.bind(sys.argv[1])
+    os.chmod(sys.argv[1], 0o777)
+    listening.listen()
+    while True:
+        with listening.accept()[0] as accepted:
+            os.write(1, b"received:" + accepted.recv(1_000) + b";")
+"""
+"""A program that shows all that it receives at a Unix socket, as the user that it is given."""
+
+
+@contextmanager
+def listener_in_place_of(data: Path, moved: Path, received: Path) -> Iterator[None]:
+    """Another user has put a folder and a listener in the place of the data folder."""
+    data.rename(moved)
+    data.mkdir()
+    data.chmod(0o777)
+    program = [sys.executable, "-c", LISTENER, str(data / "server.sock")]
+    program += [str(NOBODY)] * (os.geteuid() == 0)
+    with received.open("wb") as output:
+        listener = subprocess.Popen(program, stdout=output)
+    try:
+        wait_for("the other user listens", (data / "server.sock").is_socket)
+        yield
+    finally:
+        listener.terminate()
+        listener.wait(20)
+        shutil.rmtree(data)
+        moved.rename(data)
+
+
+async def test_a_unix_socket_at_which_another_user_listens_gets_nothing(
+    short_path: Path,
+) -> None:
+    """The listener accepts the connection, and receives nothing."""
+    data, received = short_path / "data", short_path / "received"
+    with using(data=data) as url:
+        client = await open_client(url)
+        assert isinstance(client, Redis)
+        assert await client.echo("x") == b"x"
+        connection = client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        assert type(connection).server_user == os.geteuid()
+        if os.geteuid():  # no other user can listen here: the first server was that of another one
+            type(connection).server_user = NOBODY
+        with (
+            listener_in_place_of(data, short_path / "moved", received),
+            pytest.raises(RedisConnectionError, match="at the Unix socket has user"),
+        ):
+            await connection.connect()
+        assert set(received.read_bytes().split(b";")) <= {b"received:", b""}
+        await client.aclose()
 
 
 def _idle(client: Redis) -> list[AbstractConnection]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import stat
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from structlog.testing import capture_logs
 from eventsched.errors import ServerUnavailable
 from eventsched.private_files import (
     exchangeable_in,
+    is_private_group,
     make_private_folder,
     open_private,
     replace_private,
@@ -125,6 +128,59 @@ def test_a_folder_that_another_user_may_exchange_is_a_warning(
     warnings = [(line["event"], line["kind"], line["writable"]) for line in lines]
     expected = ("another user may exchange a folder", "data folder", str(parent))
     assert warnings == [expected] * is_exchangeable
+
+
+USERS_GROUP = 100
+"""The primary group of all users on some systems."""
+
+
+@pytest.mark.parametrize(
+    ("group", "members", "others", "is_exchangeable"),
+    [
+        ("ann", ["ann"], [], False),
+        ("ann", ["ann"], ["ann"], False),
+        ("ann", ["ann", "bob"], [], True),
+        ("ann", ["ann"], ["bob"], True),
+        ("users", ["ann", "bob"], [], True),
+        ("users", ["ann"], [], True),
+        ("root", [], [], True),
+    ],
+)
+def test_a_folder_that_the_primary_group_of_others_may_write_is_exchangeable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, members: list[str],
+    others: list[str], is_exchangeable: bool,
+) -> None:  # fmt: skip
+    """A folder for which only the user's own group has the right is not. The user is `ann`; for
+    `members` the group is the primary one, `others` are in it as well.
+    """
+    (tmp_path / "data").mkdir()
+    group_id = tmp_path.stat().st_gid
+
+    def user(name: str) -> pwd.struct_passwd:
+        return pwd.struct_passwd((name, "x", os.geteuid(), group_id, "", "/", "/bin/sh"))
+
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: user("ann"))
+    monkeypatch.setattr(pwd, "getpwall", lambda: [user(name) for name in members])
+    entry = grp.struct_group((group, "x", group_id, others))
+    monkeypatch.setattr(grp, "getgrgid", lambda _: entry)
+    is_private_group.cache_clear()
+    tmp_path.chmod(0o775)
+    found = exchangeable_in(tmp_path / "data")
+    is_private_group.cache_clear()
+    assert (found == tmp_path) == is_exchangeable
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o775, 0o1775])
+def test_a_folder_that_a_shared_group_may_write_is_exchangeable_unless_it_is_sticky(
+    tmp_path: Path, mode: int
+) -> None:
+    (tmp_path / "data").mkdir()
+    if os.geteuid() == 0:
+        os.chown(tmp_path, -1, USERS_GROUP)
+    tmp_path.chmod(mode)
+    expected = None if mode & stat.S_ISVTX or is_private_group(tmp_path.stat().st_gid) else tmp_path
+    assert exchangeable_in(tmp_path / "data") == expected
+    assert not is_private_group(USERS_GROUP)
 
 
 def test_a_folder_in_a_folder_of_another_user_is_exchangeable(foreign: Path) -> None:
