@@ -11,8 +11,8 @@
 --   secret_sha1     40 hex digits          SHA-1 of the secret that resumes the session
 --   tenant          name
 --   source          language
---   targets         languages, joined by comma, sorted
---   features        names, joined by comma, sorted: the session's features, at most 1,039 B
+--   targets         languages, joined by comma, sorted, each once
+--   features        names, joined by comma, sorted, each once; at most 1,039 B
 --   features_hash   16 hex digits or none
 --   encoding        pcm16 | opus
 --   sample_rate     Hz
@@ -57,11 +57,11 @@ if not validate.is_hex(secret_sha1, 40) then
 end
 if not validate.is_name(tenant) then return validate.invalid('tenant', 'a name') end
 if not validate.is_language(source) then return validate.invalid('source', 'a language') end
-if not validate.list_of(targets, targets_max, validate.is_target) then
-  return validate.invalid('targets', 'up to 8 languages, never auto')
+if not validate.sorted_list_of(targets, targets_max, validate.is_target) then
+  return validate.invalid('targets', 'up to 8 languages, never auto, sorted by bytes, each once')
 end
-if not validate.list_of(features, features_max, validate.is_name) then
-  return validate.invalid('features', 'up to 16 names')
+if not validate.sorted_list_of(features, features_max, validate.is_name) then
+  return validate.invalid('features', 'up to 16 names, sorted by bytes, each once')
 end
 if features_hash ~= 'none' and not validate.is_hex(features_hash, 16) then
   return validate.invalid('features_hash', '16 hex digits or none')

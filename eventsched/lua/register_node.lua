@@ -8,9 +8,9 @@
 --   now_arg         ms                     used in a cell with a manual clock only
 --   name            node name
 --   token           name                   of the process; the same again gets the same reply
---   sources         languages, joined by comma, sorted, at most 1,024 B
---   targets         languages, joined by comma, sorted, at most 1,024 B
---   features        names, joined by comma, sorted, at most 1,039 B
+--   sources         languages, joined by comma, sorted, each once, at most 1,024 B
+--   targets         languages, joined by comma, sorted, each once, at most 1,024 B
+--   features        names, joined by comma, sorted, each once, at most 1,039 B
 --   slots           1 to 256
 --   version         text
 -- Reply: [epoch, inbox_from, heartbeat_ms]
@@ -40,26 +40,24 @@ if old and old.status ~= 'gone' and stored[1] == token then
   return { old.epoch, stored[2], settings.heartbeat_ms }
 end
 local slots_no = validate.int(slots, 1, 256)
-local sources_no, targets_no = #strings.split(sources), #strings.split(targets)
 if not keys.name(keys.full(name)) then return validate.invalid('node', 'a name') end
 if not validate.is_name(token) then return validate.invalid('token', 'a name') end
 if not validate.is_text(version, version_max) then
   return validate.invalid('version', 'text of up to 64 bytes')
 end
 if not slots_no then return validate.invalid('slots', '1 to 256') end
-if sources_no < 1 or sources_no > side_max then
-  return validate.invalid('sources', '1 to 64 languages')
+if sources == '' or not validate.sorted_list_of(sources, side_max, validate.is_language) then
+  return validate.invalid('sources', '1 to 64 languages, sorted by bytes, each once')
 end
-if targets_no < 1 or targets_no > side_max then
-  return validate.invalid('targets', '1 to 64 languages')
+if targets == '' or not validate.sorted_list_of(targets, side_max, validate.is_target) then
+  return validate.invalid('targets', '1 to 64 languages, never auto, sorted by bytes, each once')
 end
-if not validate.are_languages(sources) then return validate.invalid('sources', 'languages') end
-if not validate.are_languages(targets) or strings.set_of(targets).auto then
-  return validate.invalid('targets', 'languages, none of them auto')
+if not validate.sorted_list_of(features, features_max, validate.is_name) then
+  return validate.invalid('features', 'up to 16 names, sorted by bytes, each once')
 end
-if not validate.are_names(features) then return validate.invalid('features', 'names') end
-if sources_no * targets_no > pairs_max then return validate.invalid('targets', '1024 pairs') end
-if #strings.split(features) > features_max then return validate.invalid('features', '16') end
+if #strings.split(sources) * #strings.split(targets) > pairs_max then
+  return validate.invalid('targets', '1024 pairs')
+end
 if backpressure.is_active() then
   return validate.refuse('BACKPRESSURE', 'retry_after_ms=1000')
 end

@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
+from eventsched.store.transport import Arg
 from tests.fixtures_store import START_MS, TimedStore
 from tests.scripts.cell_state import check, members, zset
 from tests.scripts.jobs_of import (
@@ -103,6 +104,31 @@ async def test_rule_33_and_34_a_malformed_registration_is_refused_and_changes_no
     assert (refused.code, refused.fields["field"]) == ("INVALID_MESSAGE", field)
     assert await store.types() == []
     assert await members(store, store.keys.classes) == set()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("sources", "es,en"), ("sources", "en,en"), ("sources", "en,,es"), ("sources", "en,"),
+        ("targets", "fr,es"), ("targets", "es,es"), ("targets", "es,es-419,es"),
+        ("features", "b,a"), ("features", "a,a"), ("features", "a,B"), ("features", ","),
+    ],
+)  # fmt: skip
+async def test_rule_34_words_that_are_not_sorted_or_not_distinct_are_refused(
+    store: TimedStore, field: str, value: str
+) -> None:
+    """A set of abilities has one text, so it is one capability class. The reply has the remedy."""
+    fields = {"sources": "en,es", "targets": "es,es-419,fr", "features": "B,a"}
+
+    async def register(words: dict[str, str]) -> Any:
+        args: list[Arg] = [store.at_ms, "n1", "t", *words.values(), 2, ""]
+        return await store.transport.run("register_node", store.keys.declared, args)
+
+    refused = await refusal(register(fields | {field: value}))
+    assert (refused.code, refused.fields["field"]) == ("INVALID_MESSAGE", field)
+    assert refused.fields["limit"].endswith("sorted by bytes, each once")
+    assert await store.types() == []
+    assert (await register(fields))[0] == 1
 
 
 async def test_rule_33_the_largest_registration_is_taken(store: TimedStore) -> None:

@@ -69,6 +69,7 @@ async def test_rule_7_an_id_with_another_token_is_refused(store: TimedStore, red
         ("source", "e"), ("source", "en-x"), ("source", "en-123456789"), ("source", "EN"),
         ("targets", "auto"), ("targets", "es/x"), ("targets", "es,,fr"),
         ("targets", "de,en,es,fr,it,ja,ko,nl,pl"), ("features", "a b"), ("features", "a:b"),
+        ("targets", "es,es"), ("targets", "fr,es"), ("features", "a,a"), ("features", "a,B"),
         ("features", ",".join(f"f{i}" for i in range(17))), ("features_hash", ""),
         ("features_hash", "a:b"), ("features_hash", "0123456789abcdefg"), ("encoding", "mp3"),
         ("sample_rate", ""), ("sample_rate", "16k"), ("sample_rate", 7_999),

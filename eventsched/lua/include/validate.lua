@@ -40,26 +40,23 @@ function validate.is_target(value)
   return value ~= 'auto' and validate.is_language(value)
 end
 
-function validate.are_names(joined)
-  for _, word in ipairs(strings.split(joined)) do
-    if not validate.is_name(word) then return false end
-  end
-  return true
-end
-
-function validate.are_languages(joined)
-  for _, word in ipairs(strings.split(joined)) do
-    if not validate.is_language(word) then return false end
-  end
-  return true
-end
-
 -- Whether joined text is a list of at most `most` words, each of which passes `check`.
 function validate.list_of(joined, most, check)
   local words = strings.split(joined)
   if #words > most or table.concat(words, ',') ~= joined then return false end
   for _, word in ipairs(words) do
     if not check(word) then return false end
+  end
+  return true
+end
+
+-- The same for words that are sorted by bytes, each once, so that a set of words has one text only.
+function validate.sorted_list_of(joined, most, check)
+  if not validate.list_of(joined, most, check) then return false end
+  local previous
+  for _, word in ipairs(strings.split(joined)) do
+    if previous and not strings.precedes(previous, word) then return false end
+    previous = word
   end
   return true
 end
