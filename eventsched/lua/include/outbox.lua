@@ -8,18 +8,21 @@
 --
 -- Unread bytes of a tenant. The hash `tenant_outbox` has the payload bytes that wait to be read, by
 -- tenant of the listening sessions. A session is counted in steps of 16 KiB, so that small results
--- cost no write: `out_counted` has the bytes of the session that are counted.
+-- cost no write: `out_counted` has the bytes of the session that are counted. At
+-- `tenant_outbox_bytes_max` the tenant is refused. Results in flight still arrive; beyond twice the
+-- limit each of its outboxes keeps 1 MiB.
 -- include: cache
 -- include: call
 -- include: clock
 -- include: entry_ids
 -- include: keys
 -- include: numbers
+-- include: settings
 -- include: write
 local outbox = { changes = {} }
 local as_text, as_number = numbers.text, numbers.value
 local entries_max, bytes_max, count_step = 1000, 16 * 1024 * 1024, 16 * 1024
-local partials_max = 32
+local partials_max, flooded_bytes_max = 32, 1024 * 1024
 
 call.on_reset(function() outbox.changes = {} end)
 
@@ -101,6 +104,12 @@ local function count(box)
   set_counted(box, box.total - box.low)
 end
 
+-- How many payload bytes an outbox of the tenant may have.
+local function bytes_max_of(tenant)
+  if outbox.tenant_bytes(tenant) < 2 * settings.tenant_outbox_bytes_max then return bytes_max end
+  return flooded_bytes_max
+end
+
 -- Append one entry; `d` is JSON. More fields of the session, as name and value, may be written
 -- together with the counters.
 function outbox.append(box, kind, d, body, audio, ...)
@@ -112,11 +121,12 @@ function outbox.append(box, kind, d, body, audio, ...)
   -- `low` is at most the position of the oldest entry: entries that were confirmed, or that MAXLEN
   -- removed, did not update `low`. So read the oldest entry before an entry is removed for its
   -- bytes.
-  while total - low > bytes_max do
+  local most = bytes_max_of(box.tenant)
+  while total - low > most do
     local first_two = redis.call('XRANGE', stream, '-', '+', 'COUNT', 2)
     local ends
     ends, low = bytes_of(first_two[1])
-    if total - low <= bytes_max or not first_two[2] then break end
+    if total - low <= most or not first_two[2] then break end
     write('XTRIM', stream, 'MINID', first_two[2][1])
     low = ends
   end

@@ -47,9 +47,10 @@ function retire_timer.retire(full)
   local s = sessions.get(name)
   if not s or (s.status ~= 'closed' and s.status ~= 'retired') then return end
   local session = keys.of('session', name)
+  -- A repair marks a session as retired that the log does not have; its outbox may be counted.
+  outbox.free(name)
   if s.status ~= 'retired' then
     local retire_ms = tonumber(redis.call('HGET', session, 'retire_at')) or 0
-    outbox.free(name)
     if clock.now() < retire_ms then return timers.set(retire_ms, 'retire', full) end
     if archive.keeps_audio() and not archive.holds_before(settings.session_retention_ms) then
       return timers.set(clock.now() + audio_wait_ms, 'retire', full)
