@@ -144,6 +144,13 @@ class ArchiveCommands:
         count, is_more, before = await self.store.run("trim_log")
         return Trimmed(count, bool(is_more), before.decode())
 
+    async def trim_node_indexes(self) -> int:
+        """Remove trimmed entries from the indexes of nodes; returns the number of indexes."""
+        total = 0
+        while count := await self.store.run("trim_node_indexes"):
+            total += count
+        return total
+
     async def drop_session_indexes(self) -> int:
         """Drop the session indexes all of whose entries were trimmed; returns their number."""
         total = 0

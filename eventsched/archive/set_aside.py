@@ -42,14 +42,13 @@ from eventsched.private_files import make_private_folder
 from eventsched.projection.store import ProjectionStore, SetLease
 from eventsched.schema.ids import START, parse_id
 from eventsched.server.locks import FileLock
-from eventsched.store.transport import entries_of
 
 ROOTS_MAX = 64
 
 
 async def is_in_log(store: ProjectionStore, folder: CellFolder, record: Record) -> bool:
     """Whether the log has the last entry of the segment, with the same bytes."""
-    entries = entries_of(await store.run("read_entries", record.last))
+    entries = await store.read_entries([record.last])
     if not entries:
         return False
     with open_sealed(folder, record, "events") as file:

@@ -164,11 +164,9 @@ class Reader:
     async def _merged(
         self, where: EventFilter, ends: Mapping[str, str]
     ) -> AsyncIterator[Event | FailedEvent]:
-        """Events of the session's cell, or of every cell in the order of their times."""
-        if where.index:
-            cells = [keys.cell_of(self._source.complete(where.index))]
-        else:
-            cells = self._source.cells
+        """Events of the cell of a session or node, or of every cell, in the order of times."""
+        entity = where.index or where.node
+        cells = [keys.cell_of(self._source.complete(entity))] if entity else self._source.cells
         next_events = {}
         for cell in cells:
             rest = self._events_of_cell(cell, where, ends.get(cell, ""))

@@ -20,6 +20,7 @@
 --       drops  entity
 --       runs of puts   entity, the id that changed it last, its field `v`, then field, value
 --     runs of indexes   session, then log ids
+--     runs of node indexes   node, then log ids
 --     dead     log id, type, d, reason       d is JSON
 --   A run is a list of items of equal length: the number of items, the number of arguments of each,
 --   the items. No item has more than a thousand arguments, because `unpack` takes no more.
@@ -60,7 +61,8 @@ local function are_sections_whole()
       return false
     end
   end
-  if not revisions or not skip_runs(function(length) return length >= 2 end) then return false end
+  local function has_ids(length) return length >= 2 end
+  if not revisions or not skip_runs(has_ids) or not skip_runs(has_ids) then return false end
   local dead = count()
   return dead ~= nil and place + 4 * dead == #ARGV + 1
 end
@@ -134,6 +136,16 @@ for _ = 1, next_number() do
     local ends_ms = string.match(ARGV[i + length - 1], '^%d+')
     if ends_ms then write('ZADD', keys.session_index_ends, ends_ms, session) end
     write('RPUSH', indexes .. session, unpack(ARGV, i + 1, i + length - 1))
+  end
+end
+-- An index has a start before it has entries: trim_node_indexes finds it by its start.
+local node_indexes = keys.of('node_index', '')
+for _ = 1, next_number() do
+  local first, last, length = next_run()
+  for i = first, last, length do
+    local node, starts_ms = ARGV[i], string.match(ARGV[i + 1], '^%d+')
+    if starts_ms then write('ZADD', keys.node_index_starts, 'NX', starts_ms, node) end
+    write('RPUSH', node_indexes .. node, unpack(ARGV, i + 1, i + length - 1))
   end
 end
 for _ = 1, next_number() do

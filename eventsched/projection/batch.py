@@ -1,7 +1,8 @@
 """Folds a batch of log entries for a projection set.
 
 Owns: loading the records that the batch changes, the bounded tries of an entry that cannot be
-folded, the session indexes. An event that changes very many records is a batch of its own.
+folded, the indexes of sessions and nodes. An event that changes very many records is a batch of its
+own.
 Must not: read the log, or save.
 Read next: fold.py, roles/projector.py, roles/rebuild.py (the callers).
 """
@@ -23,6 +24,7 @@ from eventsched.projection.fold import (
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import Changes, DeadLetter, ProjectionStore
 from eventsched.schema.events import Event
+from eventsched.schema.keys import name_of
 from eventsched.store.transport import Entry
 
 ENTRIES_PER_TURN = 100
@@ -46,6 +48,9 @@ class Batch(msgspec.Struct, frozen=True):
     """Id of the last folded entry; empty if the first entry failed."""
     count: int
     indexes: dict[str, list[str]]
+    """Session -> the ids of the batch that its index lists."""
+    node_indexes: dict[str, list[str]]
+    """Node -> the ids of the batch that its index lists."""
     dead_letters: Sequence[FailedEvent]
     """Entries that were skipped after their last try."""
     repeated: Sequence[FailedEvent]
@@ -108,8 +113,8 @@ class BatchProcessor:
                 dead_letters.append(failure)
         done = events[:count]
         last_id = done[-1].id if done else ""
-        indexes = self._index_entries(done)
-        return Batch(last_id, count, indexes, dead_letters, repeated, failed)
+        indexes, node_indexes = self._index_entries(done)
+        return Batch(last_id, count, indexes, node_indexes, dead_letters, repeated, failed)
 
     def _has_more_tries(self, entry_id: str) -> bool:
         """Count a failed try of the entry."""
@@ -118,14 +123,19 @@ class BatchProcessor:
             self._tries[entry_id] = tries
         return tries < self._tries_max
 
-    def _index_entries(self, done: Sequence[Event | FailedEvent]) -> dict[str, list[str]]:
-        """Session -> the ids in `done` that its index lists."""
+    def _index_entries(
+        self, done: Sequence[Event | FailedEvent]
+    ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+        """Session and node -> the ids in `done` that their indexes list."""
         indexes: dict[str, list[str]] = {}
+        node_indexes: dict[str, list[str]] = {}
         if self._set.sessions is not None:
             for event in done:
                 for session in sessions_of(event, self._set):
                     indexes.setdefault(session, []).append(event.id)
-        return indexes
+                if isinstance(event, Event) and event.node:
+                    node_indexes.setdefault(name_of(event.node), []).append(event.id)
+        return indexes, node_indexes
 
     async def _load(self, entries: Sequence[Event | FailedEvent]) -> int:
         """Load the records that the entries change. Returns how many entries form the batch."""

@@ -77,7 +77,10 @@ class ProjectionSet(msgspec.Struct, frozen=True):
     name: str
     projections: tuple[Projection, ...]
     sessions: Callable[[Event], Iterable[str]] | None = None
-    """Sessions (names in the cell) whose index `session_index:<session>` the event belongs to."""
+    """Sessions (names in the cell) whose index `session_index:<session>` the event belongs to.
+
+    A set with this function also writes the index of each node, `node_index:<node>`.
+    """
 
 
 def handled(steps: Mapping[type, Step]) -> frozenset[str]:
@@ -86,7 +89,7 @@ def handled(steps: Mapping[type, Step]) -> frozenset[str]:
 
 
 def indexing_set(sets: Iterable[ProjectionSet]) -> ProjectionSet:
-    """The set whose indexes list the events of each session: `core`."""
+    """The set whose indexes list the events of each session and node: `core`."""
     return next(each for each in sets if each.sessions is not None)
 
 

@@ -19,7 +19,7 @@ from eventsched.projection.protocol import Projection, ProjectionSet
 from eventsched.schema.ids import START
 from eventsched.store.cell_connection import CellConnection
 from eventsched.store.replies import named_fields_of
-from eventsched.store.transport import Arg, Entry
+from eventsched.store.transport import Arg, Entry, entries_of
 
 LOADED_MAX = 128
 """Records read in one script call: 1 to 2 ms."""
@@ -100,6 +100,9 @@ class Save(msgspec.Struct, frozen=True, kw_only=True):
     changes: Sequence[Changes]
     """One for each projection of the set, also if nothing has changed."""
     indexes: Mapping[str, Sequence[str]] = {}
+    """Session -> ids of its log entries."""
+    node_indexes: Mapping[str, Sequence[str]] = {}
+    """Node -> ids of its log entries."""
     dead_letters: Sequence[DeadLetter] = ()
 
 
@@ -165,6 +168,11 @@ class ProjectionStore(CellConnection):
     async def read_log(self, after: str, count: int, upto: str = "+") -> list[Entry]:
         """Log entries after `after`, oldest first."""
         return await self.read_range(self.keys.log, f"({after}", upto, count)
+
+    async def read_entries(self, ids: Sequence[str]) -> list[Entry]:
+        """The log entries with these ids that still exist, in the order of the ids."""
+        calls = [("XRANGE", self.keys.log, id_, id_) for id_ in ids]
+        return [entry for reply in await self.read_many(calls) for entry in entries_of(reply)]
 
     async def check_log_exists(self) -> None:
         """Check that the cell has a log. Raises ServerUnavailable if it is missing."""
@@ -304,7 +312,8 @@ def _save_args(save: Save) -> list[Arg]:
     for changes in save.changes:
         args += (len(changes.drops), *changes.drops)
         args += _runs(map(_put_args, changes.puts), head=3)
-    args += _runs([[name, *ids] for name, ids in save.indexes.items()], head=1)
+    for indexes in (save.indexes, save.node_indexes):
+        args += _runs([[name, *ids] for name, ids in indexes.items()], head=1)
     args.append(len(save.dead_letters))
     for letter in save.dead_letters:
         args += (letter.id, letter.type, letter.context, letter.reason)

@@ -219,7 +219,13 @@ class Projector:
                 drops = each.drops[first : first + DROPS_MAX]
                 part = Changes(each.projection, each.revision, drops=drops)
                 yield replace(
-                    last, to=last.start, count=0, changes=[part], indexes={}, dead_letters=()
+                    last,
+                    to=last.start,
+                    count=0,
+                    changes=[part],
+                    indexes={},
+                    node_indexes={},
+                    dead_letters=(),
                 )
         yield replace(last, changes=[replace(each, drops=()) for each in changes])
 
@@ -235,6 +241,7 @@ class Projector:
             lease_ms=LEASE_MS,
             changes=changes,
             indexes=batch.indexes,
+            node_indexes=batch.node_indexes,
             dead_letters=[self._batches.dead_letter(failed) for failed in batch.dead_letters],
         )
 

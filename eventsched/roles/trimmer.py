@@ -40,6 +40,7 @@ class Trimmer:
             count += trimmed.count
             if not trimmed.is_more:
                 break
+        await self._commands.trim_node_indexes()
         if dropped := await self._commands.drop_session_indexes():
             log.debug("session indexes dropped", cell=self._store.cell, indexes=dropped)
         if count:

@@ -50,6 +50,8 @@ S  ephemeral state: it may be lost.
     checkpoint:<set>        string D  last log id folded and saved
     active_revision:<projection> string D  `<version>.<revision>` that readers use
     view:<p>:<revision>:<id> hash  D  one record of a read model
+    node_index:<node>       list   D  log ids of the node's events; trimmed with the log
+    node_index_starts       zset   D  node -> time of the first entry in its index
     session_index:<session> list   D  log ids of the session's events
     session_index_ends      zset   D  session -> time of the last entry in its index
     erased                  zset   S  the last 10,000 erased sessions, by time
@@ -296,6 +298,13 @@ class Keys:
     def view(self, projection: str, revision: str, entity: str) -> str:
         """Return the key of a read model's record; `revision` is `<version>.<revision>`."""
         return self._key("view", projection, revision, entity)
+
+    def node_index(self, node: str) -> str:
+        return self._key("node_index", node)
+
+    @property
+    def node_index_starts(self) -> str:
+        return self._key("node_index_starts")
 
     def session_index(self, session: str) -> str:
         return self._key("session_index", session)

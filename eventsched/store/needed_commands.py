@@ -24,7 +24,7 @@ SENT = {
     "EXISTS": "it asks whether the server has cells",
     "HGET": "roles measure the lag of consumers with it",
     "HGETALL": "roles and producers read settings with it",
-    "LRANGE": "it reads the history of a session",
+    "LRANGE": "it reads the history of a session or a node",
     "TIME": "it reads the server's clock",
     "XINFO|GROUPS": "roles measure the lag of consumers with it",
     "XINFO|STREAM": "roles measure the lag of consumers with it",
@@ -45,11 +45,12 @@ _READ = re.compile(r"\bredis\.call\(\s*'([A-Z]+)'(?:, '([A-Z]+)')?")
 _WRITE = re.compile(r"\b(?:write|write_stable)(?:\(\s*|, )'([A-Z]+)'(?:, '([A-Z]+)')?")
 _AFTER_KEY = {
     "HDEL": "f", "HEXISTS": "f", "HGET": "f", "HINCRBY": "f 1", "HMGET": "f", "HSET": "f v",
-    "LINDEX": "0", "LRANGE": "0 0", "RPUSH": "v", "SADD": "m", "SET": "v", "SISMEMBER": "m",
-    "SREM": "m", "XADD": "* f v", "XDEL": "0-1", "XGROUP|CREATE": "g 0", "XGROUP|DESTROY": "g",
-    "XGROUP|SETID": "g 0", "XPENDING": "g", "XRANGE": "- +", "XREVRANGE": "+ -",
-    "XTRIM": "MAXLEN 1", "ZADD": "1 m", "ZRANGE": "0 0", "ZRANGEBYSCORE": "0 0", "ZREM": "m",
-    "ZREMRANGEBYRANK": "0 0", "ZREMRANGEBYSCORE": "0 0", "ZSCORE": "m",
+    "LINDEX": "0", "LRANGE": "0 0", "LTRIM": "0 0", "RPUSH": "v", "SADD": "m", "SET": "v",
+    "SISMEMBER": "m", "SREM": "m", "XADD": "* f v", "XDEL": "0-1", "XGROUP|CREATE": "g 0",
+    "XGROUP|DESTROY": "g", "XGROUP|SETID": "g 0", "XPENDING": "g", "XRANGE": "- +",
+    "XREVRANGE": "+ -", "XTRIM": "MAXLEN 1", "ZADD": "1 m", "ZRANGE": "0 0",
+    "ZRANGEBYSCORE": "0 0", "ZREM": "m", "ZREMRANGEBYRANK": "0 0",
+    "ZREMRANGEBYSCORE": "0 0", "ZSCORE": "m",
 }  # fmt: skip
 """The arguments of an example after its key; none for a command that is not listed."""
 _WITHOUT_KEY = {"INFO": "", "TIME": "", "SCAN": "0", "FUNCTION|LIST": "", "FUNCTION|LOAD": "code"}

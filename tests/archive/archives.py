@@ -93,6 +93,7 @@ class Archived:
             trimmed = await ArchiveCommands(self.views).trim()
             count += trimmed.count
             if not trimmed.is_more:
+                await ArchiveCommands(self.views).trim_node_indexes()
                 return count
         raise AssertionError(f"trimming does not end within {STEPS_MAX} calls")
 

@@ -12,7 +12,7 @@ import pytest
 
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.errors import ArchiveError
-from eventsched.history import log
+from eventsched.history import index, log
 from eventsched.history.log import EntryFilter, History
 from eventsched.projection.fold import Folding, decode_event
 from eventsched.schema.events import Event
@@ -34,6 +34,9 @@ class Interleaved:
     async def command(self, *parts: Arg, key: str) -> Any:
         await self._meanwhile()
         return await self._inner.command(*parts, key=key)
+
+    async def commands(self, calls: Sequence[Sequence[Arg]]) -> list[Any]:
+        return [await self.command(*call, key=str(call[1])) for call in calls]
 
     async def read_blocking(
         self, streams: Mapping[str, str], block_ms: int, count: int
@@ -77,7 +80,7 @@ class Meanwhile:
 @pytest.fixture(autouse=True)
 def _small_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log, "READ_MAX", 5)
-    monkeypatch.setattr(log, "IDS_MAX", 3)
+    monkeypatch.setattr(index, "IDS_MAX", 3)
 
 
 async def read(history: History, *args: Any, **kwargs: Any) -> list[Entry]:
@@ -121,6 +124,29 @@ async def test_a_sessions_index_has_no_gap_and_no_overlap(archived: Archived, se
     meanwhile.left = 0
     rest = await read(history, entries[-1][0], where=EntryFilter(session="s1"))
     assert entries + rest == [entry for entry in meanwhile.all if b"s1" in entry[1][5]]
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_a_nodes_index_has_no_gap_and_no_overlap_while_it_is_trimmed(
+    archived: Archived, seed: int
+) -> None:
+    meanwhile, history = await busy(archived, seed)
+    where = EntryFilter(node=archived.store.keys.full("n1"))
+    entries = await read(history, where=where)
+    meanwhile.left = 0
+    rest = await read(history, entries[-1][0], where=where)
+    assert entries + rest == [entry for entry in meanwhile.all if entry[1][9].endswith(b".n1")]
+
+
+async def test_ids_that_a_repeated_save_has_added_are_read_once(archived: Archived) -> None:
+    await archived.talk("s1", 4)
+    await archived.project()
+    key = archived.store.keys.session_index("s1")
+    ids = await archived.store.transport.command("LRANGE", key, 0, -1, key=key)
+    await archived.store.transport.command("RPUSH", key, *ids[-5:], key=key)
+    history = await archived.history(archive=None)
+    entries = await read(history, where=EntryFilter(session="s1"))
+    assert [entry[0].encode() for entry in entries] == ids
 
 
 async def test_filters_by_range_job_and_node_return_the_matching_entries(

@@ -414,6 +414,47 @@ async def test_an_empty_cell_has_nothing_to_trim(commands: ArchiveCommands) -> N
     assert await commands.trim() == Trimmed(0, False, "0-0")
 
 
+# --- trim_node_indexes ----------------------------------------------------------------------------
+
+
+async def test_trimmed_entries_leave_the_indexes_of_their_nodes(
+    commands: ArchiveCommands, archived: Archived, redis: Client
+) -> None:
+    await settled(archived)
+    gone = await archived.store.join("n2", targets=["fr"])
+    await archived.store.drain_node(gone.node, gone.epoch, within_ms=1_000)
+    archived.store.tick(10)
+    await archived.talk("s2", 30)
+    await archived.project()
+    keys = archived.store.keys
+    assert set(await redis.zrange(keys.node_index_starts, 0, -1)) == {b"n1", b"n2"}
+    assert await commands.trim_node_indexes() == 0
+    ids = [entry_id for entry_id, _ in await archived.log()]
+    await record(commands, await lease_epoch(commands), ids[-20])
+    await commands.trim()
+    left = await archived.log()
+    assert await commands.trim_node_indexes() == 2
+    of_node = [entry_id.encode() for entry_id, fields in left if fields[9].endswith(b".n1")]
+    assert await redis.lrange(keys.node_index("n1"), 0, -1) == of_node
+    assert await redis.exists(keys.node_index("n2")) == 0
+    assert await redis.zrange(keys.node_index_starts, 0, -1, withscores=True) == [
+        (b"n1", parse_id(of_node[0].decode())[0])
+    ]
+    assert await commands.trim_node_indexes() == 0
+
+
+async def test_the_indexes_of_many_nodes_are_trimmed_in_several_calls(
+    commands: ArchiveCommands, archived: Archived, redis: Client
+) -> None:
+    await archived.talk()
+    keys = archived.store.keys
+    names = [f"old{n}" for n in range(150)]
+    await redis.zadd(keys.node_index_starts, dict.fromkeys(names, 1))
+    assert await commands.store.run("trim_node_indexes") == 64
+    assert await commands.trim_node_indexes() == 150 - 64
+    assert await redis.exists(keys.node_index_starts) == 0
+
+
 # --- drop_session_indexes -------------------------------------------------------------------------
 
 

@@ -57,8 +57,11 @@ def _node() -> eventsched.Node:
     return node
 
 
-async def _one_utterance(url: str, callers_url: str = "") -> None:
-    """Roles at `url` serve an utterance of a session and a node at `callers_url`, or `url`."""
+async def _one_utterance(url: str, callers_url: str = "") -> str:
+    """Roles at `url` serve an utterance of a session and a node at `callers_url`, or `url`.
+
+    Returns the id of the session.
+    """
     async with (
         open_connection(url) as connection,
         running(connection, [role for role in ROLES if role != "archiver"]),
@@ -73,6 +76,7 @@ async def _one_utterance(url: str, callers_url: str = "") -> None:
                 assert result.outcome == "result"
                 break
         tasks.cancel_scope.cancel()
+    return session.id
 
 
 async def test_the_system_runs_with_the_commands_that_calls_need(listed: LocalServer) -> None:
@@ -87,9 +91,16 @@ async def test_nodes_and_producers_need_no_right_to_load_functions(listed: Local
 
 async def test_the_system_runs_and_the_auditor_reads(listed: LocalServer) -> None:
     with anyio.fail_after(60):
-        await _one_utterance(_url(listed, "scheduler"))
-    commands = [("scheduler", "verify"), ("auditor", "status"), ("auditor", "history")]
-    for user, *words in [*commands, ("auditor", "why", "--replay")]:
+        session = await _one_utterance(_url(listed, "scheduler"))
+    for user, *words in [
+        ("scheduler", "verify"),
+        ("auditor", "status"),
+        ("auditor", "history"),
+        ("auditor", "history", session),
+        ("auditor", "history", "--node", "n1"),
+        ("auditor", "why", f"{session}:0:es"),
+        ("auditor", "why", "--replay"),
+    ]:
         done = await anyio.to_thread.run_sync(ask, _url(listed, user), *words)
         assert (done.returncode, done.stderr) == (0, ""), words
 

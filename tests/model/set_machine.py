@@ -111,7 +111,12 @@ class SetMachine(RuleBasedStateMachine):
                 content[name] = call("GET", name).decode()
             elif kind in ("view", "lease", "archive"):
                 content[name] = fields_of(call("HGETALL", name))
-            elif kind == "session_index":
+            elif kind == "node_index_starts":
+                members = call("ZRANGE", name, 0, -1)
+                content[name] = {
+                    node: b"%d" % float(call("ZSCORE", name, node)) for node in members
+                }
+            elif kind in ("session_index", "node_index"):
                 content[name] = [item.decode() for item in call("LRANGE", name, 0, -1)]
             elif kind == "session_index_ends":
                 content[name] = fields_of(call("ZRANGE", name, 0, -1, "WITHSCORES"))
@@ -135,6 +140,9 @@ class SetMachine(RuleBasedStateMachine):
         content |= {keys.session_index(session): ids for session, ids in s.indexes.items()}
         ends = {session: parse_id(ids[-1])[0] for session, ids in s.indexes.items()}
         content |= {keys.session_index_ends: _named(ends)} if ends else {}
+        content |= {keys.node_index(node): ids for node, ids in s.node_indexes.items()}
+        starts = {node: parse_id(ids[0])[0] for node, ids in s.node_indexes.items()}
+        content |= {keys.node_index_starts: _named(starts)} if starts else {}
         for name, hold in s.holds.items():
             fields: dict[str, Any] = {"owner": hold.owner, "epoch": hold.epoch}
             fields |= {"until": hold.until_ms}
@@ -238,6 +246,7 @@ class SetMachine(RuleBasedStateMachine):
                 for n, revision in enumerate(revisions)
             ],
             indexes={"s1": folded} if folded else {},
+            node_indexes={f"n{part % 2}": folded[:3]} if folded else {},
             dead_letters=[DeadLetter(folded[0], "X", b"{}", "poison")]
             if has_poison and folded
             else [],
@@ -408,6 +417,11 @@ class SetMachine(RuleBasedStateMachine):
             self.seal_all()
         self.at_ms += ms
         self.decided("trim", lambda: run(self.archive.trim()), sets.trim)
+        self.decided(
+            "trim node indexes",
+            lambda: run(self.archive.trim_node_indexes()),
+            sets.trim_node_indexes,
+        )
         self.decided(
             "drop indexes",
             lambda: run(self.archive.drop_session_indexes()),

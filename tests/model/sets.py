@@ -51,6 +51,7 @@ class Sets:
         self.checkpoints: dict[str, str] = {}
         self.records: dict[Record, dict[str, bytes]] = {}
         self.indexes: dict[str, list[str]] = {}
+        self.node_indexes: dict[str, list[str]] = {}
         self.dead_letters: list[tuple[str, str, bytes, str]] = []
 
     def append(self) -> None:
@@ -130,6 +131,8 @@ def save(s: Sets, batch: Save) -> Saved:
             record.update(put.fields, at=put.at.encode())
     for session, ids in batch.indexes.items():
         s.indexes.setdefault(session, []).extend(ids)
+    for node, ids in batch.node_indexes.items():
+        s.node_indexes.setdefault(node, []).extend(ids)
     s.dead_letters += [
         (dead.id, dead.type, dead.context, dead.reason) for dead in batch.dead_letters
     ]
@@ -251,6 +254,17 @@ def trim(s: Sets) -> Trimmed:
 def _behind(entry_id: str) -> tuple[int, int]:
     ms, number = parse_id(entry_id)
     return ms, number + 1
+
+
+def trim_node_indexes(s: Sets) -> int:
+    """Remove trimmed entries from the indexes that begin before the log."""
+    first = parse_id(s.log[s.gone])
+    old = [node for node, ids in s.node_indexes.items() if parse_id(ids[0])[0] < first[0]]
+    for node in old:
+        s.node_indexes[node] = [id_ for id_ in s.node_indexes[node] if parse_id(id_) >= first]
+        if not s.node_indexes[node]:
+            del s.node_indexes[node]
+    return len(old)
 
 
 def drop_session_indexes(s: Sets) -> int:

@@ -43,6 +43,7 @@ CALLED_BY_SETS = {
     "save_views",
     "promote_revision",
     "trim_log",
+    "trim_node_indexes",
 }
 RECORD_A_REPORT = {"renew_presence", "set_aside_archive"}
 """They record what a process or an operator reports. Nothing is decided by it later; their own

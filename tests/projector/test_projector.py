@@ -23,6 +23,7 @@ from eventsched.schema import codec
 from eventsched.schema.codec import UndecodableEvent, encode
 from eventsched.schema.events import FIELDS, Event, ResultRecorded
 from eventsched.schema.ids import START
+from eventsched.schema.keys import name_of
 from eventsched.store.replies import named_fields_of
 from eventsched.store.transport import Arg, Entry
 from projections.session import Session, Sessions
@@ -60,6 +61,9 @@ class Cutting:
 
     async def command(self, *parts: Arg, key: str) -> Any:
         return await self._inner.command(*parts, key=key)
+
+    async def commands(self, calls: Sequence[Sequence[Arg]]) -> list[Any]:
+        return [await self.command(*call, key=str(call[1])) for call in calls]
 
     async def read_blocking(
         self, streams: Mapping[str, str], block_ms: int, count: int
@@ -252,6 +256,21 @@ async def test_the_index_of_a_session_is_its_log_ids_in_order(store: TimedStore)
         index = await store.transport.command("LRANGE", key, 0, -1, key=key)
         ids = [event.id for event in await store.log() if event.session == store.keys.full(name)]
         assert [raw.decode() for raw in index] == ids
+
+
+async def test_the_index_of_a_node_is_its_log_ids_in_order(store: TimedStore) -> None:
+    await talk(store, 2, "s1")
+    await talk(store, 1, "s2")
+    await fold_all(projector_of(store, batch_max=3))
+    events = [event for event in await store.log() if event.node]
+    for node in {event.node for event in events}:
+        key = store.keys.node_index(name_of(node))
+        index = await store.transport.command("LRANGE", key, 0, -1, key=key)
+        assert [raw.decode() for raw in index] == [e.id for e in events if e.node == node]
+    starts = await store.transport.command(
+        "ZRANGE", store.keys.node_index_starts, 0, -1, key=store.keys.node_index_starts
+    )
+    assert {raw.decode() for raw in starts} == {name_of(event.node) for event in events}
 
 
 async def test_a_retired_session_leaves_only_its_index(store: TimedStore) -> None:

@@ -26,9 +26,9 @@ COLUMNS_MAX = 100
 UPVALUES_MAX, LOCALS_MAX = 60, 200
 """Limits of Lua 5.1 for one function."""
 READS = {
-    "EXISTS", "GET", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET", "LINDEX", "SCAN",
-    "SCARD", "SISMEMBER", "SMEMBERS", "TIME", "XINFO", "XLEN", "XPENDING", "XRANGE", "XREVRANGE",
-    "ZCARD", "ZRANGE", "ZRANGEBYSCORE", "ZSCORE",
+    "EXISTS", "GET", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET", "LINDEX", "LLEN",
+    "SCAN", "SCARD", "SISMEMBER", "SMEMBERS", "TIME", "XINFO", "XLEN", "XPENDING", "XRANGE",
+    "XREVRANGE", "ZCARD", "ZRANGE", "ZRANGEBYSCORE", "ZSCORE",
 }  # fmt: skip
 """Commands that change nothing. All others go through the module `write`."""
 

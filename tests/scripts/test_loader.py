@@ -202,7 +202,7 @@ ARGS: dict[str, tuple[str | int, ...]] = {
     "members": ("k",), "free": ("k",), "pair": ("en", "es"), "requirements": ("k",),
     "waiting": (1, "en:es:"), "lease": ("core",), "checkpoint": ("core",),
     "active_revision": ("job",),
-    "view": ("job", "1.1", "j"), "session_index": ("s",),
+    "view": ("job", "1.1", "j"), "session_index": ("s",), "node_index": ("n",),
 }  # fmt: skip
 
 

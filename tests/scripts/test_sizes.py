@@ -103,6 +103,7 @@ SAVE: list[Arg] = [
     "2", "e1", "e2", "2", "2", "3", "e3", "5-0", "v", "e4", "5-0", "v",
     "1", "5", "e5", "5-0", "v", "f", "w",
     "1", "1", "3", "s1", "4-0", "5-0",
+    "1", "1", "3", "n1", "4-0", "5-0",
     "1", "5-0", "Odd", "{}", "why",
 ]  # fmt: skip
 """Sections of each kind."""
@@ -112,7 +113,7 @@ REPAIR: list[Arg] = [
     "2", "4", "HSET", "counters", "count", "8", "2", "DEL", "counters",
 ]  # fmt: skip
 COUNTS = {
-    "save_views": [8, 11, 14, 15, 16, 23, 24, 30, 31, 32, 36],
+    "save_views": [8, 11, 14, 15, 16, 23, 24, 30, 31, 32, 36, 37, 38, 42],
     "repair_state": [11, 13, 17, 18, 23],
 }
 """The places of the counts in these calls."""

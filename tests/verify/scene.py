@@ -22,7 +22,7 @@ from eventsched.errors import EventschedError, UnexpectedReply
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import SetLease
 from eventsched.roles.rebuild import Rebuild
-from eventsched.schema.ids import START, format_id
+from eventsched.schema.ids import START, format_id, parse_id
 from eventsched.schema.keys import name_of
 from eventsched.schema.settings import Settings
 from eventsched.store import library as lua_library
@@ -510,6 +510,27 @@ async def drop_indexes(scene: Scene) -> None:
 async def has_no_index(scene: Scene) -> None:
     assert not await scene.redis.exists(scene.store.keys.session_index("gone"))
     assert "gone" not in await zset(scene.store, scene.store.keys.session_index_ends)
+
+
+async def old_node_indexes(scene: Scene) -> None:
+    """The index of a node whose entries are trimmed, and of one with an entry that is not."""
+    keys, first = scene.store.keys, (await scene.store.log())[0].id
+    await scene.redis.zadd(keys.node_index_starts, {"gone": 1, "alive": 1})
+    await scene.redis.rpush(keys.node_index("gone"), format_id(1, 0))
+    await scene.redis.rpush(keys.node_index("alive"), format_id(1, 0), first)
+
+
+async def trim_node_indexes(scene: Scene) -> None:
+    await scene.archive.trim_node_indexes()
+
+
+async def has_no_old_ids(scene: Scene) -> None:
+    keys, first = scene.store.keys, (await scene.store.log())[0].id
+    assert not await scene.redis.exists(keys.node_index("gone"))
+    assert await scene.redis.lrange(keys.node_index("alive"), 0, -1) == [first.encode()]
+    starts = await zset(scene.store, keys.node_index_starts)
+    assert "gone" not in starts
+    assert starts["alive"] == parse_id(first)[0]
 
 
 # --- the cell -------------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ from tests.verify.scene import (
     gone_for_long,
     half_dispatched_again,
     has_no_index,
+    has_no_old_ids,
     heartbeat,
     held_result,
     in_a_room,
@@ -63,6 +64,7 @@ from tests.verify.scene import (
     new_set,
     no_step,
     old_index,
+    old_node_indexes,
     open_in_room,
     open_utterances,
     other_owner,
@@ -90,6 +92,7 @@ from tests.verify.scene import (
     timer_kinds,
     trim,
     trim_by_hand,
+    trim_node_indexes,
     two_targets,
     up_to_now,
 )
@@ -176,6 +179,7 @@ CALLS: dict[str, tuple[Step, Step]] = {
     "set_aside_archive": (archive_lease, set_aside),
     "trim_log": (long_log, trim),
     "drop_session_indexes": (old_index, drop_indexes),
+    "trim_node_indexes": (old_node_indexes, trim_node_indexes),
     "configure_cell": (no_step, configure),
     "renew_presence": (no_step, presence),
     "set_backpressure": (
@@ -198,6 +202,7 @@ CHECKS: dict[str, Step] = {
     "trim_log": is_trimmed,
     "drop_session_indexes": has_no_index,
     "fire_timers gone": is_retired,
+    "trim_node_indexes": has_no_old_ids,
     "configure_cell": is_configured,
     "repair_trim": is_trimmed,
 }
