@@ -11,12 +11,17 @@ from benchmarks.micro.growth_row import Row, cpu_us
 from benchmarks.micro.stage import Stage
 from eventsched.archive.commands import ArchiveCommands
 from eventsched.projection.store import ProjectionStore
-from eventsched.schema.ids import format_id
 
 ENDED = 64
-BATCH = 1_000
 LATER_MS = 10**13
 """After every entry of the log."""
+ADD = """
+for number = 1, ARGV[1] + ARGV[2] do
+  local ms = number <= tonumber(ARGV[1]) and '1' or ARGV[3]
+  redis.call('ZADD', KEYS[1], ms, 's' .. number)
+  redis.call('RPUSH', KEYS[2] .. number, ms .. '-0')
+end
+"""
 
 
 async def drop_of_ended_indexes(stage: Stage, sessions: int) -> float:
@@ -25,14 +30,10 @@ async def drop_of_ended_indexes(stage: Stage, sessions: int) -> float:
         (store,) = connection.stores.values()
         keys = store.keys
         await store.set_backpressure("memory", is_active=True, seen=2, limit=1)  # the log begins
-        pipeline = stage.redis.pipeline(transaction=False)
-        for number in range(ENDED + sessions):
-            ms = 1 if number < ENDED else LATER_MS
-            pipeline.zadd(keys.session_index_ends, {f"s{number}": ms})
-            pipeline.rpush(keys.session_index(f"s{number}"), format_id(ms, 0))
-            if number % BATCH == BATCH - 1:
-                await pipeline.execute()
-        await pipeline.execute()
+        names = (keys.session_index_ends, keys.session_index("s"))
+        await stage.redis.execute_command(  # type: ignore[no-untyped-call]
+            "EVAL", ADD, 2, *names, ENDED, sessions, LATER_MS
+        )
         commands = ArchiveCommands(ProjectionStore(store.transport, store.cell))
         before = await cpu_us(stage.redis)
         dropped = await commands.drop_session_indexes()
