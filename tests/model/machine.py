@@ -693,8 +693,8 @@ class Machine(RuleBasedStateMachine):
     def results_of_one_node(self, which: int, statuses: list[str]) -> None:
         """Results for all attempts of a node, the newest first, in one call."""
         grant = self.node(which)
-        node = self.world.nodes[grant.node.partition(".")[2]]
-        held = sorted(node.live.items(), reverse=True)
+        node = self.world.nodes.get(grant.node.partition(".")[2])
+        held = sorted(node.live.items(), reverse=True) if node else []
         results = [
             NodeResult(
                 job=key,

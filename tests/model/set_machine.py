@@ -111,15 +111,11 @@ class SetMachine(RuleBasedStateMachine):
                 content[name] = call("GET", name).decode()
             elif kind in ("view", "lease", "archive"):
                 content[name] = fields_of(call("HGETALL", name))
-            elif kind == "node_index_starts":
-                members = call("ZRANGE", name, 0, -1)
-                content[name] = {
-                    node: b"%d" % float(call("ZSCORE", name, node)) for node in members
-                }
             elif kind in ("session_index", "node_index"):
                 content[name] = [item.decode() for item in call("LRANGE", name, 0, -1)]
-            elif kind == "session_index_ends":
-                content[name] = fields_of(call("ZRANGE", name, 0, -1, "WITHSCORES"))
+            elif kind in ("session_index_ends", "node_index_starts"):
+                ends = call("ZRANGE", name, 0, -1, "WITHSCORES")
+                content[name] = {member.decode(): int(ms) for member, ms in ends}
         content["dead_letters"] = [
             fields_of(fields) for _, fields in call("XRANGE", keys.dead_letters, "-", "+")
         ]
@@ -139,10 +135,10 @@ class SetMachine(RuleBasedStateMachine):
         content |= {keys.view(p, b, e): _named(f) for (p, b, e), f in s.records.items()}
         content |= {keys.session_index(session): ids for session, ids in s.indexes.items()}
         ends = {session: parse_id(ids[-1])[0] for session, ids in s.indexes.items()}
-        content |= {keys.session_index_ends: _named(ends)} if ends else {}
+        content |= {keys.session_index_ends: ends} if ends else {}
         content |= {keys.node_index(node): ids for node, ids in s.node_indexes.items()}
         starts = {node: parse_id(ids[0])[0] for node, ids in s.node_indexes.items()}
-        content |= {keys.node_index_starts: _named(starts)} if starts else {}
+        content |= {keys.node_index_starts: starts} if starts else {}
         for name, hold in s.holds.items():
             fields: dict[str, Any] = {"owner": hold.owner, "epoch": hold.epoch}
             fields |= {"until": hold.until_ms}

@@ -327,7 +327,7 @@ async def test_rule_13_epochs_of_a_name_rise_after_its_record_was_deleted(
         store.tick(1)
         await store.timers()
         assert await node_keys(store) == set()
-    assert epochs == {"n1": [1, 4, 5], "n2": [1, 2, 3, 6]}
+    assert epochs == {"n1": [1, 5, 6], "n2": [2, 3, 4, 7]}
     assert len(await logged(store, "NodeRetired")) == 4
     await check(store)
 

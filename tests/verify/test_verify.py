@@ -280,12 +280,12 @@ async def _lost_view(busy: BusyCell, redis: Any) -> None:
 
 async def _unknown_view(busy: BusyCell, redis: Any) -> None:
     await redis.copy(
-        busy.store.keys.view("node", "3.1", "n1"), busy.store.keys.view("node", "3.1", "n9")
+        busy.store.keys.view("node", "4.1", "n1"), busy.store.keys.view("node", "4.1", "n9")
     )
 
 
 async def _unreadable_view(busy: BusyCell, redis: Any) -> None:
-    await redis.hset(busy.store.keys.view("node", "3.1", "n1"), "v", b"\xc1")
+    await redis.hset(busy.store.keys.view("node", "4.1", "n1"), "v", b"\xc1")
 
 
 async def _forged_index(busy: BusyCell, redis: Any) -> None:
