@@ -9,6 +9,7 @@ Never does: run the server, roles or nodes. Read next: run.py.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import sys
@@ -158,8 +159,9 @@ class Speakers:
         sent_s: list[float] = []
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._listen, session, sent_s)
-            for _ in range(utterances):
-                with anyio.move_on_after(self._pause_s * random.uniform(0.5, 1.5)):
+            for number in range(utterances):
+                share = random.uniform(0.5, 1.5) if number else random.random()
+                with anyio.move_on_after(self._pause_s * share):
                     await self._end.wait()
                     break
                 sent_s.append(time.perf_counter())
@@ -206,8 +208,11 @@ async def soak_sessions(
 
 
 def _sample(at_s: float, speakers: Speakers, server: ServerSample) -> Sample:
-    """The latencies since the last sample are taken from the speakers."""
-    appends, results = percentiles(speakers.append_ms), percentiles(speakers.result_ms)
+    """The latencies since the last sample are taken from the speakers. Without any, the latency is
+    infinite.
+    """
+    appends = percentiles(speakers.append_ms or [math.inf])
+    results = percentiles(speakers.result_ms or [math.inf])
     speakers.append_ms.clear()
     speakers.result_ms.clear()
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
