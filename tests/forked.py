@@ -3,7 +3,8 @@
 Each command has a process of its own, as with `python -m eventsched.cli`, but not the half second
 of CPU time that the imports take.
 
-Owns: the fork server, the standard streams of a process, its exit code.
+Owns: the fork server, the standard streams of a process, its exit code; the choice of a new
+interpreter instead, if coverage is measured.
 Must not: run a command with variables that Python reads at its start, such as PYTHONIOENCODING.
 Read next: preloaded.py, and cli/programs.py (`run`, `program`).
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -27,6 +29,8 @@ from typing import Any
 from eventsched.cli import main as run_command
 from eventsched.subprocesses import die_with_parent
 
+IS_MEASURED = "COVERAGE_RUN" in os.environ
+"""Coverage measures new interpreters, and no forked processes."""
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload([__name__, "tests.preloaded"])
 
@@ -71,6 +75,11 @@ class Forked:
         assert self._process.pid is not None
         self.pid = self._process.pid
 
+    @property
+    def returncode(self) -> int | None:
+        """The exit code; None while the process runs."""
+        return self._process.exitcode
+
     def poll(self) -> int | None:
         """Return the exit code, or None while the process runs."""
         return self._process.exitcode
@@ -99,6 +108,30 @@ class Forked:
 def command(words: Sequence[str]) -> Callable[[], object]:
     """`eventsched WORDS…` as the `main` of a process."""
     return partial(_command, list(words))
+
+
+def module(name: str, *arguments: str) -> Callable[[], object]:
+    """`python -m NAME ARGUMENTS…` as the `main` of a process."""
+    return partial(_module, name, list(arguments))
+
+
+def start_module(
+    words: Sequence[str], streams: tuple[int, int, int], environ: Mapping[str, str] = os.environ
+) -> Forked | subprocess.Popen[bytes]:
+    """Start `python -m WORDS…` in a process group of its own; it ends with this process."""
+    if not IS_MEASURED:
+        main = module(*words)
+        return Forked(main, Path.cwd(), environ, streams, start_new_session=True)
+    stdin, stdout, stderr = streams
+    return subprocess.Popen(
+        [sys.executable, "-m", *words],
+        env=environ,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        start_new_session=True,
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - one call into libc
+    )
 
 
 def run_forked(
@@ -157,6 +190,11 @@ def _run(
     os.environ.update(environ)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - for the whole process
     main()
+
+
+def _module(name: str, arguments: list[str]) -> None:
+    sys.argv = [name, *arguments]
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
 def _command(words: list[str]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from benchmarks.micro import sessions
+from benchmarks.micro import sessions, stage
 from benchmarks.micro.growth import FLOOD, ROWS, exponent
+from benchmarks.micro.measure import in_rounds
 from benchmarks.micro.program import main
 from benchmarks.micro.sessions import Sessions, passes
 from benchmarks.micro.stage import open_stage
@@ -47,8 +49,10 @@ def test_every_benchmark_is_tested_here() -> None:
 
 @pytest.mark.parametrize("name", PARTS)
 def test_a_benchmark_prints_one_json_object(
-    name: str, capfdbinary: pytest.CaptureFixture[bytes]
+    name: str, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Without the warm-up, which is the same round again (test_measure.py)."""
+    monkeypatch.setattr(stage, "in_rounds", partial(in_rounds, warm_up=False))
     assert main([name, "--json", "--rounds", "1", "--scale", "0.01"]) == 0
     report = json.loads(capfdbinary.readouterr().out)
     assert report["bench"] == name

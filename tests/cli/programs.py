@@ -19,13 +19,11 @@ from typing import Any
 
 from eventsched.server.testing import wait_for
 from tests import forked
-from tests.forked import Forked, run_forked
+from tests.forked import IS_MEASURED, Forked, run_forked
 
 ROOT = Path(__file__).parents[2]
 END_S = 30.0
 LIMIT_S = 60.0
-IS_MEASURED = "COVERAGE_RUN" in os.environ
-"""Coverage measures new interpreters, and no forked processes."""
 _INTERPRETER = {
     "LANG", "LC_ALL", "PYTHONCOERCECLOCALE", "PYTHONIOENCODING", "PYTHONPATH", "PYTHONUTF8"
 }  # fmt: skip

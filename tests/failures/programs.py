@@ -8,19 +8,15 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import anyio
 
-from eventsched.subprocesses import die_with_parent
-from tests import forked
-from tests.cli.programs import IS_MEASURED, run
-from tests.forked import Forked
+from tests.cli.programs import run
+from tests.forked import start_module
 
 READY_S = 20.0
 
@@ -30,8 +26,9 @@ class Program:
 
     def __init__(self, log: Path, arguments: Sequence[str]) -> None:
         self._log = log
-        with log.open("ab") as file:
-            self.process = _started(arguments, file)
+        with log.open("ab") as output, open(os.devnull, "rb") as nothing:
+            streams = (nothing.fileno(), output.fileno(), output.fileno())
+            self.process = start_module(arguments, streams)
 
     @property
     def output(self) -> str:
@@ -61,23 +58,6 @@ class Program:
             self.wake()
             self.process.terminate()
         return self.process.wait(20)
-
-
-def _started(arguments: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes] | Forked:
-    """Start `python -m ARGUMENTS`; a command of the program is forked."""
-    if arguments[0] == "eventsched.cli" and not IS_MEASURED:
-        with open(os.devnull, "rb") as nothing:
-            streams = (nothing.fileno(), output.fileno(), output.fileno())
-            main = forked.command(arguments[1:])
-            return Forked(main, Path.cwd(), os.environ, streams, start_new_session=True)
-    return subprocess.Popen(
-        [sys.executable, "-m", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=output,
-        start_new_session=True,
-        preexec_fn=die_with_parent,  # noqa: PLW1509 - one call into libc
-    )
 
 
 class Programs:
