@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import anyio
 import pytest
@@ -19,17 +18,11 @@ from eventsched.server.testing import LocalServer
 from eventsched.store.cell import Store
 from eventsched.store.connection import open_connection
 from eventsched.store.session_commands import Chunk, SessionGrant
-from tests.failures.programs import Program, Programs, ask, programs
+from tests.failures.programs import Program, Programs, ask
 from tests.fixtures_store import SECRET_SHA1
 from tests.systems import until
 
 TAKEOVER_S = 2.0
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Programs]:
-    with programs(tmp_path) as started:
-        yield started
 
 
 # --- the projector --------------------------------------------------------------------------------

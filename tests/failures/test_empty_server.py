@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -11,14 +10,8 @@ import pytest
 
 import eventsched
 from eventsched.server.testing import LocalServer
-from tests.failures.programs import Programs, ask, programs
+from tests.failures.programs import Programs, ask
 from tests.systems import SECOND, is_registered, until
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Programs]:
-    with programs(tmp_path) as started:
-        yield started
 
 
 @pytest.mark.parametrize("how", ["killed", "flushed"])

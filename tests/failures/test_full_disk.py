@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from eventsched.schema.codec import encode_text
 from eventsched.schema.events import Text
@@ -18,19 +15,13 @@ from eventsched.store.cell import Store
 from eventsched.store.connection import open_connection
 from eventsched.store.node_commands import NodeGrant, NodeResult
 from eventsched.store.replies import fields_of
-from tests.failures.programs import Program, Programs, programs
+from tests.failures.programs import Program, Programs
 from tests.failures.test_consumers import opened, say
 from tests.failures.test_lost_tail import asked, is_archived, is_running
 from tests.systems import until
 
 FILE_BYTES_MAX = 100_000
 """The limit of a file: a log line fits, a segment with three results does not."""
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Programs]:
-    with programs(tmp_path) as started:
-        yield started
 
 
 async def test_an_archiver_without_disk_space_is_failing_until_there_is_space(

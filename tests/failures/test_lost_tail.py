@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
-import pytest
 
 from eventsched.schema.ids import parse_id
 from eventsched.server.testing import LocalServer
 from eventsched.store.cell import Store
 from eventsched.store.connection import open_connection
 from tests.archive.test_sealing import sums
-from tests.failures.programs import Programs, ask, programs
+from tests.failures.programs import Programs, ask
 from tests.failures.test_consumers import opened, say
 from tests.systems import until
 
 ROLES = ("dispatcher", "timer", "projector", "archiver")
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Programs]:
-    with programs(tmp_path) as started:
-        yield started
 
 
 async def test_a_sealed_tail_that_the_log_lost_is_set_aside_and_archiving_continues(

@@ -20,7 +20,7 @@ from eventsched.server.launch import free_ports
 from eventsched.server.testing import LocalCluster, LocalServer
 from eventsched.store.cell import Store
 from tests.chaos.proxy import Proxy
-from tests.failures.programs import Program, Programs, ask, programs
+from tests.failures.programs import Program, Programs, ask
 from tests.failures.slot_moves import count_errors
 from tests.failures.test_server_away import _has
 from tests.outcomes import next_result
@@ -29,12 +29,6 @@ from tests.systems import SECOND, serving, system, until
 ROLES = ("dispatcher", "projector", "timer", "archiver")
 PAUSE_S = 0.2
 RECOVERY_S = 40.0
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Programs]:
-    with programs(tmp_path) as started:
-        yield started
 
 
 @dataclass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from urllib.parse import unquote
@@ -21,17 +20,11 @@ from eventsched.server.testing import LocalCluster, LocalServer, wait_for
 from eventsched.store.cell import Store
 from tests.chaos.proxy import Proxy
 from tests.chaos.speech import is_silent
-from tests.failures.programs import Programs, ask, programs
+from tests.failures.programs import Programs, ask
 from tests.outcomes import next_result
 from tests.systems import SECOND, serving, system, until
 
 AWAY_S = 4.0
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Programs]:
-    with programs(tmp_path) as started:
-        yield started
 
 
 def _wire(folder: Path, server: LocalServer, name: str = "wire") -> Proxy:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -23,7 +22,7 @@ from eventsched.server.testing import LocalCluster, LocalServer
 from eventsched.store import library as lua_library
 from eventsched.store.cell import Store
 from tests.archive.archives import CORE
-from tests.failures.programs import Programs, ask, programs
+from tests.failures.programs import Programs, ask
 from tests.failures.slot_moves import WITHIN_S, SlotMove, has_atomic_moves
 from tests.systems import system, until
 
@@ -32,12 +31,6 @@ SPEAKERS = 4
 PAUSE_S = 0.02
 CHUNK = b"\1\2" * 1_600
 """100 ms of audio."""
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Programs]:
-    with programs(tmp_path) as started:
-        yield started
 
 
 class Speakers:
