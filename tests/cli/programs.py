@@ -1,6 +1,7 @@
 """Real `eventsched` processes with a data folder of their own.
 
-Owns: starting a process, waiting for its first line, its output as JSON; a WAV file to stream.
+Owns: starting a process, waiting for its first line, its output as JSON; a WAV file to stream; the
+source of an application.
 """
 
 from __future__ import annotations
@@ -24,6 +25,28 @@ from tests.forked import IS_MEASURED, Forked, run_forked
 ROOT = Path(__file__).parents[2]
 END_S = 30.0
 LIMIT_S = 60.0
+APPLICATION = """
+import anyio, eventsched
+
+node = eventsched.Node("n", sources=["en"], targets=["es"])
+
+{handler}
+
+async def main():
+    async with eventsched.connect() as es, anyio.create_task_group() as tasks:
+        tasks.start_soon(node.run, es)
+        async with es.session(tenant="acme", source="en", targets=["es"]) as session:
+            await session.append(bytes(3_200), end_of_utterance=True)
+            with anyio.fail_after(30):
+                async for result in session.results():
+                    print(result.outcome, result.text)
+                    break
+        tasks.cancel_scope.cancel()
+
+if __name__ == "__main__":
+    anyio.run(main)
+"""
+"""A program that speaks 100 ms, serves the job by `handler`, and prints the outcome."""
 _INTERPRETER = {
     "LANG", "LC_ALL", "PYTHONCOERCECLOCALE", "PYTHONIOENCODING", "PYTHONPATH", "PYTHONUTF8"
 }  # fmt: skip

@@ -17,35 +17,17 @@ from eventsched.loadtest.rttm import SAMPLES
 from eventsched.server.launch import listen_on_loopback
 from eventsched.server.testing import LocalServer, wait_for
 from eventsched.subprocesses import children
-from tests.cli.programs import program
+from tests.cli.programs import APPLICATION, program
 
 MARK = "EVENTSCHED_TEST_MARK"
 SHADOWED = (
     "typer", "redis", "anyio", "msgspec", "eventsched", "json", "signal", "structlog", "pickle",
     "runpy", "socket", "numpy", "uvloop", "fcntl", "subprocess", "importlib",
 )  # fmt: skip
-OWN_PROGRAM = """
-import anyio, eventsched
-
-node = eventsched.Node("n", sources=["en"], targets=["es"])
-
+HANDLER = """
 @node.job(processes=True)
 def answer(job):
     return eventsched.Result(text=f"{len(job.audio())} bytes")
-
-async def main():
-    async with eventsched.connect() as es, anyio.create_task_group() as tasks:
-        tasks.start_soon(node.run, es)
-        async with es.session(tenant="acme", source="en", targets=["es"]) as session:
-            await session.append(bytes(3_200), end_of_utterance=True)
-            with anyio.fail_after(30):
-                async for result in session.results():
-                    print(result.outcome, result.text)
-                    break
-        tasks.cancel_scope.cancel()
-
-if __name__ == "__main__":
-    anyio.run(main)
 """
 
 
@@ -202,7 +184,7 @@ async def test_children_do_not_import_from_the_present_folder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Neither the children of commands, nor the worker processes of a node."""
-    (tmp_path / "own_program.py").write_text(OWN_PROGRAM)
+    (tmp_path / "own_program.py").write_text(APPLICATION.format(handler=HANDLER))
     monkeypatch.chdir(hostile_folder)
     async with children(tmp_path / "log", own_server.url) as fleet:
         line = await fleet.start("eventsched.cli", "--quiet", "up")

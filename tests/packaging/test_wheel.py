@@ -15,30 +15,15 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from tests.cli.programs import APPLICATION
+
 ROOT = Path(__file__).parents[2]
 SPEECH_BYTES_MAX = 300_000
 SITE_PACKAGES = "import sysconfig; print(sysconfig.get_path('purelib'))"
-MAIN_JOB = """
-import anyio, eventsched
-
-node = eventsched.Node("n", sources=["en"], targets=["es"])
-
+HANDLER = """
 @node.job
 async def answer(job):
     return eventsched.Result(text=f"{len(await job.audio())} bytes")
-
-async def main():
-    async with eventsched.connect() as es, anyio.create_task_group() as tasks:
-        tasks.start_soon(node.run, es)
-        async with es.session(tenant="acme", source="en", targets=["es"]) as session:
-            await session.append(bytes(3_200), end_of_utterance=True)
-            with anyio.fail_after(30):
-                async for result in session.results():
-                    print(result.outcome, result.text)
-                    break
-        tasks.cancel_scope.cancel()
-
-anyio.run(main)
 """
 
 
@@ -132,7 +117,7 @@ def test_the_wheel_has_both_packages_and_its_speech_is_small(wheel: Path) -> Non
 
 def test_the_main_job_runs_from_the_wheel_and_verify_is_clean(installed: Path, up: Path) -> None:
     # 100 ms of audio, and 280 ms of silence as the padding of a final utterance
-    output = _run(str(installed / "python"), "-c", MAIN_JOB, cwd=up)
+    output = _run(str(installed / "python"), "-c", APPLICATION.format(handler=HANDLER), cwd=up)
     assert output.split("\n")[0] == f"result {3_200 + 280 * 32} bytes"
     report = json.loads(_run(str(installed / "eventsched"), "--json", "verify", cwd=up))
     assert report["clean"] is True
