@@ -6,6 +6,7 @@ Never does: printing. Read next: cli/output.py.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -14,20 +15,25 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text as RichText
 
-from eventsched.escaping import escape_controls
+from eventsched.escaping import escape_line
 
 NONE = "–"  # noqa: RUF001  the content of a table cell without a value
 
 
 class Text(RichText):
-    """Text with escaped control characters."""
+    """Text of one line: control characters and line ends are escaped."""
 
     def __init__(self, text: str = "", style: str | Style = "", **options: Any) -> None:
-        super().__init__(escape_controls(text), style, **options)
+        super().__init__(escape_line(text), style, **options)
 
     def append(self, text: RichText | str, style: str | Style | None = None) -> Self:
-        super().append(escape_controls(text) if isinstance(text, str) else text, style)
+        super().append(escape_line(text) if isinstance(text, str) else text, style)
         return self
+
+
+def join_lines(lines: Iterable[RichText], indent: str = "") -> RichText:
+    """Return a text of several lines, of which those after the first are indented."""
+    return RichText(f"\n{indent}").join(lines)
 
 
 def table(*columns: str, title: str = "", right: tuple[str, ...] = ()) -> Table:

@@ -2,7 +2,8 @@
 
 Owns: the configuration. In a library, only warnings are printed, unless the application has
 configured structlog. A program prints text on a terminal and one JSON object per line elsewhere.
-A line names cell, session, job and node. Control characters in text lines are escaped.
+A line names cell, session, job and node. Control characters and line ends in text lines are
+escaped, and the lines of a traceback are indented.
 Never does: standard output, which is for data. Read next: cli/options.py, escaping.py.
 """
 
@@ -12,12 +13,13 @@ import io
 import logging
 import os
 import sys
+import textwrap
 from typing import Any, TextIO
 
 import structlog
 from structlog.typing import EventDict, ExcInfo, Processor
 
-from eventsched.escaping import escape_controls
+from eventsched.escaping import escape_controls, escape_line
 
 _PLAIN = ("stack", "exception")
 """Values that the renderer accepts as strings only."""
@@ -115,22 +117,29 @@ class _Unquoted:
 
 
 def _escape_values(_: Any, __: str, event: EventDict) -> EventDict:
-    """Escape control characters in names and values; values without them stay unchanged."""
-    return {escape_controls(name): _escape_value(name, value) for name, value in event.items()}
+    """Escape control characters and line ends; values without them stay unchanged."""
+    return {escape_line(name): _escape_value(name, value) for name, value in event.items()}
 
 
 def _escape_value(name: str, value: Any) -> Any:
     if name == "exc_info":  # for `_write_traceback`
         return value
     text = value if isinstance(value, str) else repr(value)
-    escaped = escape_controls(text)
+    if name in _PLAIN:
+        return _indented(text)
+    escaped = escape_line(text)
     if escaped == text:
         return value
-    return escaped if name in _PLAIN else _Unquoted(escaped)
+    return _Unquoted(escaped)
 
 
 def _write_traceback(out: TextIO, exc_info: ExcInfo) -> None:
     """Write a traceback without local variables, with its control characters escaped."""
     traceback = io.StringIO()
     structlog.dev.plain_traceback(traceback, exc_info)
-    out.write(escape_controls(traceback.getvalue()))
+    out.write(_indented(traceback.getvalue()))
+
+
+def _indented(text: str) -> str:
+    """Return lines of a traceback, none of which looks like a line of the log."""
+    return textwrap.indent(escape_controls(text), "    ", lambda _: True)

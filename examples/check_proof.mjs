@@ -8,7 +8,17 @@ import { createHash, createPublicKey, verify } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { inflateSync } from "node:zlib";
 
-const fail = (why) => { console.log(`not proven: ${why}`); process.exit(1); };
+// The fields of a proof in their order; each value is a whole number, a hash or another text.
+const NUMBERS = { format: 2 ** 53, n: 1e9, events: 1e9, segments: 1e9, position: 1e14, skipped: 1e14 };
+const FIELDS = ["format", "id", "entry", "position", "path", "segment", "segment_path", "head"];
+const SEGMENT = ["format", "n", "cell", "first", "last", "events", "root"];
+const HEAD = ["format", "cell", "segments", "skipped", "events", "last", "root", "records", "key", "signature"];
+const PROOF_BYTES_MAX = 2 << 20;
+
+// A text of the proof in visible ASCII: it may be anybody's, and steers no terminal.
+const show = (text) => JSON.stringify(String(text)).slice(1, -1).replace(/[^ -~]/g,
+  (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`);
+const fail = (why) => { console.log(`not proven: ${show(why)}`); process.exit(1); };
 const require = (holds, why) => { if (!holds) fail(why); };
 const hash = (...parts) => createHash("sha256").update(Buffer.concat(parts)).digest();
 const leafHash = (...parts) => hash(Buffer.from([0]), ...parts);
@@ -22,6 +32,20 @@ const idOf = (text) => {
   return text.split("-").map(BigInt);
 };
 const isAfter = ([ms, seq], [otherMs, otherSeq]) => ms > otherMs || (ms === otherMs && seq > otherSeq);
+
+function checkFields(value, names) {
+  require(value && JSON.stringify(Object.keys(value)) === JSON.stringify(names), "other fields");
+  for (const name of names) {
+    const field = value[name];
+    if (name === "segment" || name === "head") continue;
+    if (name in NUMBERS) {
+      require(Number.isSafeInteger(field) && field >= 0 && field < NUMBERS[name], `another ${name}`);
+    } else {
+      require(typeof field === "string", `another ${name}`);
+      if (name === "root" || name === "records") require(/^[0-9a-f]{64}$/.test(field), `another ${name}`);
+    }
+  }
+}
 
 // RFC 9162, section 2.1.3.2: the root that the path gives for a leaf at `index` of `size` leaves.
 function rootOf(leaf, index, size, path) {
@@ -42,18 +66,27 @@ function rootOf(leaf, index, size, path) {
 try {
   const [proofFile, keyFile] = process.argv.slice(2);
   const text = readFileSync(proofFile, "utf8");
-  const { entry, head, id, path, position, segment, segment_path: segmentPath } = JSON.parse(text);
-  require(`${JSON.stringify(JSON.parse(text))}\n` === text, "JSON in another form");
+  require(Buffer.byteLength(text) <= PROOF_BYTES_MAX, "too many bytes");
+  const proof = JSON.parse(text);
+  require(`${JSON.stringify(proof)}\n` === text, "JSON in another form");
+  const { format, entry, head, id, path, position, segment, segment_path: segmentPath } = proof;
+  checkFields(proof, FIELDS);
+  checkFields(segment, SEGMENT);
+  checkFields(head, HEAD);
+  require(format === 1, "another format");
 
   // The head, signed by the trusted key.
   const key = bytesOf(readFileSync(keyFile, "utf8").replace("eventsched archive ed25519 ", "").trim());
   const der = Buffer.concat([Buffer.from("302a300506032b6570032100", "hex"), key]);
   const signed = `eventsched archive head 1\n${JSON.stringify({ ...head, signature: "" })}`;
   const publicKey = createPublicKey({ key: der, format: "der", type: "spki" });
-  require(verify(null, Buffer.from(signed), publicKey, bytesOf(head.signature)), "signed by another key");
+  require(head.key === key.toString("base64")
+    && verify(null, Buffer.from(signed), publicKey, bytesOf(head.signature)), "signed by another key");
 
   // The entry, whose bytes begin with its id: an array (0x92 or 0x9a) of byte strings (0xc4, length).
-  const stored = inflateSync(bytesOf(entry), { maxOutputLength: 1 << 20 });
+  const deflated = bytesOf(entry);
+  const { buffer: stored, engine } = inflateSync(deflated, { maxOutputLength: 1 << 20, info: true });
+  require(engine.bytesWritten === deflated.length, "more than one deflated entry");
   require([0x92, 0x9a].includes(stored[0]) && stored[1] === 0xc4, "bytes that are no entry");
   require(stored.subarray(3, 3 + stored[2]).toString("latin1") === id, "an entry with another id");
   require(!isAfter(idOf(segment.first), idOf(id)) && !isAfter(idOf(id), idOf(segment.last)),
@@ -69,7 +102,7 @@ try {
   require(rootOf(segmentLeaf, segment.n, head.segments, bytesOf(segmentPath)) === head.root,
     "a path that does not lead to the head");
   require(segment.cell === head.cell, "a segment of another cell");
-  console.log(`proven: ${id} of cell ${head.cell} is entry ${position + 1} of segment ${segment.n}`);
+  console.log(`proven: ${id} of cell ${show(head.cell)} is entry ${position + 1} of segment ${segment.n}`);
 } catch (error) {
   fail(error.message);
 }

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text as RichText
 
-from eventsched.escaping import escape_controls, escape_line
+from eventsched.escaping import escape_line
 from eventsched.formatting import Text
 
 WIDTH_DEFAULT = 120
@@ -31,10 +31,10 @@ WIDTH_DEFAULT = 120
 
 
 class _Console(Console):
-    """A console that escapes control characters in every string, also in tables."""
+    """A console that escapes control characters and line ends in every string, also in tables."""
 
     def render_str(self, text: str, **options: Any) -> RichText:
-        return super().render_str(escape_controls(text), **options)
+        return super().render_str(escape_line(text), **options)
 
 
 @cache
@@ -95,5 +95,5 @@ def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
     )
     bar = Progress(*columns, console=notes(), transient=True, disable=not notes().is_terminal)
     with bar:
-        task = bar.add_task(escape_controls(title), total=total)
+        task = bar.add_task(escape_line(title), total=total)
         yield lambda done: bar.update(task, completed=min(done, total))

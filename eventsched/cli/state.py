@@ -13,7 +13,7 @@ from msgspec import NODEFAULT
 from msgspec.structs import FieldInfo
 
 from eventsched.cli.options import Archive, Options, command
-from eventsched.escaping import escape_controls
+from eventsched.escaping import escape_line
 from eventsched.schema.ids import ms_of
 
 Kind = Annotated[
@@ -147,4 +147,4 @@ def _cell(name: str, value: Any) -> str:
         return ", ".join(f"{key} {_cell(key, item)}" for key, item in value.items())
     if isinstance(value, list):
         return ", ".join(_cell("", item) for item in value)
-    return escape_controls(str(value))  # escaped here, since its length sets the column's wrapping
+    return escape_line(str(value))  # escaped here, since its length sets the column's wrapping

@@ -10,8 +10,8 @@ import textwrap
 
 from eventsched.cli.event_text import describe
 from eventsched.cli.output import console
-from eventsched.escaping import escape_controls
-from eventsched.formatting import Text, clock, day_and_clock, duration
+from eventsched.escaping import escape_line
+from eventsched.formatting import Text, clock, day_and_clock, duration, join_lines
 from eventsched.projection.fold import FailedEvent
 from eventsched.schema.events import Event
 from eventsched.schema.ids import ms_of
@@ -63,12 +63,12 @@ class Timeline:
             description = self._subject(event) + describe(event)
             self._remember(event)
         name.pad_right(max(0, EVENT - len(name)))
-        description = escape_controls(description)  # before wrapping, since it makes it longer
+        description = escape_line(description)  # before wrapping, since it makes it longer
         first, *more = textwrap.wrap(description, self._width, break_on_hyphens=False) or [""]
         line = Text.assemble((clock(ms), "dim"), after.rjust(AFTER), "  ", name, first)
-        line.append("".join(f"\n{self._indent}{part}" for part in more))
         line.rstrip()
-        console().print(line, no_wrap=True, overflow="ignore", crop=False)
+        lines = join_lines([line, *map(Text, more)], self._indent)
+        console().print(lines, no_wrap=True, overflow="ignore", crop=False)
 
     def _begin_day(self, ms: int) -> None:
         day = day_and_clock(ms).partition(" ")[0]

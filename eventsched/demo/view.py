@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 
 from eventsched.demo.scoreboard import Board, Row
-from eventsched.formatting import NONE, Text, duration, table
+from eventsched.formatting import NONE, Text, duration, join_lines, table
 
 COLOURS = {"waiting": "yellow", "working": "cyan", "recorded": "cyan"}
 STEPS = ("WAITED", "WORKED", "HELD", "TOTAL")
@@ -99,7 +99,7 @@ def sessions_table(board: Board) -> Table:
 
 
 def _lines(transcripts: dict[int, str]) -> RenderableType:
-    return Text("\n".join(text or "…" for _, text in sorted(transcripts.items())))
+    return join_lines(Text(text or "…") for _, text in sorted(transcripts.items()))
 
 
 def jobs_table(board: Board) -> Table:

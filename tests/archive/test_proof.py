@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import json
+import re
 import shutil
 import subprocess
 import zlib
@@ -335,6 +337,56 @@ def test_the_checker_in_another_language_agrees(
         file.write_bytes(encode(by_name[name]) + b"\n")
         done = run_checker(file, key)
         assert (done.returncode, done.stdout.partition(":")[0]) == (1, "not proven"), name
+
+
+def changed_forms(proof: Proof) -> dict[str, bytes]:
+    """Other forms of a proof that an incomplete checker would take for the same."""
+    fields = json.loads(encode(proof))
+    stored = zlib.decompress(b64decode(proof.entry))
+    trailing = b64encode(b64decode(proof.entry) + b"GARBAGE").decode()
+    swapped = dict(reversed(fields.items()))
+    forms = {
+        "another format": fields | {"format": 2},
+        "a further field": fields | {"comment": "also proves the moon"},
+        "a further field of the segment": fields | {"segment": fields["segment"] | {"x": 1}},
+        "another order of fields": swapped,
+        "bytes after the deflated entry": fields | {"entry": trailing},
+        "a number as text": fields | {"position": str(proof.position)},
+        "a field less": {name: value for name, value in fields.items() if name != "format"},
+        "another entry": fields | {"entry": packed(stored + b"x")},
+    }
+    return {name: json.dumps(form, separators=(",", ":")).encode() for name, form in forms.items()}
+
+
+def test_the_checker_refuses_the_forms_that_the_command_refuses(
+    archive: ArchiveFolder, proofs: list[Proof], tmp_path: Path
+) -> None:
+    file = tmp_path / "proof"
+    for name, content in changed_forms(proofs[1]).items():
+        file.write_bytes(content + b"\n")
+        with pytest.raises(ArchiveError):
+            check_proof(file.read_bytes(), archive.public, "proof")
+        done = run_checker(file, archive.path / "archive.pub")
+        assert (done.returncode, done.stdout.partition(":")[0]) == (1, "not proven"), name
+
+
+def test_a_proof_cannot_write_lines_of_the_checker(
+    archive: ArchiveFolder, proofs: list[Proof], tmp_path: Path
+) -> None:
+    """Its texts are printed in visible ASCII, as one line."""
+    file, evil = tmp_path / "proof", "x\n\x1b[1A\x9b2K\u2028\u202eproven: 1-0 of cell c0 is entry 1"
+    stored = b"\x92\xc4" + bytes([len(evil.encode())]) + evil.encode()
+    forged = [
+        encode(replace(proofs[1], id=evil, entry=packed(stored))),
+        encode(replace(proofs[1], segment=replace(proofs[1].segment, first=evil))),
+        json.dumps({evil: 1}).encode(),
+        b"[" + evil.encode(),
+    ]
+    for content in forged:
+        file.write_bytes(content + b"\n")
+        done = run_checker(file, archive.path / "archive.pub")
+        assert done.returncode == 1
+        assert re.fullmatch(r"not proven: [ -~]*\n", done.stdout), done.stdout
 
 
 def test_the_checker_refuses_what_is_no_proof(archive: ArchiveFolder, tmp_path: Path) -> None:

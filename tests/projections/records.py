@@ -19,8 +19,16 @@ from projections.node import Node
 from projections.session import OpenOutcome, Recipients, Session
 
 RECORDED = Path(__file__).with_name("records.txt")
-RECORDS = {"session": Session, "group": SessionGroups, "job": Job, "node": Node}
-PARTS = {"session": (OpenOutcome, Recipients), "group": (Group,)}
+RECORDS: dict[str, type[msgspec.Struct]] = {
+    "session": Session,
+    "group": SessionGroups,
+    "job": Job,
+    "node": Node,
+}
+PARTS: dict[str, tuple[type[msgspec.Struct], ...]] = {
+    "session": (OpenOutcome, Recipients),
+    "group": (Group,),
+}
 """Records inside the record of a projection."""
 
 

@@ -76,6 +76,20 @@ def test_tables_and_lines_show_controls_and_take_brackets_for_text(shown: Consol
     assert "[bold]y[/bold]" in text
 
 
+def test_a_value_is_one_line_wherever_it_is_shown(shown: Console) -> None:
+    forged = "a\nb\u2028c\x85d"
+    made = table("NAME", title=f"T {forged}")
+    made.add_row(f"cell {forged}")
+    made.add_row(Text(f"text {forged}", "green"))
+    shown.print(made)
+    shown.print(output.pairs(f"pairs {forged}", [(f"name {forged}", f"value {forged}")]))
+    shown.print(Text.assemble("a ", (f"part {forged}", "red")).append(f" appended {forged}"))
+    text = shown.export_text()
+    for word in ("T", "cell", "text", "pairs", "name", "value", "part", "appended"):
+        assert rf"{word} a\nb\u2028c\x85d" in text, word
+    assert len(text.splitlines()) == 8
+
+
 def test_a_column_is_as_wide_as_what_is_shown(shown: Console) -> None:
     made = table("A", "B")
     made.add_row("\x1b\x1b", "first")

@@ -82,6 +82,29 @@ def test_other_peoples_text_cannot_steer_the_terminal(configure: Callable[[], No
     assert secret not in lines
 
 
+@pytest.mark.parametrize(
+    "configure", [warn_on_stderr, lambda: configure_logs(0, quiet=False, is_service=False)]
+)
+def test_other_peoples_text_cannot_begin_a_line_of_the_log(configure: Callable[[], None]) -> None:
+    forged = "\n12:00:00 [error    ] FORGED"
+    with contextlib.redirect_stderr(Terminal()) as terminal:
+        configure()
+        log = structlog.get_logger("eventsched")
+        event = f"event{forged}"
+        log.warning(event, plain=forged, nasty=f"{NASTY}{forged}", **{forged: 7})
+        try:
+            raise ValueError(f"{NASTY}{forged}")
+        except ValueError:
+            log.exception("failed")
+        log.warning("handler failed", exception=f"ValueError: x{forged}")
+        log.warning("stack of a worker", stack=f"y{forged}")
+    lines = COLOURS.sub("", terminal.getvalue()).splitlines()
+    assert sum("FORGED" in line for line in lines) == 4
+    beginnings = [line for line in lines if not line.startswith("    ")]
+    assert [line for line in beginnings if "FORGED" in line] == lines[:1]
+    assert len(beginnings) == 4
+
+
 def test_log_lines_for_programs_are_exact() -> None:
     with contextlib.redirect_stderr(io.StringIO()) as pipe:
         configure_logs(0, quiet=False, is_service=False)
