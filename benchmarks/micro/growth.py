@@ -13,6 +13,7 @@ from typing import ClassVar
 from benchmarks.micro.figures import BenchFailed, Figures, Report, Round
 from benchmarks.micro.growth_clients import CLIENT_ROWS
 from benchmarks.micro.growth_flood import flood_ratio
+from benchmarks.micro.growth_reads import READ_ROWS
 from benchmarks.micro.growth_row import Row
 from benchmarks.micro.growth_sessions import SESSION_ROWS
 from benchmarks.micro.growth_trimming import TRIMMING_ROWS
@@ -20,7 +21,13 @@ from benchmarks.micro.growth_views import VIEW_ROWS
 from benchmarks.micro.measure import in_rounds
 from benchmarks.micro.stage import Bench, Stage
 
-ROWS: tuple[Row, ...] = (*SESSION_ROWS, *VIEW_ROWS, *TRIMMING_ROWS, *CLIENT_ROWS)
+ROWS: tuple[Row, ...] = (
+    *SESSION_ROWS,
+    *VIEW_ROWS,
+    *TRIMMING_ROWS,
+    *CLIENT_ROWS,
+    *READ_ROWS,
+)
 REPEATS = 3
 """Measurements of a size in a round. The lowest counts: other processes only add to it."""
 FLOOD, FLOOD_MAX = "append beside the flood of another tenant / alone, p99_ms", 2.0

@@ -78,6 +78,11 @@ async def calls_of(redis: Redis, command: str) -> int:
     return int(statistics.get("calls", 0))
 
 
+async def net_out_bytes(redis: Redis) -> int:
+    """How many bytes the server has sent."""
+    return int((await redis.info("stats"))["total_net_output_bytes"])
+
+
 async def net_in_bytes(redis: Redis) -> int:
     """How many bytes the server has received."""
     return int((await redis.info("stats"))["total_net_input_bytes"])
