@@ -31,6 +31,7 @@ from eventsched.schema.events import (
     JobDispatched,
     JobFailed,
     JobQueued,
+    OtherClasses,
     Rank,
     ResultDelivered,
     ResultMissing,
@@ -74,6 +75,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """Jobs of the same requirement before it in the queue when it began to wait."""
     affinity: Affinity | None = None
     classes: list[ClassSeen] = []
+    other_classes: OtherClasses | None = None
     last: str = ""
     compared: int = 0
     winner: Rank | None = None
@@ -127,9 +129,9 @@ def decision(state: SchedulerState | None, event: Event) -> Decision:
     if isinstance(data, JobDispatched):
         result = Decision(
             id=event.id, attempt=data.attempt, node=event.node, rule=data.rule,
-            affinity=data.affinity, classes=data.classes, last=data.last, compared=data.compared,
-            winner=data.winner, runner_up=data.runner_up, cause=event.cause,
-            context_at=data.context_at,
+            affinity=data.affinity, classes=data.classes, other_classes=data.other_classes,
+            last=data.last, compared=data.compared, winner=data.winner, runner_up=data.runner_up,
+            cause=event.cause, context_at=data.context_at,
         )  # fmt: skip
     else:
         result = Decision(id=event.id, attempt=data.attempt, reason=data.reason, cause=event.cause)

@@ -16,9 +16,12 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from eventsched.audit.scheduler_state import (
+    NAMED_MAX,
     CapabilityClass,
     Requirement,
     SchedulerState,
+    class_order,
+    evidence_of,
     has_free_slot,
     verdict,
 )
@@ -30,6 +33,7 @@ from eventsched.schema.events import (
     JobDispatched,
     JobPromoted,
     JobQueued,
+    OtherClasses,
     Rank,
 )
 from projections.job import Job
@@ -47,6 +51,7 @@ class ComputedDecision(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     affinity: Affinity | None = None
     classes: list[ClassSeen] = []
+    other_classes: OtherClasses | None = None
     last: str = ""
     compared: int = 0
     winner: Rank | None = None
@@ -87,14 +92,16 @@ def choose(
     if affinity is None or affinity.why:
         rule = "last" if node and node == last else "load"
     computed = ComputedDecision(
-        affinity=affinity,
-        classes=[each.evidence for each in serving],
-        last=last,
-        reason=wait_reason(state, requirement),
+        affinity=affinity, last=last, reason=wait_reason(state, requirement)
     )
     if not node or _must_yield(state, job, node):
         return computed
-    return msgspec.structs.replace(computed, node=node, rule=rule)
+    chosen = state.node(node)
+    assert chosen is not None
+    named, others = evidence_of([each.evidence for each in serving], chosen.cls)
+    return msgspec.structs.replace(
+        computed, node=node, rule=rule, classes=named, other_classes=others
+    )
 
 
 def wait_reason(state: SchedulerState, requirement: Requirement) -> str:
@@ -167,6 +174,7 @@ def check_evidence(event: Event, data: JobDispatched) -> Iterator[tuple[str, Any
     if data.rule == "fill":
         yield from _check_fill_evidence(event, data)
         return
+    yield from _check_classes(data)
     has_affinity = data.affinity is not None and not data.affinity.why
     if has_affinity != (data.rule in ("turn", "session")):
         yield "rule", data.rule, "affinity" if has_affinity else "load or last"
@@ -176,17 +184,35 @@ def check_evidence(event: Event, data: JobDispatched) -> Iterator[tuple[str, Any
         yield from _check_load_evidence(event, data)
 
 
+def _check_classes(data: JobDispatched) -> Iterator[tuple[str, Any, Any]]:
+    """Yield (field, recorded, expected) if the named classes cannot be the first ones.
+
+    At most eight are named, those after the first in order and each with a free node. Classes that
+    are not named have free nodes only if eight are named.
+    """
+    further = data.classes[1:]
+    if len(data.classes) > NAMED_MAX or any(not each.head for each in data.classes):
+        yield "classes", len(data.classes), f"at most {NAMED_MAX}, with free nodes"
+    elif further != sorted(further, key=class_order):
+        yield "classes", [each.head for each in further], "in the order of their heads"
+    if data.other_classes and data.other_classes.free and len(data.classes) < NAMED_MAX:
+        yield "other_classes", data.other_classes.free, "no free nodes"
+
+
 def _check_load_evidence(event: Event, data: JobDispatched) -> Iterator[tuple[str, Any, Any]]:
     """Yield (field, recorded, expected) if the node or the rule contradicts the evidence.
 
-    The node must be the least loaded one in the evidence, and `rule` must say why it was chosen.
-    The job's last node is chosen only if no other node is free. If the last node heads a class with
-    a second free node, the evidence does not show that node, so a node that heads no class is
-    accepted.
+    The node must be the least loaded one in the evidence, and `rule` must say why it was chosen. It
+    is the head of the first class that is named. Heads that are not named are not less loaded than
+    the last one that is. The job's last node is chosen only if no other node is free. If the last
+    node heads a class with a second free node, the evidence does not show that node, so a node that
+    heads no class is accepted if this class is the first.
     """
-    heads = sorted((seen.load, seen.head.encode(), seen.head) for seen in data.classes if seen.head)
+    heads = sorted((*class_order(seen), seen.head) for seen in data.classes if seen.head)
     others = [name for *_, name in heads if name != data.last]
     has_second = any(seen.head == data.last and seen.free > 1 for seen in data.classes if seen.head)
+    first = data.classes[0].head if data.classes else ""
+    expected = event.node if any(event.node == name for *_, name in heads) else data.last
     if (event.node == data.last) != (data.rule == "last"):
         yield "rule", data.rule, "last" if event.node == data.last else "load"
     elif data.rule == "last" and (others or has_second):
@@ -195,6 +221,8 @@ def _check_load_evidence(event: Event, data: JobDispatched) -> Iterator[tuple[st
         yield "node", event.node, others[0]
     elif event.node not in others and data.rule == "load" and not has_second:
         yield "node", event.node, others[0] if others else ""
+    elif first != expected:
+        yield "classes", first, expected
 
 
 def _check_fill_evidence(event: Event, data: JobDispatched) -> Iterator[tuple[str, Any, Any]]:
@@ -224,7 +252,9 @@ def check_against_state(
             yield name, msgspec.to_builtins(value), msgspec.to_builtins(getattr(computed, name))
 
 
-_COMPARED = ("rule", "affinity", "classes", "last", "compared", "winner", "runner_up")
+_COMPARED = (
+    "rule", "affinity", "classes", "other_classes", "last", "compared", "winner", "runner_up",
+)  # fmt: skip
 
 
 def check_queued(

@@ -21,6 +21,7 @@ from eventsched.schema.events import (
     Event,
     JobDispatched,
     JobQueued,
+    OtherClasses,
     Rank,
     SuspensionScope,
 )
@@ -32,6 +33,8 @@ from projections.session import Session, Sessions
 Verdict: TypeAlias = Literal["free", "full", "draining", "suspended", "unable", "gone"]
 _HEADS = 2
 """Only the two least loaded nodes of a class can be chosen: the head, or the second."""
+NAMED_MAX = 8
+"""Classes that the evidence names."""
 
 
 class Requirement(msgspec.Struct, frozen=True):
@@ -223,7 +226,7 @@ class SchedulerState:
         return self._class(node.cls)
 
     def serving(self, requirement: Requirement) -> list[CapabilityClass]:
-        """The classes that can take the requirement now, in the order of the evidence."""
+        """The classes that can take the requirement now, by id."""
         classes = (self._class(id_) for id_ in sorted(self._members) if self._members[id_])
         return [each for each in classes if each.serves(requirement)]
 
@@ -248,6 +251,38 @@ class SchedulerState:
             members = [self.nodes[name] for name in self._members[class_id]]
             self._classes[class_id] = _capability_class(class_id, members)
         return self._classes[class_id]
+
+
+def class_order(seen: ClassSeen) -> tuple[int, bytes]:
+    """The order of the classes with a free node: by the head's load, then by its id."""
+    return seen.load, seen.head.encode()
+
+
+def evidence_of(
+    serving: Sequence[ClassSeen], chosen: str
+) -> tuple[list[ClassSeen], OtherClasses | None]:
+    """The evidence for a choice among these classes (rule 17, evidence).
+
+    Args:
+        serving: All classes that can take the requirement.
+        chosen: The id of the class of the chosen node.
+
+    Returns:
+        The class of the chosen node with at most seven further classes that have a free node, in
+        order; the numbers of the other classes, None if there are none.
+    """
+    heads = sorted((each for each in serving if each.head and each.id != chosen), key=class_order)
+    named = [each for each in serving if each.id == chosen] + heads[: NAMED_MAX - 1]
+    if len(named) == len(serving):
+        return named, None
+    ids = {each.id for each in named}
+    others = [each for each in serving if each.id not in ids]
+    return named, OtherClasses(
+        classes=len(others),
+        free=sum(each.free for each in others),
+        full=sum(each.full for each in others),
+        draining=sum(each.draining for each in others),
+    )
 
 
 def _capability_class(class_id: str, members: Sequence[Node]) -> CapabilityClass:

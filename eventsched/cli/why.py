@@ -141,6 +141,10 @@ def _show_decision(decision: Decision) -> None:
             load = f"{each.load / 10:.0f} %" if each.head else NONE
             counts = (str(each.free), str(each.full), str(each.draining))
             result.add_row(f"  {each.id}", each.head or NONE, load, *counts)
+        if (others := decision.other_classes) is not None:
+            counts = (str(others.free), str(others.full), str(others.draining))
+            name = f"  {plural(others.classes, 'other class', 'other classes')}"
+            result.add_row(name, NONE, NONE, *counts)
         out.print(result)
     if not decision.nodes:
         out.print(Text("  nodes: unknown, the first log entries are missing", "yellow"))

@@ -33,7 +33,7 @@
 -- include: strings
 -- include: timers
 -- include: validate
-local classes_max, pairs_max, side_max, features_max, version_max = 256, 1024, 64, 16, 64
+local classes_max, pairs_max, side_max, features_max, version_max = 4096, 1024, 64, 16, 64
 local old = nodes.get(name)
 local stored = redis.call('HMGET', keys.of('node', name), 'token', 'inbox_from')
 if old and old.status ~= 'gone' and stored[1] == token then
@@ -64,7 +64,8 @@ end
 local class_id = classes.id_of(sources, targets, features, '')
 if redis.call('SISMEMBER', keys.classes, class_id) == 0
   and redis.call('SCARD', keys.classes) >= classes_max then
-  return validate.invalid('class', '256 capability classes in a cell')
+  return validate.refuse('INVALID_MESSAGE', 'field=class limit=4096 capability classes in a cell'
+    .. ' remedy=declare the languages and features of another node, or register in another cell')
 end
 
 local now = clock.now()

@@ -210,6 +210,15 @@ class ClassSeen(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     draining: int = 0
 
 
+class OtherClasses(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The capability classes that could serve the job and are not named, and their nodes."""
+
+    classes: int
+    free: int = 0
+    full: int = 0
+    draining: int = 0
+
+
 class Affinity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The last node of the turn or session, and the reason if it was not chosen."""
 
@@ -248,6 +257,9 @@ class JobDispatched(Data, frozen=True, kw_only=True):
     policy: int
     affinity: Affinity | None = None
     classes: list[ClassSeen] = []
+    """The class of the chosen node, then at most seven further classes by (load, head)."""
+    other_classes: OtherClasses | None = None
+    """The classes that are not named; none if all are named, and of a fill."""
     last: str = ""
     """Node of the previous attempt; another candidate is preferred."""
     compared: int = 0

@@ -14,7 +14,14 @@ from eventsched.audit.replay import Replay, ReplayReport
 from eventsched.audit.scheduler_state import SchedulerState
 from eventsched.audit.service import replay
 from eventsched.history.position import parse_position
-from eventsched.schema.events import Affinity, Event, JobDispatched, JobQueued, Rank
+from eventsched.schema.events import (
+    Affinity,
+    Event,
+    JobDispatched,
+    JobQueued,
+    OtherClasses,
+    Rank,
+)
 from eventsched.store.client import Client
 from tests.fixtures_store import TimedStore
 from tests.random_history import random_log, source_of, with_data
@@ -116,8 +123,13 @@ def heavier(data: JobDispatched) -> dict[str, Any]:
     return {"classes": [msgspec.structs.replace(first, load=first.load + 1), *rest]}
 
 
+def with_others(_: JobDispatched) -> dict[str, Any]:
+    return {"other_classes": OtherClasses(classes=1, full=1)}
+
+
 CHANGES: list[tuple[str, Callable[[Any], bool], Callable[[Any], dict[str, Any]]]] = [
     ("classes", by("load"), heavier),
+    ("other_classes", by("load"), with_others),
     ("rule", by("session"), lambda _: {"rule": "load"}),
     ("affinity", by("session"), lambda _: {"affinity": None}),
     ("affinity", by("load"), lambda _: {"affinity": Affinity(node="x.y", why="gone")}),
@@ -172,6 +184,61 @@ async def test_a_job_that_waited_although_a_node_was_free_is_reported(store: Tim
     log.insert(first, msgspec.structs.replace(log[queued], id=log[first].id))
     difference = replayed(log).differences[0]
     assert (difference.field, difference.recorded) == ("node", "")
+
+
+async def many_classes(store: TimedStore) -> Sequence[Event]:
+    """A log whose dispatches name eight of eleven classes; the last is a second attempt."""
+    nodes = [await store.join(f"n{no:02d}", features=[f"f{no}"], slots=2) for no in range(11)]
+    await speak(store, "s1")
+    await speak(store, "s2")
+    await store.dispatch()
+    (message,) = await assigned(store, nodes[0])
+    await reply(store, nodes[0], message["j"], status="failed", code="BROKEN", retryable=True)
+    log = await store.log()
+    assert replayed(log).differences == []
+    return log
+
+
+def by_evidence(log: Sequence[Event], index: int, **changes: Any) -> set[str]:
+    """The fields in which the changed dispatch contradicts its own evidence."""
+    changed = [*log[:index], with_data(log[index], **changes), *log[index + 1 :]]
+    differences = replayed(changed).differences
+    assert {each.basis for each in differences} >= {"fold"}
+    return {each.field for each in differences if each.basis == "evidence"}
+
+
+async def test_evidence_that_cannot_name_the_first_classes_is_reported(store: TimedStore) -> None:
+    """A swapped order, one class too many, a class without a free node, free nodes left out."""
+    log = await many_classes(store)
+    index = index_of(log, is_second)
+    data = log[index].data
+    assert isinstance(data, JobDispatched)
+    first, second, third, *rest = data.classes
+    assert len(rest) == 5
+    assert data.other_classes == OtherClasses(classes=3, free=3)
+    full = msgspec.structs.replace(rest[-1], head="", free=0, full=1)
+    assert by_evidence(log, index, classes=[first, third, second, *rest]) == {"classes"}
+    assert by_evidence(log, index, classes=[second, first, third, *rest]) == {"classes"}
+    assert by_evidence(log, index, classes=[*data.classes, rest[-1]]) == {"classes"}
+    assert by_evidence(log, index, classes=[*data.classes[:7], full]) == {"classes"}
+    assert by_evidence(log, index, classes=data.classes[:7]) == {"other_classes"}
+
+
+async def test_a_less_loaded_class_that_the_evidence_hides_is_reported_by_the_fold(
+    store: TimedStore,
+) -> None:
+    """The named classes agree with the choice; only the state before it shows the hidden class."""
+    log = await many_classes(store)
+    index = index_of(log, lambda data: isinstance(data, JobDispatched))
+    event, data = log[index], log[index].data
+    assert isinstance(data, JobDispatched)
+    *_, eighth = data.classes
+    ninth = msgspec.structs.replace(eighth, id="x", head=f"{eighth.head}x")
+    named = [*data.classes[1:], ninth]
+    changed = msgspec.structs.replace(with_data(event, classes=named), node=data.classes[1].head)
+    differences = replayed([*log[:index], changed]).differences
+    assert {each.basis for each in differences} == {"fold"}
+    assert {"node", "classes"} <= {each.field for each in differences}
 
 
 # --- a real run -----------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from eventsched.schema.events import (
     JobDispatched,
     JobPromoted,
     JobQueued,
+    OtherClasses,
     Rank,
     Rule,
 )
@@ -29,6 +30,7 @@ POLICY = 1
 FILLED_MAX = 8
 CHARGE_MIN_MS = 1_000
 """A tenant is charged for so much audio at least, for each job."""
+NAMED_MAX = 8
 Why = Literal["NO_POOL_FOR_LANG_PAIR", "NO_AVAILABLE_NODE"]
 Order = tuple[int, int, str]
 """Priority, tag, member: the smallest goes first."""
@@ -122,6 +124,7 @@ class Choice:
     affinity: Affinity | None = None
     last: str = ""
     classes: list[ClassSeen] = field(default_factory=list)
+    others: OtherClasses | None = None
     compared: int = 0
     winner: Rank | None = None
     runner_up: Rank | None = None
@@ -156,7 +159,6 @@ def least_loaded(w: World, core: Core, last: str) -> str:
 def choose(w: World, key: str, last: str) -> Choice:
     core = w.cores[key]
     usable, is_declared = nodes.serving(w, core.source, core.target, core.features)
-    seen = [class_.seen(w) for class_ in usable]
     session = w.sessions[name_of(core.session)]
     told_last = w.keys.full(last) if last else ""
     affinity = None
@@ -166,10 +168,30 @@ def choose(w: World, key: str, last: str) -> Choice:
         if not why:
             rule: Rule = "turn" if session.node_turn == core.turn else "session"
             node = name_of(session.node)
-            return Choice(node, rule, affinity=affinity, last=told_last, classes=seen)
+            classes, others = evidence(w, usable, node)
+            return Choice(node, rule, "NO_AVAILABLE_NODE", affinity, told_last, classes, others)
     node = least_loaded(w, core, last)
     rule = "last" if node and node == last else "load"
-    return Choice(node, rule, reason(is_declared), affinity, told_last, seen)
+    classes, others = evidence(w, usable, node) if node else ([], None)
+    return Choice(node, rule, reason(is_declared), affinity, told_last, classes, others)
+
+
+def evidence(
+    w: World, usable: list[nodes.Class], node: str
+) -> tuple[list[ClassSeen], OtherClasses | None]:
+    """Rule 17, evidence: the class of the node first, then those with the least loaded heads."""
+    seen = sorted(
+        ((node not in each.nodes, each.seen(w)) for each in usable),
+        key=lambda item: (item[0], not item[1].head, item[1].load, item[1].head),
+    )
+    named = [each for is_other, each in seen[:NAMED_MAX] if each.head or not is_other]
+    rest = [each for _, each in seen[len(named) :]]
+    if not rest:
+        return named, None
+    counts = [sum(getattr(each, name) for each in rest) for name in ("free", "full", "draining")]
+    return named, OtherClasses(
+        classes=len(rest), free=counts[0], full=counts[1], draining=counts[2]
+    )
 
 
 def lease_ms(w: World, audio_ms: int) -> int:
@@ -204,6 +226,7 @@ def give(w: World, key: str, attempt: int, choice: Choice, cause: str) -> None:
         policy=POLICY,
         affinity=choice.affinity,
         classes=choice.classes,
+        other_classes=choice.others,
         last=choice.last,
         compared=choice.compared,
         winner=choice.winner,

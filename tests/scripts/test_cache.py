@@ -28,7 +28,7 @@ from tests.scripts.added_scripts import add_script
 from tests.scripts.calls import chunk, events
 from tests.scripts.cell_state import check, members, zset
 from tests.scripts.snapshot import snapshot
-from tests.scripts.test_any_sequence import Play
+from tests.scripts.test_any_sequence import FEATURES, Play
 
 LUA = files("eventsched") / "lua"
 CHANGE = r"([\w.]+)\('(SET|HSET\w*|HINCRBY|HDEL|DEL|UNLINK|SADD|SREM)',\s*([^\n]+)"
@@ -37,7 +37,7 @@ STABLE = (
 )
 NOT_CACHED = {("heartbeat_node", "'seen'"), ("record_seal", "'to'")}
 """Fields of the same keys that are not cached."""
-ITEMS_MAX = 16_384
+ITEMS_MAX = 32_768
 CACHE_SCRIPT = """#!lua
 -- include: cache
 -- include: keys
@@ -53,7 +53,7 @@ local found = { nodes = {}, leases = {}, classes = {}, free_nodes = {}, sessions
   waiting_heads = cell.waiting_heads, tenant_counts = cell.tenant_counts,
   tenant_outbox = cell.tenant_outbox,
   outboxes = cell.outboxes, outcomes = cell.outcomes, count = cell.stable + cell.live,
-  live = cell.live }
+  live = cell.live, matches = cell.matches, matches_by_key = cell.matches_by_key, orders = {} }
 for name, s in pairs(cell.sessions) do
   found.sessions[name] = { status = s.status, epoch = text[s.epoch], tenant = s.tenant, tp = s.tp,
     utterance = text[s.utterance], turn = rawget(s, 'turn') and text[s.turn],
@@ -76,6 +76,16 @@ for id, free in pairs(cell.free_nodes) do
   if free.nodes then
     found.free_nodes[id] = { nodes = free.nodes, count = free.count, evidence = free.evidence }
   end
+end
+for key, order in pairs(cell.orders) do
+  local heads, blocks, marked = {}, {}, {}
+  for _, block in ipairs(order.heads) do
+    blocks[#blocks + 1] = #block
+    for _, entry in ipairs(block) do heads[#heads + 1] = { entry.load, entry.name, entry.id } end
+  end
+  for _, entry in ipairs(order.marked) do marked[entry.id] = true end
+  found.orders[key] = { heads = heads, blocks = blocks, marked = marked,
+    sums = { order.count, order.total, order.draining, order.free } }
 end
 for name, used in pairs(cell.affinity) do
   found.affinity[name] = used.node == '' and '' or used.node .. '|' .. used.turn
@@ -119,7 +129,8 @@ WRITERS = {
 }  # fmt: skip
 """The modules that write live state and update the cache, by the key of the state."""
 COUNTED = (
-    "nodes", "classes", "pairs", "places", "waiting_heads", "tenant_counts", "tenant_outbox",
+    "nodes", "classes", "pairs", "matches", "matches_by_key", "orders", "places", "waiting_heads",
+    "tenant_counts", "tenant_outbox",
     "sessions", "outboxes", "outcomes", "affinity",
 )  # fmt: skip
 
@@ -127,7 +138,8 @@ COUNTED = (
 def item_count(cached: Any) -> int:
     """The number of items that the cache has to count."""
     pending = sum(len(outcomes["fields"]) for outcomes in dict(cached["outcomes"]).values())
-    return sum(len(cached[part]) for part in COUNTED) + pending
+    entries = sum(order["sums"][0] for order in dict(cached["orders"]).values())
+    return sum(len(cached[part]) for part in COUNTED) + pending + entries
 
 
 async def cached_contents(store: Store) -> Any:
@@ -176,6 +188,7 @@ async def assert_stored(store: TimedStore) -> int:
         counters = await store.read_hash(store.keys.counters)
         assert cached["is_backpressure_active"] == bool(counters.get("backpressure"))
     await assert_slots_stored(store, cached)
+    await assert_orders_stored(store, cached)
     await assert_requirements_stored(store, cached)
     await assert_sessions_stored(store, cached)
     assert cached["count"] >= item_count(cached)
@@ -225,6 +238,37 @@ async def assert_slots_stored(store: TimedStore, cached_cell: Any) -> None:
         assert known == list(free.items())[: len(known)]
         if "evidence" in cached:
             assert json.loads(cached["evidence"]) == await evidence(store, class_id, free)
+
+
+async def assert_orders_stored(store: TimedStore, cached: Any) -> None:
+    """Requirements match the stored classes; the orders have their stored heads in order."""
+    ids = await members(store, store.keys.classes) if cached["matches"] else set()
+    stored = {class_id: await store.read_hash(store.keys.node_class(class_id)) for class_id in ids}
+    for requirement, match in dict(cached["matches"]).items():
+        source, target, joined = requirement.split(":")
+        features = set(words(joined))
+        able = {
+            class_id: not (features | {"*"}) & set(words(fields["suspended"]))
+            for class_id, fields in stored.items()
+            if source in words(fields["sources"]) and target in words(fields["targets"])
+            and features <= set(words(fields["features"]))
+        }  # fmt: skip
+        assert {each: True for each in able if able[each]} == dict(match["has"])
+        assert {each: True for each in able if not able[each]} == dict(match["suspended"])
+        assert cached["matches_by_key"][match["key"]] == match
+    for key, order in dict(cached["orders"]).items():
+        known, marked = dict(cached["matches_by_key"][key]["has"]), set(order["marked"])
+        heads, sums = [], [len(known), 0, 0, 0]
+        for class_id in known:
+            free = await zset(store, store.keys.free(class_id))
+            heads += [[load, name, class_id] for name, load in list(free.items())[:1]]
+            sums[1] += len(await members(store, store.keys.members(class_id)))
+            sums[2] += int(stored[class_id]["draining"])
+            sums[3] += len(free)
+        unmarked = [head for head in order["heads"] if head[2] not in marked]
+        assert unmarked == sorted(head for head in heads if head[2] not in marked)
+        assert marked or sums == order["sums"]
+        assert all(0 < count <= 64 for count in order["blocks"]) or order["blocks"] == [0]
 
 
 async def evidence(store: TimedStore, class_id: str, free: dict[str, int]) -> dict[str, Any]:
@@ -279,6 +323,39 @@ async def test_rule_17_cached_values_equal_stored_values(played: TimedStore) -> 
         parts |= {part for part in COUNTED if cached.get(part)}
     assert parts == set(COUNTED)
     assert seen > 2_000
+
+
+class ManyClasses(Play):
+    """Random calls with up to 24 nodes in as many classes."""
+
+    async def join(self) -> None:
+        self.count += 1
+        features = {f"only{self.rng.randrange(20)}", *self.rng.choice(FEATURES)}
+        grant = await self.store.join(
+            f"n{self.rng.randrange(24)}", token=f"t{self.count}", features=sorted(features),
+            targets=self.rng.choice([["es"], ["es", "fr"]]), slots=self.rng.choice([1, 1, 2, 5]),
+        )  # fmt: skip
+        self.nodes.append(grant)
+
+
+@pytest.mark.parametrize("cache_live_state", [1, 0])
+async def test_rule_17_the_order_of_many_classes_equals_the_stored_one(
+    played: TimedStore, cache_live_state: int
+) -> None:
+    """Nodes register, drain, are lost and suspended, and slots are taken and released."""
+    await played.configure_cell({"cache_live_state": cache_live_state}, overwrite=True)
+    play, longest, fresh = ManyClasses(played, random.Random(3)), 0, 0
+    for _ in range(16):
+        await play.join()
+    for _ in range(250):
+        await play.rng.choice([*play.steps(), play.beat, play.beat])()
+        await assert_stored(played)
+        orders = dict((await cached_contents(played)).get("orders", {})).values()
+        longest = max([longest, *(len(order["heads"]) for order in orders)])
+        fresh += sum(not order["marked"] for order in orders)
+    await check(played, idle=False)
+    assert longest > 8
+    assert fresh > 10
 
 
 async def test_rule_15_the_cached_least_loaded_nodes_equal_the_stored_ones(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from eventsched.schema.events import Affinity, ClassSeen
+from eventsched.schema.events import Affinity, ClassSeen, OtherClasses
 from eventsched.store.node_commands import NodeGrant, NodeResult
 from tests.fixtures_store import TimedStore
 from tests.scripts.cell_state import check
@@ -226,7 +226,9 @@ async def test_rule_17_a_node_without_the_language_pair_is_unable_despite_suspen
     await check(store)
 
 
-async def test_rule_17_the_evidence_names_each_class_of_the_requirement(store: TimedStore) -> None:
+async def test_rule_17_the_evidence_names_the_chosen_class_and_the_next_ones(
+    store: TimedStore,
+) -> None:
     await store.join("n1", slots=4)
     await store.join("n2", slots=1)
     draining = await store.join("n3", slots=1)
@@ -255,13 +257,56 @@ async def test_rule_17_the_evidence_names_each_class_of_the_requirement(store: T
         free=1,
     )
     dispatch = await last(store, "JobDispatched")
-    assert dispatch.classes == sorted([plain, tts], key=lambda seen: seen.id)
+    assert dispatch.classes == [plain, tts]
+    assert dispatch.other_classes is None
     assert (dispatch.rule, dispatch.policy, dispatch.compared, dispatch.winner) == (
         "load",
         1,
         0,
         None,
     )
+    await check(store)
+
+
+async def test_rule_17_the_evidence_names_eight_classes_and_counts_the_others(
+    store: TimedStore,
+) -> None:
+    """Ten classes: the node of the first one is full, and the last one has two nodes."""
+    for no in range(10):
+        await store.join(f"n{no}", features=[f"f{no}"], slots=2 if no else 1)
+    await store.join("n9b", features=["f9"], slots=2)
+    await speak(store, "first")
+    session = await speak(store, "s1")
+    await store.dispatch()
+    assert await ran_on(store) == ["n0", "n1"]
+    dispatch = await last(store, "JobDispatched")
+    assert [seen.head for seen in dispatch.classes] == [
+        store.keys.full(f"n{no}") for no in range(1, 9)
+    ]
+    assert dispatch.other_classes == OtherClasses(classes=2, free=2, full=1)
+    await store.say(session, 1, end_of_utterance=True)
+    await store.dispatch()
+    dispatch = await last(store, "JobDispatched")
+    assert dispatch.rule == "session"
+    heads = [(seen.head.partition(".")[2], seen.load) for seen in dispatch.classes]
+    assert heads == [("n1", 500), *((f"n{no}", 0) for no in range(2, 9))]
+    await check(store)
+
+
+async def test_rule_17_classes_without_a_free_node_are_counted_alone(store: TimedStore) -> None:
+    await store.join("a", features=["x"], slots=1)
+    await store.join("b", features=["y"], slots=3)
+    draining = await store.join("c", features=["z"], slots=1)
+    for session in ("s1", "s2", "s3"):
+        await speak(store, session)
+    await store.dispatch()
+    assert await ran_on(store) == ["a", "b", "c"]
+    await store.drain_node(draining.node, draining.epoch, within_ms=60_000)
+    await speak(store, "s4")
+    await store.dispatch()
+    dispatch = await last(store, "JobDispatched")
+    assert [seen.head for seen in dispatch.classes] == [store.keys.full("b")]
+    assert dispatch.other_classes == OtherClasses(classes=2, full=1, draining=1)
     await check(store)
 
 

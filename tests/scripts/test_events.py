@@ -20,10 +20,12 @@ STRUCTS: dict[str, Any] = {kind.__name__: kind for kind in get_args(events.AnyDa
 PARTS: dict[str, Any] = {
     "target": events.Target,
     "class_seen": events.ClassSeen,
+    "other_classes": events.OtherClasses,
     "affinity": events.Affinity,
     "rank": events.Rank,
 }
 """Structs within events, which have a function of their own."""
+OPTIONAL_PARTS = (events.Affinity | None, events.Rank | None, events.OtherClasses | None)
 ALL = STRUCTS | PARTS
 _KEY = re.compile(r'"(\w+)":(["\[{]?)')
 
@@ -79,7 +81,7 @@ def test_a_function_writes_the_fields_of_its_struct(name: str) -> None:
 def test_a_field_that_is_written_as_text_has_the_type_of_its_struct(name: str) -> None:
     kinds = fields(ALL[name])
     for field, start in written(name).items():
-        if start == "?" or kinds[field] in (bool, events.Affinity | None, events.Rank | None):
+        if start == "?" or kinds[field] in (bool, *OPTIONAL_PARTS):
             continue
         assert start == begins(kinds[field]), f"{field}: {kinds[field]}"
 

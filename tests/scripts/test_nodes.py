@@ -163,13 +163,17 @@ async def test_rule_34_a_language_may_be(store: TimedStore, language: str) -> No
     assert (await last(store, "NodeRegistered")).sources == [language]
 
 
-async def test_rule_33_a_cell_has_256_classes(store: TimedStore) -> None:
-    for i in range(256):
+async def test_rule_33_a_cell_has_4096_classes(store: TimedStore) -> None:
+    for i in range(4_096):
         await store.join(f"n{i}", features=[f"s{i}"])
     refused = await refusal(store.join("other", features=["one-more"]))
-    assert refused.fields["field"] == "class"
+    assert refused.code == "INVALID_MESSAGE"
+    assert (refused.fields["field"], refused.fields["limit"]) == (
+        "class", "4096 capability classes in a cell",
+    )  # fmt: skip
+    assert refused.fields["remedy"]
     assert (await store.join("known", features=["s7"])).epoch == 1
-    assert len(await logged(store, "NodeRegistered")) == 257
+    assert len(await logged(store, "NodeRegistered")) == 4_097
 
 
 async def test_rule_13_a_new_registration_supersedes_and_the_older_process_gets_an_error(

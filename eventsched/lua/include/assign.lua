@@ -11,6 +11,7 @@
 -- include: keys
 -- include: nodes
 -- include: numbers
+-- include: ordered_set
 -- include: queue
 -- include: settings
 -- include: write
@@ -66,24 +67,25 @@ local function rejection_of(node, job, matching)
 end
 
 -- The least loaded node of these classes, or nil: the smallest (load, name). A node other than the
--- node named `last` is preferred. `last` is chosen if no other node has a free slot.
+-- node named `last` is preferred: if that node is the least loaded one, the next node of its class
+-- or the head of the next class. `last` is chosen if no other node has a free slot.
 local function least_loaded(matching, last)
-  local best, spare
-  for _, class in ipairs(matching) do
-    local list = classes.first_free(class)
-    local first = list[1]
-    if last and first and first.name == last then first, spare = list[2], first end
-    if first and (not best or classes.precedes(first.name, first.load, best)) then best = first end
+  local best, second = classes.first_heads(matching)
+  if best and best.name == last then
+    local other = classes.second_free(best.id)
+    if not other or second and ordered_set.precedes(second.name, second.load, other) then
+      other = second
+    end
+    best = other or best
   end
-  best = best or spare
   return best and nodes.get(best.name)
 end
 
--- The decision: a node with the evidence, or the reason to wait. The function writes nothing.
-local function choose(job, requirement)
-  local matching, is_declared = classes.matching(requirement)
-  local choice = { classes = classes.evidence(matching), last = job.avoid and keys.full(job.avoid),
-    policy = policy, node = nil, rule = nil, affinity = nil, reason = nil }
+-- The decision: a node, or the reason to wait. The function writes nothing.
+local function choose(job, matching, is_declared)
+  local choice = { last = job.avoid and keys.full(job.avoid),
+    policy = policy, node = nil, rule = nil, affinity = nil, reason = nil, classes = nil,
+    others = nil }
   local last_name, last_turn = affinity.get(job.name)
   if last_name ~= '' then
     local last_node = nodes.get(last_name)
@@ -145,7 +147,7 @@ function assign.fill(node, cause)
     if job and job.status == 'queued' then
       queue.take(job)
       dispatch(job, { node = node, rule = 'fill',
-        classes = classes.evidence(classes.only(node.class)), policy = policy,
+        classes = classes.evidence_of(node.class), others = nil, policy = policy,
         compared = as_text[compared], winner = best, runner_up = second }, cause)
       queue.cancel_timers(job)
       free = free - 1
@@ -167,8 +169,8 @@ end
 -- reason to wait (rule 15, two reasons to wait).
 function assign.place(job, cause, freed)
   local requirement = queue.requirement_of(job)
+  local matching, is_declared = classes.matching(requirement)
   if queue.has_waiting(requirement) then
-    local matching, is_declared = classes.matching(requirement)
     local reason = queue.reason(is_declared)
     queue.add(job, reason, cause)
     local node = least_loaded(matching, nil)
@@ -176,9 +178,10 @@ function assign.place(job, cause, freed)
     assign.fill(node, cause)
     return nil
   end
-  local choice = choose(job, requirement)
+  local choice = choose(job, matching, is_declared)
   if choice.node and not (freed and choice.node.name == freed.name
     and has_waiting(freed.class)) then
+    choice.classes, choice.others = classes.evidence(matching, choice.node.class)
     dispatch(job, choice, cause)
     return nil
   end

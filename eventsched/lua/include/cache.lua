@@ -18,7 +18,7 @@
 -- include: keys
 -- include: write
 local cache = { cell = nil }
-local items_max = 16384
+local items_max = 32768
 local kinds = {}
 -- A generation is `<seconds>.<number>`; generations compare by seconds, then by number. Both parts
 -- stay far below 2^53, up to which a double adds 1 exactly.

@@ -3,9 +3,11 @@
 -- jobs, and the least loaded node is first.
 -- include: cache
 -- include: call
+-- include: class_order
 -- include: events
 -- include: keys
 -- include: numbers
+-- include: ordered_set
 -- include: reply
 -- include: strings
 -- include: write
@@ -13,6 +15,7 @@
 local classes = { pending_class = nil, pending_node = nil, pending_load = nil, pending_listed = nil,
   whole_node = '*' }
 local first_free_max, first_free_last = 8, '7'
+local named_max = 8
 local as_text = numbers.text
 
 -- The load of one node that is not written to the sorted set of its class yet. `pending_listed`:
@@ -35,25 +38,31 @@ local definitions = cache.register('classes', 'stable', function(id)
   return {
     id = id, key_of_free = keys.of('free', id), features = strings.set_of(stored[1]),
     suspended = strings.set_of(stored[2]), draining = tonumber(stored[3]) or 0,
-    total = redis.call('SCARD', keys.of('members', id)), only = nil,
+    total = redis.call('SCARD', keys.of('members', id)),
   }
 end)
 
 -- The nodes of a class with a free slot: `nodes` lists the first ones in order, { name, load }
 -- each; `count` is the number of all; `evidence` is the JSON of the class for events, until it
--- changes.
+-- changes; `entries` are those of the class in orders.
 local free_nodes = cache.register('free_nodes', 'live', function()
-  return { nodes = nil, count = nil, evidence = nil }
+  return { nodes = nil, count = nil, evidence = nil, entries = {} }
 end)
 
--- The ids of the classes of a language pair; the result of `matching` by requirement.
+-- The ids of the classes of a language pair.
 local ids_of_pair = cache.register('pairs', 'stable', function(pair)
   local source, target = string.match(pair, '^(.*):(.*)$')
   local ids = redis.call('SMEMBERS', keys.of('pair', source, target))
   table.sort(ids)
   return ids
 end)
+
+-- The result of `matching` by requirement: `has` has the classes that can take a job now, by id,
+-- `suspended` those that could without their suspensions. Requirements with the same classes share
+-- it, and the order of its classes, which has the same key.
 local matches = cache.register('matches', 'stable', function() return nil end)
+local matches_by_key = cache.register('matches_by_key', 'stable', function() return nil end)
+local orders = cache.register('orders', 'live', function() return nil end)
 
 -- The requirements with waiting jobs that a class serves, in the order of their next jobs: `first`
 -- lists the first two, nil after a change; `count` is the number of all.
@@ -67,11 +76,18 @@ local waiting = cache.register('waiting_heads', 'live', function(id)
     count = first[2] and redis.call('ZCARD', keys.of('requirements', id)) or #first }
 end)
 
--- The class alone, in the form of a result of `matching`.
-function classes.only(id)
-  local class = definitions.read_through(id)
-  class.only = class.only or { class, parts = {}, evidence = '' }
-  return class.only
+-- The head of a class has changed, or the numbers of its nodes.
+local function set_changed(free)
+  free.evidence = nil
+  for i = 1, #free.entries do class_order.mark(free.entries[i]) end
+end
+
+-- The nodes with a free slot are read again.
+local function forget_free(id)
+  local free = free_nodes.peek(id)
+  if not free then return end
+  free.nodes, free.count = nil, nil
+  set_changed(free)
 end
 
 -- Write the pending load. If the stored set differs from the cached one, because an earlier call
@@ -91,7 +107,7 @@ local function write_load()
   local is_listed = classes.pending_listed
   if is_listed == nil then return end
   local was_listed = (changed == 1) == (load == nil)
-  if was_listed ~= is_listed then free_nodes.evict(id) end
+  if was_listed ~= is_listed then forget_free(id) end
 end
 
 call.on_commit(function()
@@ -102,7 +118,7 @@ end)
 
 -- The least loaded nodes with a free slot: at least the first two, if the class has two. The second
 -- result is the number of nodes of the class with a free slot.
-function classes.first_free(class)
+local function first_free(class)
   local free = free_nodes.read_through(class.id)
   local list = free.nodes
   if list and (list[2] or #list == free.count) then return list, free.count end
@@ -112,34 +128,77 @@ function classes.first_free(class)
   for i = 1, #stored, 2 do
     list[#list + 1] = { name = stored[i], load = numbers.value[stored[i + 1]] }
   end
-  free.nodes, free.count = list, free.count or redis.call('ZCARD', class.key_of_free)
+  free.nodes, free.count = list, free.count
+    or #list < first_free_max and #list or redis.call('ZCARD', class.key_of_free)
   return list, free.count
 end
 
--- The state of the class for an event, as JSON (rule 17, evidence).
-local function new_evidence(class)
-  local list, count = classes.first_free(class)
-  local first = list[1]
-  return events.class_seen(class.id, first and first.name, first and first.load, count,
-    class.total - count - class.draining, class.draining)
+-- The state of a class for an event, as JSON (rule 17, evidence).
+function classes.evidence_of(id)
+  local class, free = definitions.read_through(id), free_nodes.read_through(id)
+  if not free.evidence then
+    local list, count = first_free(class)
+    local first = list[1]
+    free.evidence = events.class_seen(id, first and first.name, first and first.load, count,
+      class.total - count - class.draining, class.draining)
+  end
+  return free.evidence
 end
 
--- The evidence of several classes, as the items of a JSON array; empty for none. The text is joined
--- again only if a part has changed.
-function classes.evidence(matching)
-  local parts, has_changed, values = matching.parts, false, free_nodes.values()
-  for i = 1, #matching do
-    local id = matching[i].id
-    local free = values[id] or free_nodes.read_through(id)
-    local part = free.evidence
-    if not part then
-      part = new_evidence(matching[i])
-      free.evidence = part
+-- The order of the classes of a result of `matching`, equal to the stored state.
+local function order_of(match)
+  local order = orders.peek(match.key)
+  if not order then
+    order = class_order.new()
+    for id in pairs(match.has) do
+      local entries = free_nodes.read_through(id).entries
+      entries[#entries + 1] = class_order.add(order, id)
     end
-    if parts[i] ~= part then parts[i], has_changed = part, true end
+    orders.put(match.key, order)
+    orders.grow(order.count)
   end
-  if has_changed then matching.evidence = table.concat(parts, ',') end
-  return matching.evidence
+  local entry = class_order.take_marked(order)
+  while entry do
+    if entry.order then
+      local class = definitions.read_through(entry.id)
+      local list, free = first_free(class)
+      class_order.update(entry, list[1], class.total, class.draining, free)
+    end
+    entry = class_order.take_marked(order)
+  end
+  return order
+end
+
+-- The heads of the first two classes in order: { id, name, load } each.
+function classes.first_heads(match)
+  local first = ordered_set.first(order_of(match).heads, 2)
+  return first[1], first[2]
+end
+
+-- The least loaded node of a class after its head: { name, load }, or nil.
+function classes.second_free(id)
+  return first_free(definitions.read_through(id))[2]
+end
+
+-- The evidence for a choice (rule 17, evidence), as JSON: the class of the chosen node and at most
+-- seven further classes in the order of their heads, as items of an array; the numbers of the other
+-- classes and of their nodes, nil if there are none.
+function classes.evidence(match, id)
+  local order, named, texts = order_of(match), {}, {}
+  for _, entry in ipairs(free_nodes.read_through(id).entries) do
+    if entry.order == order then named[1] = entry end
+  end
+  for _, entry in ipairs(ordered_set.first(order.heads, named_max)) do
+    if entry.id ~= id and #named < named_max then named[#named + 1] = entry end
+  end
+  local total, draining, free = order.total, order.draining, order.free
+  for i, entry in ipairs(named) do
+    texts[i] = classes.evidence_of(entry.id)
+    total, draining, free = total - entry.total, draining - entry.draining, free - entry.free
+  end
+  local count = order.count - #named
+  return table.concat(texts, ','), count > 0
+    and events.other_classes(count, free, total - free - draining, draining) or nil
 end
 
 -- Set the load of a node, or nil if it has no free slot. The write is deferred until the load of
@@ -151,11 +210,6 @@ function classes.set_load(id, node, load, is_listed)
     classes.pending_listed = is_listed
   end
   classes.pending_class, classes.pending_node, classes.pending_load = id, node, load
-end
-
--- Order of nodes: by load, then by name. `other` is { name, load }.
-function classes.precedes(node, load, other)
-  return load < other.load or load == other.load and strings.precedes(node, other.name)
 end
 
 -- Change the load of a node from `old` to `load`; nil stands for no free slot. The cached list is
@@ -172,13 +226,11 @@ function classes.move(id, node, old, load)
     item = table.remove(list, at)
     last = list[#list]
   end
-  if not old or not load then
-    free.count, free.evidence = free.count + (load and 1 or 0) - (old and 1 or 0), nil
-  end
+  free.count = free.count + (load and 1 or 0) - (old and 1 or 0)
   if load then
     at = #list + 1
     if last and load <= last.load then
-      while at > 1 and classes.precedes(node, load, list[at - 1]) do at = at - 1 end
+      while at > 1 and ordered_set.precedes(node, load, list[at - 1]) do at = at - 1 end
     end
     -- Append to the list only if it is complete. Otherwise nodes that are not in the list may come
     -- before this node.
@@ -189,14 +241,36 @@ function classes.move(id, node, old, load)
       list[first_free_max + 1] = nil
     end
   end
-  if list[1] ~= first or first and first.name == node then free.evidence = nil end
+  if not old or not load or list[1] ~= first or first and first.name == node then
+    set_changed(free)
+  end
 end
 
--- The definition or the members of the class have changed.
+-- The members of a class have changed, or how many of them drain.
 function classes.evict(id)
   definitions.evict(id)
-  free_nodes.evict(id)
+  forget_free(id)
+end
+
+-- A class is new: requirements match other classes.
+local function evict_matches()
+  ids_of_pair.evict_all()
   matches.evict_all()
+  matches_by_key.evict_all()
+  orders.evict_all()
+end
+
+-- A class is gone.
+local function remove_from_matches(id)
+  ids_of_pair.evict_all()
+  for _, match in pairs(matches_by_key.values()) do
+    match.has[id], match.suspended[id] = nil, nil
+  end
+  local free = free_nodes.peek(id)
+  for _, entry in ipairs(free and free.entries or {}) do
+    if entry.order then class_order.remove(entry) end
+  end
+  free_nodes.evict(id)
 end
 
 local function contains_all(set, features)
@@ -224,17 +298,23 @@ end
 local function find_matching(requirement)
   local source, target, features = string.match(requirement, '^(.-):(.-):(.*)$')
   features = strings.split(features)
-  local usable, is_declared = { has = {}, parts = {}, evidence = '' }, false
+  local usable, suspended = {}, {}
   for _, id in ipairs(ids_of_pair.read_through(source .. ':' .. target)) do
     local class = definitions.read_through(id)
     if contains_all(class.features, features) then
-      is_declared = true
-      if not is_suspended(class, features) then
-        usable[#usable + 1], usable.has[id] = class, true
-      end
+      local ids = is_suspended(class, features) and suspended or usable
+      ids[#ids + 1] = id
     end
   end
-  return { usable = usable, is_declared = is_declared }
+  local usable_text, suspended_text = table.concat(usable, ','), table.concat(suspended, ',')
+  local key = redis.sha1hex(usable_text .. '|' .. suspended_text)
+  local match = matches_by_key.peek(key)
+  if not match then
+    match = { key = key, has = strings.set_of(usable_text),
+      suspended = strings.set_of(suspended_text) }
+    matches_by_key.put(key, match)
+  end
+  return match
 end
 
 -- The classes that can take a job with this requirement now, and whether any node is declared for
@@ -245,7 +325,7 @@ function classes.matching(requirement)
     match = find_matching(requirement)
     matches.put(requirement, match)
   end
-  return match.usable, match.is_declared
+  return match, next(match.has) ~= nil or next(match.suspended) ~= nil
 end
 
 -- Whether the nodes other than this one can serve every requirement that this node can serve now. A
@@ -270,7 +350,8 @@ function classes.others_can_serve(node)
     for _, target in ipairs(targets) do
       local has_other = false
       for _, id in ipairs(ids_of_pair.read_through(source .. ':' .. target)) do
-        has_other = has_other or can_serve(id)
+        has_other = can_serve(id)
+        if has_other then break end
       end
       if not has_other then return false end
     end
@@ -293,7 +374,7 @@ function classes.join(id, node, declared)
         cache.write_stable('SADD', keys.of('pair', source, target), id)
       end
     end
-    ids_of_pair.evict_all()
+    evict_matches()
     classes.watch(id, strings.set_of(declared.sources), strings.set_of(declared.targets))
   end
   classes.evict(id)
@@ -335,7 +416,7 @@ end
 -- the waiting requirements of the cell.
 function classes.rebuild_waiting(id)
   classes.evict(id)
-  ids_of_pair.evict_all()
+  evict_matches()
   waiting.evict(id)
   write('DEL', keys.of('requirements', id))
   local stored = redis.call('HMGET', keys.of('class', id), 'sources', 'targets')
@@ -371,7 +452,7 @@ function classes.leave(id, node)
     write('SREM', keys.classes, id)
     cache.write_stable('DEL', keys.of('class', id), keys.of('requirements', id))
     waiting.evict(id)
-    ids_of_pair.evict_all()
+    remove_from_matches(id)
   end
   classes.evict(id)
 end

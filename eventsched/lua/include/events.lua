@@ -140,6 +140,13 @@ function events.class_seen(id, head, load, free, full, draining)
     .. as_text[free] .. ',"full":' .. as_text[full] .. ',"draining":' .. as_text[draining] .. '}'
 end
 
+-- `other_classes` in JobDispatched: the number of the classes that are not named, and of their
+-- nodes.
+function events.other_classes(count, free, full, draining)
+  return '{"classes":' .. as_text[count] .. ',"free":' .. as_text[free] .. ',"full":'
+    .. as_text[full] .. ',"draining":' .. as_text[draining] .. '}'
+end
+
 -- `affinity` in JobDispatched: the last node of the session; `why` it is not chosen, or empty.
 function events.affinity(node, why)
   return '{"node":"' .. keys.full(node) .. '"' .. json.string_field('why', why) .. '}'
@@ -151,7 +158,7 @@ function events.rank(head)
     .. head.member .. '"}'
 end
 
--- `choice` is the decision of `assign`. Its `classes` and `affinity` are JSON.
+-- `choice` is the decision of `assign`. Its `classes`, `others` and `affinity` are JSON.
 function events.JobDispatched(job, node, cause, choice, deadline, context_at)
   local compared = choice.compared
   return append(keys.log, 'JobDispatched', job.session, job.key, node.full, cause, job.tp,
@@ -163,6 +170,7 @@ function events.JobDispatched(job, node, cause, choice, deadline, context_at)
       .. choice.rule .. '","policy":' .. choice.policy
       .. (choice.affinity and ',"affinity":' .. choice.affinity or '')
       .. ',"classes":[' .. choice.classes .. ']'
+      .. (choice.others and ',"other_classes":' .. choice.others or '')
       .. (compared and ',"compared":' .. compared .. ',"winner":'
         .. events.rank(choice.winner) or '')
       .. (choice.runner_up and ',"runner_up":' .. events.rank(choice.runner_up) or '')

@@ -178,9 +178,8 @@ local function set_head(requirement, place)
   if (place or false) == old then return end
   local old_head = old and old .. ':' .. requirement
   local head = place and place .. ':' .. requirement
-  for _, class in ipairs((classes.matching(requirement))) do
-    classes.set_head(class.id, old_head, head)
-  end
+  local matching = classes.matching(requirement)
+  for class in pairs(matching.has) do classes.set_head(class, old_head, head) end
   if place then
     write('HSET', keys.requirements, requirement, place)
   else
