@@ -16,6 +16,8 @@ local classes = { pending_class = nil, pending_node = nil, pending_load = nil, p
   whole_node = '*' }
 local first_free_max, first_free_last = 8, '7'
 local named_max = 8
+-- Lists of one call of `classes.evidence`, which are used again.
+local named, texts = {}, {}
 local as_text = numbers.text
 
 -- The load of one node that is not written to the sorted set of its class yet. `pending_listed`:
@@ -171,8 +173,7 @@ end
 
 -- The heads of the first two classes in order: { id, name, load } each.
 function classes.first_heads(match)
-  local first = ordered_set.first(order_of(match).heads, 2)
-  return first[1], first[2]
+  return ordered_set.first_two(order_of(match).heads)
 end
 
 -- The least loaded node of a class after its head: { name, load }, or nil.
@@ -184,21 +185,24 @@ end
 -- seven further classes in the order of their heads, as items of an array; the numbers of the other
 -- classes and of their nodes, nil if there are none.
 function classes.evidence(match, id)
-  local order, named, texts = order_of(match), {}, {}
-  for _, entry in ipairs(free_nodes.read_through(id).entries) do
-    if entry.order == order then named[1] = entry end
+  local order, values = order_of(match), free_nodes.values()
+  local entries, at = values[id].entries, 1
+  while entries[at].order ~= order do at = at + 1 end
+  local chosen, count = entries[at], 1
+  local total, draining, free =
+    order.total - chosen.total, order.draining - chosen.draining, order.free - chosen.free
+  texts[1] = values[id].evidence or classes.evidence_of(id)
+  for i = 1, ordered_set.copy_first(order.heads, named_max, named) do
+    local entry = named[i]
+    if entry ~= chosen and count < named_max then
+      count = count + 1
+      texts[count] = values[entry.id].evidence or classes.evidence_of(entry.id)
+      total, draining, free = total - entry.total, draining - entry.draining, free - entry.free
+    end
   end
-  for _, entry in ipairs(ordered_set.first(order.heads, named_max)) do
-    if entry.id ~= id and #named < named_max then named[#named + 1] = entry end
-  end
-  local total, draining, free = order.total, order.draining, order.free
-  for i, entry in ipairs(named) do
-    texts[i] = classes.evidence_of(entry.id)
-    total, draining, free = total - entry.total, draining - entry.draining, free - entry.free
-  end
-  local count = order.count - #named
-  return table.concat(texts, ','), count > 0
-    and events.other_classes(count, free, total - free - draining, draining) or nil
+  local others = order.count - count
+  return table.concat(texts, ',', 1, count), others > 0
+    and events.other_classes(others, free, total - free - draining, draining) or nil
 end
 
 -- Set the load of a node, or nil if it has no free slot. The write is deferred until the load of

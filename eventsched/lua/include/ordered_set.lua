@@ -23,53 +23,65 @@ local function is_before(a, b)
   return strings.precedes(a.id, b.id)
 end
 
--- The number of the block, and the place in it, of the first item that is not before this one.
-local function find(set, item)
+-- The number of the block that has the item, or that gets it.
+local function find_block(set, item)
   local low, high = 1, #set
   while low < high do
     local middle = (low + high - (low + high) % 2) / 2
     local block = set[middle]
     if is_before(block[#block], item) then low = middle + 1 else high = middle end
   end
-  local no, block = low, set[low]
-  low, high = 1, #block + 1
-  while low < high do
-    local middle = (low + high - (low + high) % 2) / 2
-    if is_before(block[middle], item) then low = middle + 1 else high = middle end
-  end
-  return no, low
+  return low
 end
 
 -- Add an item that is not in the set.
 function ordered_set.insert(set, item)
-  local no, at = find(set, item)
+  local no = find_block(set, item)
   local block = set[no]
-  table.insert(block, at, item)
+  local low, high = 1, #block + 1
+  while low < high do
+    local middle = (low + high - (low + high) % 2) / 2
+    if is_before(block[middle], item) then low = middle + 1 else high = middle end
+  end
+  table.insert(block, low, item)
   if #block <= block_max then return end
   local second, half = {}, block_max / 2
   for i = half + 1, block_max + 1 do second[i - half], block[i] = block[i], nil end
   table.insert(set, no + 1, second)
 end
 
--- Remove an item of the set.
+-- Remove an item of the set. A comparison of all items of a block for identity costs less than a
+-- few comparisons of names. An item that is not found fails the call, which empties the cache.
 function ordered_set.remove(set, item)
-  local no, at = 1, 1
-  if set[1][1] ~= item then no, at = find(set, item) end
-  table.remove(set[no], at)
-  if not set[no][1] and set[2] then table.remove(set, no) end
+  local no, at = find_block(set, item), 1
+  local block = set[no]
+  while block[at] ~= item do
+    if not block[at] then error('the item is not in the set') end
+    at = at + 1
+  end
+  table.remove(block, at)
+  if not block[1] and set[2] then table.remove(set, no) end
 end
 
--- The first `count` items of the set, or all, in order.
-function ordered_set.first(set, count)
-  local items, found = {}, 0
-  for no = 1, #set do
-    local block = set[no]
-    for at = 1, #block do
-      if found == count then return items end
-      found = found + 1
-      items[found] = block[at]
+-- Copy the first `count` items of the set, or all, to a list. Returns how many were copied.
+function ordered_set.copy_first(set, count, list)
+  local copied, no, at, block = 0, 1, 1, set[1]
+  while block and copied < count do
+    local item = block[at]
+    if item then
+      copied, at = copied + 1, at + 1
+      list[copied] = item
+    else
+      no, at = no + 1, 1
+      block = set[no]
     end
   end
-  return items
+  return copied
+end
+
+-- The first two items of the set.
+function ordered_set.first_two(set)
+  local block, next_block = set[1], set[2]
+  return block[1], block[2] or next_block and next_block[1]
 end
 return ordered_set
