@@ -138,7 +138,7 @@ COUNTED = (
 def item_count(cached: Any) -> int:
     """The number of items that the cache has to count."""
     pending = sum(len(outcomes["fields"]) for outcomes in dict(cached["outcomes"]).values())
-    entries = sum(order["sums"][0] for order in dict(cached["orders"]).values())
+    entries: int = sum(order["sums"][0] for order in dict(cached["orders"]).values())
     return sum(len(cached[part]) for part in COUNTED) + pending + entries
 
 
