@@ -11,6 +11,7 @@ from math import log
 from typing import ClassVar
 
 from benchmarks.micro.figures import BenchFailed, Figures, Report, Round
+from benchmarks.micro.growth_archive import ARCHIVE_ROWS
 from benchmarks.micro.growth_clients import CLIENT_ROWS
 from benchmarks.micro.growth_flood import flood_ratio
 from benchmarks.micro.growth_reads import READ_ROWS
@@ -27,6 +28,7 @@ ROWS: tuple[Row, ...] = (
     *TRIMMING_ROWS,
     *CLIENT_ROWS,
     *READ_ROWS,
+    *ARCHIVE_ROWS,
 )
 REPEATS = 3
 """Measurements of a size in a round. The lowest counts: other processes only add to it."""

@@ -8,6 +8,10 @@ layout.py       the folder of an archive and the names of its files
 segment.py      the Parquet files of a segment
 snapshot.py     snapshots of the read models, from which folds start
 sealer.py       makes a segment from entries
+footer.py       joins the footers of Parquet files
+pack.py         a file with many segments and an index of their sessions and ids
+packer.py       packs sealed segments
+segments.py     packs and single segments as one sequence
 archiver.py     the role that seals the log
 commands.py     the scripts of the archive
 config.py       the settings of the role

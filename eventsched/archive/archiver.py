@@ -4,12 +4,12 @@ Owns: the right to archive (a lease with an epoch, and a lock on the folder), th
 reading its audio, recording progress after the files are on disk, the checks that folder and cell
 belong together.
 Must not: trim the log (the trimmer does, up to the recorded progress), or change sealed files.
-Read next: sealer.py, lua/record_seal.lua, roles/trimmer.py.
+Read next: sealer.py, packer.py, lua/record_seal.lua, roles/trimmer.py.
 
 A segment begins after the previous one. It ends after `archive_entries_max` entries, at the end of
 the time window (`archive_window_ms`) of its first entry, or at a number of bytes. So its range
 follows from the log alone, and an archiver that repeats it after a crash writes the same files. The
-order is files, record, Redis; each step may be repeated.
+order is files, record, Redis; each step may be repeated. Then segments may be packed.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from eventsched.archive.codec import encode_entry
 from eventsched.archive.commands import LEASE_MS, ArchiveCommands, ArchiveState
 from eventsched.archive.layout import LOCK, CellFolder
 from eventsched.archive.manifest import Record
+from eventsched.archive.packer import remove_packed_files
 from eventsched.archive.sealer import Finalized, OpenSegment, Sealer
 from eventsched.archive.segment import Utterance
 from eventsched.archive.set_aside import is_in_log
@@ -134,6 +135,7 @@ class Archiver:
         sealer = await threads.in_thread(partial(Sealer, self._folder, self._key, self._set))
         await self._check_end(sealer, state)
         removed = self._folder.remove_unfinished()
+        removed += await threads.in_thread(partial(remove_packed_files, self._folder))
         if not await self._record(sealer, state.to or START):
             return None
         if not sealer.records:  # from now on only archived entries are trimmed
@@ -213,7 +215,24 @@ class Archiver:
         start = sealer.sealed_to
         record = await threads.in_thread(sealer.seal)
         self._log.info("sealed", segment=record.n, entries=record.events, to=record.last)
-        return StepResult("sealed" if await self._record(sealer, start) else "lease_lost", record)
+        if not await self._record(sealer, start):
+            return StepResult("lease_lost", record)
+        await self._pack(sealer)
+        return StepResult("sealed", record)
+
+    async def _pack(self, sealer: Sealer) -> None:
+        """Pack the next segments, if all of them are sealed.
+
+        Nothing depends on a pack but the time of reads, so a failure is logged and archiving
+        continues. The next segment tries again.
+        """
+        try:
+            name = await threads.in_thread(sealer.pack)
+        except (ArchiveError, OSError) as error:
+            self._log.error("cannot pack segments", error=str(error))
+            return
+        if name:
+            self._log.info("packed", pack=name)
 
     async def _add_audio(self, sealer: Sealer, finalized: Finalized) -> None:
         """Add the stored chunks of an utterance, unless some of them were trimmed.

@@ -1,7 +1,7 @@
 """Opens files of an archive, which another user may have made.
 
-Owns: opening a regular file, and refusing links, which may lead out of the archive, and pipes and
-devices, which may never end; reading a small file with a bound.
+Owns: opening a regular file, or a range of it, and refusing links, which may lead out of the
+archive, and pipes and devices, which may never end; reading a small file with a bound.
 Must not: know what a file has.
 Read next: layout.py, sealed_file.py.
 """
@@ -9,10 +9,11 @@ Read next: layout.py, sealed_file.py.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 from eventsched.errors import ArchiveError
 
@@ -20,8 +21,9 @@ from eventsched.errors import ArchiveError
 class FileFault(ArchiveError):
     """Raised when a file of an archive must not be read; `what` says why, without its name."""
 
-    def __init__(self, path: Path, what: str) -> None:
+    def __init__(self, path: Path, what: str, *, is_missing: bool = False) -> None:
         self.what = what
+        self.is_missing = is_missing
         super().__init__(f"{path} {what}")
 
 
@@ -32,7 +34,7 @@ def open_regular(path: Path) -> BinaryIO:
     try:
         descriptor = os.open(path, flags)
     except FileNotFoundError as error:
-        raise FileFault(path, "is missing") from error
+        raise FileFault(path, "is missing", is_missing=True) from error
     except OSError as error:
         what = "is a link" if error.errno == errno.ELOOP else f"cannot be read: {error.strerror}"
         raise FileFault(path, what) from error
@@ -49,3 +51,51 @@ def read_small(path: Path, bytes_max: int) -> bytes:
     if len(content) > bytes_max:
         raise FileFault(path, f"has more than {bytes_max:,} bytes")
     return content
+
+
+def open_range(path: Path, start: int, size: int, name: str) -> BinaryIO:
+    """Open a range of a regular file as a file of its own. Raises FileFault as `open_regular`.
+
+    Args:
+        path: The file.
+        start: First byte of the range.
+        size: Bytes of the range.
+        name: Name of the range, for messages.
+    """
+    return cast("BinaryIO", io.BufferedReader(_FileRange(open_regular(path), start, size, name)))
+
+
+class _FileRange(io.RawIOBase):
+    """A range of an open file, which it closes."""
+
+    def __init__(self, file: BinaryIO, start: int, size: int, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self._file, self._start, self._size, self._at = file, start, size, 0
+
+    def readinto(self, buffer: Any) -> int:
+        count = min(len(buffer), max(0, self._size - self._at))
+        data = os.pread(self.fileno(), count, self._start + self._at)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = max(0, (0, self._at, self._size)[whence] + offset)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()

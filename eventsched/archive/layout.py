@@ -11,10 +11,12 @@ Read next: manifest.py (the records), sealed_file.py (reads files), sealer.py (w
     DIR/<cell>/<first>_<last>.sessions.parquet   session -> its rows
     DIR/<cell>/<first>_<last>.snapshot.parquet   read models at the last entry
     DIR/<cell>/<first>_<last>.audio.parquet      with --audio: the chunks of each utterance
+    DIR/<cell>/<first>_<last>.pack.parquet       the files of many segments (pack.py)
     DIR/<cell>/set-aside/<first>_<last>/         segments that the log has lost (set_aside.py)
     DIR.key                               the private key: beside the folder, not in it
 
-`*.part` is an incomplete file; `lock` is empty. Names follow from the range of ids alone, so an
+A segment that is in a pack may have its own files, too; then the pack is read. `*.part` is an
+incomplete file; `lock` is empty. Names follow from the range of ids alone, so an
 archiver that repeats the unfinished work of another writes the same files.
 """
 
@@ -25,13 +27,24 @@ import re
 import shlex
 import stat
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
 from eventsched.archive.files import read_small
-from eventsched.archive.manifest import Record, SegmentTree, decode, encode
+from eventsched.archive.manifest import (
+    RECORD_BYTES_MAX,
+    Record,
+    Segment,
+    SegmentTree,
+    decode,
+    encode,
+)
+from eventsched.archive.pack import Pack
+from eventsched.archive.segments import Segments
 from eventsched.archive.signing import (
     PUBLIC_FILE_BYTES_MAX,
     SigningKey,
@@ -41,7 +54,14 @@ from eventsched.archive.signing import (
 )
 from eventsched.errors import ArchiveError
 from eventsched.private_files import make_private_folder, private_file
-from eventsched.schema.ids import check_id, padded_id
+from eventsched.schema.ids import (
+    BEFORE_FIRST,
+    EntryId,
+    check_id,
+    format_id,
+    padded_id,
+    parse_id,
+)
 from eventsched.schema.keys import CELL
 
 PUBLIC = "archive.pub"
@@ -52,10 +72,10 @@ SET_ASIDE = "set-aside"
 NOTE = "note.json"
 """In each folder of segments that are set aside; written last."""
 KINDS = ("events", "sessions", "snapshot", "audio")
-RECORD_BYTES_MAX = 64 * 1_024
 _STEM = r"\d{15}-\d{6,19}_\d{15}-\d{6,19}"
 RECORD = re.compile(rf"{_STEM}\.json")
 SEGMENT = re.compile(rf"({_STEM})\.({'|'.join(KINDS)})\.parquet")
+PACK = re.compile(rf"{_STEM}\.pack\.parquet")
 
 
 def file_stem(first: str, last: str) -> str:
@@ -64,6 +84,19 @@ def file_stem(first: str, last: str) -> str:
 
 def file_name(stem: str, kind: str) -> str:
     return f"{stem}.{kind}.parquet"
+
+
+def record_name(segment: Segment) -> str:
+    return f"{file_stem(segment.first, segment.last)}.json"
+
+
+def pack_name(first: str, last: str) -> str:
+    return file_name(file_stem(first, last), "pack")
+
+
+def first_id_of(name: str) -> EntryId:
+    """The first id in the name of a file of a segment or pack."""
+    return parse_id(name.partition("_")[0])
 
 
 class SetAsideNote(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -103,7 +136,7 @@ class SetAsideNote(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class CellFolder:
-    """The segments of a cell. A record is read once, unless its file is replaced.
+    """The segments of a cell. A record or index is read once, unless its file is replaced.
 
     Args:
         path: The folder.
@@ -115,31 +148,38 @@ class CellFolder:
         self.path = path
         self.cell = cell or path.name
         self.checked_files: dict[str, tuple[int, ...]] = {}
-        """Name of a file -> its state when it was checked (sealed_file.py)."""
+        """Path of a file -> its state when it was checked (sealed_file.py)."""
         self._public = public
         self._read: dict[tuple[str, int], Record] = {}
+        self._packs: dict[tuple[str, int], Pack] = {}
+        self._listed = Segments([], [], self._packed_record)
         self._signed: list[Record] = []
+        """Records after the packs that the key is known to have signed."""
+        self._signed_from = -1
+        """Number of the first of them; -1 if none is known."""
         self._tree = SegmentTree()
         self._lock = threading.Lock()
 
-    def signed_records(self) -> list[Record]:
+    def signed_records(self) -> Segments:
         """All segments, in order, up to the last head, which the archive's key has signed.
 
-        The last head covers every record. Whether the key is the right one is for the caller to
-        know. Raises ArchiveError if a record is not covered by the last head, or that not signed.
+        The key has also signed the index of each pack. The last head covers every record. Whether
+        the key is the right one is for the caller to know. Raises ArchiveError if a record is not
+        covered by the last head, or that not signed.
         """
         with self._lock:
-            records = self.records()
-            if records[: len(self._signed)] != self._signed:  # some were set aside meanwhile
-                self._tree, self._signed = SegmentTree(), []
-            try:
-                for record in records[len(self._signed) :]:
-                    self._check_signed(record, records[0].head.skipped, records[-1])
-            except ArchiveError:
-                self._tree, self._signed = SegmentTree(), []
-                raise
-            self._signed = records
-            return list(records)
+            segments = self.records()
+            for pack in segments.packs:
+                pack.check_signed(self._public)
+            single, signed = segments.single, self._signed
+            # Some may have been packed or set aside meanwhile.
+            if self._signed_from != segments.packed or single[: len(signed)] != signed:
+                self._tree, signed = segments.tree_of_packs(), []
+            self._signed_from = -1
+            for record in single[len(signed) :]:
+                self._check_signed(record, segments.skipped, single[-1])
+            self._signed, self._signed_from = list(single), segments.packed
+            return segments
 
     def _check_signed(self, record: Record, skipped: int, last: Record) -> None:
         if not self._tree.follows(record, skipped=skipped):
@@ -150,20 +190,66 @@ class CellFolder:
             key = fingerprint(self._public)
             raise ArchiveError(f"{self.path}: segment {record.n} is not signed by key {key}")
 
-    def records(self) -> list[Record]:
+    def records(self) -> Segments:
         """All segments, in order. Raises ArchiveError if they are not one sequence."""
-        records = self.listed_records()
-        check_sequence(self.path, records)
-        return records
+        names = self.names()
+        packs = self._open_packs(name for name in names if PACK.fullmatch(name))
+        packed, last = (packs[-1].index.end, packs[-1].last) if packs else (0, BEFORE_FIRST)
+        single = self._read_records(
+            name for name in names if RECORD.fullmatch(name) and first_id_of(name) > last
+        )
+        check_sequence(self.path, single, start=packed, after=last)
+        self._listed = Segments(packs, single, self._packed_record)
+        return Segments(packs, single, self._packed_record)
 
     def listed_records(self) -> list[Record]:
-        """The segments that are in the folder, in order. Raises ArchiveError for other records."""
+        """The segments that have files of their own, in order. Raises ArchiveError for others."""
+        return self._read_records(self.record_names())
+
+    def _read_records(self, names: Iterable[str]) -> list[Record]:
         found: dict[tuple[str, int], Record] = {}
-        for name in self.record_names():
+        for name in names:
             file = (name, os.lstat(self.path / name).st_ino)
             found[file] = self._read.get(file) or self.read(name)
         self._read = found
         return sorted(found.values(), key=lambda record: record.n)
+
+    def _open_packs(self, names: Iterable[str]) -> list[Pack]:
+        found: dict[tuple[str, int], Pack] = {}
+        before: Pack | None = None
+        for name in sorted(names, key=first_id_of):
+            file = (name, os.lstat(self.path / name).st_ino)
+            found[file] = pack = self._packs.get(file) or self._open_pack(name)
+            pack.check_follows(before)
+            before = pack
+        self._packs = found
+        return list(found.values())
+
+    def _open_pack(self, name: str) -> Pack:
+        pack = Pack.open(self.path / name)
+        if pack.index.cell != self.cell or pack_name(pack.index.first, pack.index.last) != name:
+            raise ArchiveError(f"{self.path / name} is the pack of other segments")
+        return pack
+
+    def pack_with(self, segment: Segment, *, again: bool = False) -> Pack | None:
+        """The pack that has this segment, as last listed; None if it has files of its own.
+
+        With `again` the packs are listed again.
+        """
+        if again:
+            packs = self._open_packs(name for name in self.names() if PACK.fullmatch(name))
+            self._listed = Segments(packs, [], self._packed_record)
+        pack = self._listed.pack_of(segment.n)
+        ids = check_id(segment.first), check_id(segment.last)
+        return pack if pack is not None and pack.ids(segment.n) == ids else None
+
+    def _packed_record(self, pack: Pack, n: int) -> Record:
+        first, last = pack.ids(n)
+        name = f"{file_stem(format_id(*first), format_id(*last))}.json"
+        record = self._decode(pack.record_line(n), name, pack.path / name)
+        if record.n != n:
+            raise ArchiveError(f"{pack.path / name} is the record of another segment")
+        return record
 
     def record_names(self) -> list[str]:
         return [name for name in self.names() if RECORD.fullmatch(name)]
@@ -212,7 +298,10 @@ class CellFolder:
     def read(self, name: str) -> Record:
         """The record with this name. Raises ArchiveError if it names files of another segment."""
         path = self.path / name
-        record = decode(read_small(path, RECORD_BYTES_MAX), Record, str(path))
+        return self._decode(read_small(path, RECORD_BYTES_MAX), name, path)
+
+    def _decode(self, line: bytes, name: str, path: Path) -> Record:
+        record = decode(line, Record, str(path))
         stem = file_stem(record.first, record.last)
         if f"{stem}.json" != name or record.cell != self.cell:
             raise ArchiveError(f"{path} is the record of another segment")
@@ -223,17 +312,27 @@ class CellFolder:
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file atomically and to disk; replace an existing one."""
-        part = self.path / f"{name}.{os.getpid()}{PART}"
-        with private_file(part) as file:
+        with self.new_file(name) as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+
+    @contextmanager
+    def new_file(self, name: str) -> Iterator[BinaryIO]:
+        """A file that replaces an existing one, atomically and on disk, unless the body raises."""
+        part = self.path / f"{name}.{os.getpid()}{PART}"
+        try:
+            with private_file(part) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+        except Exception:
+            part.unlink(missing_ok=True)
+            raise
         part.replace(self.path / name)
 
     def write_record(self, record: Record) -> None:
         """Add a segment. Its files are on disk before its record."""
         sync_folder(self.path)
-        self.write(f"{file_stem(record.first, record.last)}.json", encode(record) + b"\n")
+        self.write(record_name(record), encode(record) + b"\n")
         sync_folder(self.path)
 
     def remove_unfinished(self) -> list[str]:
@@ -241,11 +340,14 @@ class CellFolder:
 
         The caller must have the lock.
         """
-        named = {file.name for record in self.records() for file in record.files}
+        segments = self.records()
+        named = {file.name for record in segments.single for file in record.files}
+        packed_to = segments.ids(segments.packed - 1)[1] if segments.packed else BEFORE_FIRST
         unfinished = [
             name
             for name in sorted(os.listdir(self.path))
-            if name not in named and (SEGMENT.fullmatch(name) or _is_part(name))
+            if _is_part(name)
+            or (SEGMENT.fullmatch(name) and name not in named and first_id_of(name) > packed_to)
         ]
         for name in unfinished:
             (self.path / name).unlink(missing_ok=True)
@@ -254,13 +356,23 @@ class CellFolder:
 
 def _is_part(name: str) -> bool:
     target = name.removesuffix(PART).rpartition(".")[0]
-    return name.endswith(PART) and bool(RECORD.fullmatch(target) or SEGMENT.fullmatch(target))
+    forms = (RECORD, SEGMENT, PACK)
+    return name.endswith(PART) and any(form.fullmatch(target) for form in forms)
 
 
-def check_sequence(path: Path, records: list[Record]) -> None:
-    """Raises ArchiveError unless these are segments 0, 1, 2, … with increasing ranges."""
-    last = (-1, 0)
-    for n, record in enumerate(records):
+def check_sequence(
+    path: Path, records: Sequence[Record], *, start: int = 0, after: EntryId = BEFORE_FIRST
+) -> None:
+    """Raises ArchiveError unless these are segments 0, 1, 2, … with increasing ranges.
+
+    Args:
+        path: Their folder, for messages.
+        records: The records.
+        start: Number of the first of them.
+        after: Last id before them.
+    """
+    last = after
+    for n, record in enumerate(records, start):
         if record.n != n:
             raise ArchiveError(f"{path}: segment {n} is missing")
         first = check_id(record.first)

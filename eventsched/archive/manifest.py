@@ -14,6 +14,7 @@ records, which shows any change of a record. An exported head is a checkpoint.
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Annotated, TypeVar
 
@@ -25,6 +26,7 @@ from eventsched.errors import ArchiveError
 from eventsched.schema.nesting import check_json
 
 FORMAT = 1
+RECORD_BYTES_MAX = 64 * 1_024
 CHAIN_START = bytes(32)
 _SIGNED = b"eventsched archive head 1\n"
 _LEAF = b"eventsched segment 1\n"
@@ -152,10 +154,32 @@ class SegmentTree:
         self._chain = CHAIN_START
         self._events = 0
 
+    @classmethod
+    def at(cls, head: TreeHead, peaks: Sequence[bytes]) -> SegmentTree:
+        """The tree and the chain at a head. Raises ArchiveError unless the peaks give its root."""
+        tree = cls()
+        try:
+            tree._tree = merkle.Tree.of_peaks(head.segments, peaks)
+        except ValueError as error:
+            raise ArchiveError(f"the head of segment {head.segments - 1}: {error}") from error
+        if tree._tree.root().hex() != head.root:
+            raise ArchiveError(f"the head of segment {head.segments - 1} has another root")
+        tree._chain, tree._events = bytes.fromhex(head.records), head.events
+        return tree
+
     @property
     def size(self) -> int:
         """How many segments it has."""
         return self._tree.size
+
+    @property
+    def chain(self) -> bytes:
+        return self._chain
+
+    @property
+    def peaks(self) -> list[bytes]:
+        """Roots of the complete subtrees of the tree (merkle.py)."""
+        return self._tree.peaks
 
     def add(self, segment: Segment) -> None:
         self._tree.append(merkle.leaf_hash(segment.summary.leaf()))

@@ -57,9 +57,23 @@ class Tree:
     def __init__(self, leaves: Iterable[bytes] = ()) -> None:
         self.size = 0
         self._peaks: list[bytes] = []
-        """Roots of the complete subtrees, largest first: one for each bit set in `size`."""
+        """One for each bit set in `size`."""
         for leaf in leaves:
             self.append(leaf)
+
+    @classmethod
+    def of_peaks(cls, size: int, peaks: Sequence[bytes]) -> Tree:
+        """The tree of this size with these peaks. Raises ValueError for another number of peaks."""
+        if len(peaks) != size.bit_count():
+            raise ValueError(f"a tree of {size} leaves does not have {len(peaks)} peaks")
+        tree = cls()
+        tree.size, tree._peaks = size, list(peaks)
+        return tree
+
+    @property
+    def peaks(self) -> list[bytes]:
+        """Roots of the complete subtrees, largest first: later roots follow from them."""
+        return list(self._peaks)
 
     def append(self, leaf: bytes) -> None:
         rest = self.size

@@ -64,20 +64,19 @@ def prove(folder: ArchiveFolder, entry_id: str, cell: str | None = None) -> Proo
     id_ = check_id(entry_id)
     for name in [cell] if cell else folder.cells():
         records = folder.cell(name).signed_records()
-        for record in records:
-            if check_id(record.first) <= id_ <= check_id(record.last):
-                proof = _proof(folder.cell(name), records, record, entry_id)
-                if proof is not None:
-                    return proof
+        ms, seq = id_
+        for n in records.between((ms, seq - 1), id_):
+            proof = _proof(folder.cell(name), records[:], n, entry_id)
+            if proof is not None:
+                return proof
     raise NotFound(f"no event {entry_id} in {folder.path}")
 
 
-def _proof(
-    cell: CellFolder, records: Sequence[Record], record: Record, entry_id: str
-) -> Proof | None:
+def _proof(cell: CellFolder, records: Sequence[Record], n: int, entry_id: str) -> Proof | None:
     from eventsched.archive.sealed_file import open_sealed
     from eventsched.archive.segment import read_entries
 
+    record = records[n]
     with open_sealed(cell, record, "events") as file:
         entries = read_entries(file)
     try:
@@ -95,7 +94,7 @@ def _proof(
         position=position,
         path=_base64(b"".join(merkle.prove(leaves, position))),
         segment=record.summary,
-        segment_path=_base64(b"".join(merkle.prove(segments, record.n))),
+        segment_path=_base64(b"".join(merkle.prove(segments, n))),
         head=records[-1].head,
     )
 

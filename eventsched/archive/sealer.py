@@ -1,9 +1,9 @@
 """Seals entries as a segment of the archive.
 
 Owns: the segments of one cell: the buffered entries, the Merkle tree and the chain up to now, the
-files and their record. The same entries and the same key always give the same files.
+files and their record, packing them. The same entries and the same key always give the same files.
 Must not: call Redis, or decide where a segment ends (the archiver does).
-Read next: archiver.py (the caller), manifest.py, segment.py.
+Read next: archiver.py (the caller), manifest.py, segment.py, packer.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import TypeAlias
 from eventsched.archive import merkle
 from eventsched.archive.codec import entry_leaves
 from eventsched.archive.layout import CellFolder, file_name, file_stem
-from eventsched.archive.manifest import FileSum, Record, Segment, SegmentTree
+from eventsched.archive.manifest import FileSum, Record, Segment
+from eventsched.archive.packer import next_pack, remove_packed_files, write_pack
 from eventsched.archive.segment import (
     RowBuffer,
     Utterance,
@@ -28,7 +29,7 @@ from eventsched.archive.snapshot import FULL_EVERY, fold_at
 from eventsched.projection.fold import decode_event, sessions_of
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.schema.events import Event, UtteranceFinalized
-from eventsched.schema.ids import START, EntryId, check_id
+from eventsched.schema.ids import BEFORE_FIRST, START, EntryId, check_id
 from eventsched.schema.keys import name_of
 from eventsched.store.transport import Entry
 
@@ -60,25 +61,27 @@ class Sealer:
         self._key = key
         self._set = projection_set
         self.records = folder.records()
-        self.skipped = self.records[0].head.skipped if self.records else 0
+        self.skipped = self.records.skipped
         """Entries that were trimmed from the log before the first segment."""
         self.audio_to: Mapping[str, str] = {}
         """Of the last sealed segment: session -> the last chunk whose audio is sealed."""
-        self._tree = SegmentTree()
-        for record in self.records:
+        self._tree = self.records.tree_of_packs()
+        for record in self.records.single:
             self._tree.add(record.segment)
         self._fold = fold_at(folder, self.records, len(self.records) - 1, projection_set)
         self.open_segment = OpenSegment()
-        self._last: EntryId = check_id(self.records[-1].last) if self.records else (-1, 0)
+        self._last: EntryId = check_id(self.sealed_to) if self.records else BEFORE_FIRST
 
     @property
     def sealed_to(self) -> str:
-        return self.records[-1].last if self.records else START
+        head = self.records.head
+        return head.last if head is not None else START
 
     @property
     def processed(self) -> int:
         """Entries that the log ever had up to `sealed_to`."""
-        return self.skipped + (self.records[-1].head.events if self.records else 0)
+        head = self.records.head
+        return self.skipped + (head.events if head is not None else 0)
 
     @property
     def last(self) -> str:
@@ -130,6 +133,20 @@ class Sealer:
         self.records.append(record)
         self.audio_to, self.open_segment = open_segment.audio_to, OpenSegment()
         return record
+
+    def pack(self) -> str:
+        """Pack the next segments, if all of them are sealed. Return the name of the pack, or "".
+
+        The pack is on disk when this returns. Raises ArchiveError, OSError; the archive then is as
+        before, and sealing can continue.
+        """
+        records = next_pack(self.records)
+        if not records:
+            return ""
+        remove_packed_files(self.folder)
+        name = write_pack(self.folder, self._key, records)
+        self.records = self.folder.records()
+        return name
 
     def _encode(self, open_segment: OpenSegment) -> tuple[Segment, dict[str, bytes]]:
         """The segment, and the content of its files by name."""

@@ -190,6 +190,18 @@ def read_entries(file: BinaryIO) -> list[bytes]:
     return entries
 
 
+def session_names(file: BinaryIO) -> list[str]:
+    """The sessions of a segment's index; `file` is a sessions file."""
+    column = _read_table(file, columns=["session"]).column("session")
+    if column.null_count:
+        raise ArchiveError(f"{file.name} has rows without a session")
+    try:
+        names: list[str] = column.to_pylist()
+    except UnicodeDecodeError as error:
+        raise unreadable(file, error) from error
+    return names
+
+
 def rows_of_session(file: BinaryIO, session: str) -> list[int]:
     """Row numbers of a session's index; `file` is a sessions file."""
     table = _read_table(file)

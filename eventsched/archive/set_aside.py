@@ -10,9 +10,9 @@ Read next: archiver.py (refuses such an archive), lua/set_aside_archive.lua, ver
     DIR/<cell>/set-aside/<first>_<last>/     the files of the segments, byte for byte
     DIR/<cell>/set-aside/<first>_<last>/note.json   which segments, why, by whom; written last
 
-The files are linked into the sub-folder before they are removed from the folder of the cell, the
-last record first. So the rest is a sequence of segments at any time, and an interrupted move can be
-completed.
+Segments in a pack get their own files first. The files are linked into the sub-folder before they
+are removed from the folder of the cell, the last record first. So the rest is a sequence of
+segments at any time, and an interrupted move can be completed.
 """
 
 from __future__ import annotations
@@ -30,12 +30,14 @@ from eventsched.archive.layout import (
     NOTE,
     CellFolder,
     SetAsideNote,
-    file_stem,
+    record_name,
     sync_folder,
 )
 from eventsched.archive.manifest import Record
+from eventsched.archive.packer import unpack_from
 from eventsched.archive.sealed_file import open_sealed
 from eventsched.archive.segment import entries_at
+from eventsched.archive.segments import Segments
 from eventsched.archive.signing import fingerprint
 from eventsched.errors import ArchiveError
 from eventsched.private_files import make_private_folder
@@ -84,7 +86,7 @@ class SetAside:
                 return records[record.n + 1 :]
         return records[recorded:]
 
-    def _recorded(self, state: ArchiveState, records: Sequence[Record]) -> int:
+    def _recorded(self, state: ArchiveState, records: Segments) -> int:
         """How many segments the cell has recorded as archived."""
         if state.fingerprint and state.fingerprint != self._key:
             raise ArchiveError(
@@ -92,8 +94,8 @@ class SetAside:
                 f"{self._folder.path.parent} has key {self._key}"
             )
         to = state.to or START
-        recorded = sum(parse_id(record.last) <= parse_id(to) for record in records)
-        if to != START and (not recorded or records[recorded - 1].last != to):
+        recorded = records.count_to(parse_id(to))
+        if to != START and (not recorded or records.ids(recorded - 1)[1] != parse_id(to)):
             raise ArchiveError(
                 f"{self._folder.path} has no segment that ends at {to}, "
                 f"as the cell's archive does: segments are missing"
@@ -131,6 +133,7 @@ class SetAside:
                 return None
             note = SetAsideNote.of(tail, key=self._key, why=why, by=by)
             roots = [record.root for record in tail[:ROOTS_MAX]]
+            unpack_from(self._folder, note.first_segment)
             if await self._commands.set_aside(epoch, note, roots) == "fenced":
                 raise ArchiveError(f"an archiver of cell {self._store.cell} has taken over")
             _move(self._folder, tail, note)
@@ -144,8 +147,7 @@ def _move(folder: CellFolder, tail: Sequence[Record], note: SetAsideNote) -> Non
     target = folder.path_of(note)
     make_private_folder(target)
     for record in tail:
-        record_name = f"{file_stem(record.first, record.last)}.json"
-        for name in [*(file.name for file in record.files), record_name]:
+        for name in [*(file.name for file in record.files), record_name(record)]:
             _link(folder.path / name, target / name)
     CellFolder(target).write(NOTE, msgspec.json.encode(note) + b"\n")
     sync_folder(target)

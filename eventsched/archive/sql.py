@@ -137,13 +137,20 @@ class Query:
         self.columns = [name for name, *_ in self._result.description or ()]
 
     def _files(self) -> Iterator[str]:
-        """The event files of all sealed segments, verified; incomplete files are not read."""
+        """The packs, and the event files of all other segments, verified; no incomplete file."""
+        from eventsched.archive.packer import check_footer
         from eventsched.archive.sealed_file import open_sealed
 
         is_empty = True
         for name in self._folder.cells():
             cell = self._folder.cell(name)
-            for record in cell.signed_records():
+            segments = cell.signed_records()
+            for pack in segments.packs:
+                self._check_interrupted()
+                check_footer(cell, pack, segments)
+                yield str(pack.path.resolve())
+                is_empty = False
+            for record in segments.single:
                 self._check_interrupted()
                 open_sealed(cell, record, "events").close()
                 yield str((cell.path / record.file("events").name).resolve())

@@ -30,6 +30,7 @@ from eventsched.archive.layout import (
     CellFolder,
     SetAsideNote,
     check_sequence,
+    record_name,
 )
 from eventsched.archive.manifest import (
     CHAIN_START,
@@ -40,6 +41,8 @@ from eventsched.archive.manifest import (
     decode,
     encode,
 )
+from eventsched.archive.pack import Pack
+from eventsched.archive.segments import Segments
 from eventsched.archive.signing import fingerprint, read_public
 from eventsched.errors import ArchiveError
 from eventsched.projection.fold import decode_event
@@ -124,19 +127,25 @@ class Verifier:
             yield Problem(PUBLIC, f"is key {key}, not {fingerprint(self._public)}")
         yield from self._foreign_files()
         readable: list[tuple[CellFolder, list[Record]]] = []
+        packed: list[tuple[CellFolder, Segments]] = []
         for name in self.folder.cells():
             cell = self.folder.cell(name)
             try:
-                records = cell.records()
+                segments = cell.records()
+                records = segments[:]
             except ArchiveError as error:
                 yield Problem(name, str(error))
                 continue
-            yield from self._records(cell, records)
+            yield from self._records(cell, records, segments.packs)
             yield from self._set_aside(cell, records)
             readable.append((cell, records))
+            packed.append((cell, segments))
         yield from self._checkpoints({cell.cell: records for cell, records in readable})
         for cell, records in [*readable, *self._tails]:
             yield from self._sums(cell, records)
+        for cell, segments in packed:
+            yield from self._packs(cell, segments)
+            yield from self._own_files_of_packed(cell, segments)
         for cell, records in self._tails:
             yield from self._leaves(cell, records)
         for cell, records in readable:
@@ -153,12 +162,14 @@ class Verifier:
             if path.name != PUBLIC and not is_cell and path.suffix != PART:
                 yield Problem(path.name, "is not part of the archive")
 
-    def _records(self, cell: CellFolder, records: Sequence[Record]) -> Iterator[Problem]:
+    def _records(
+        self, cell: CellFolder, records: Sequence[Record], packs: Sequence[Pack]
+    ) -> Iterator[Problem]:
         """Check the records with their signed heads, and that they name every file."""
         self.report.cells += 1
         yield from self._heads_of(cell, records, 0)
         self.report.segments += len(records)
-        yield from self._unlisted(cell, records)
+        yield from self._unlisted(cell, records, packs)
 
     def _heads_of(
         self, cell: CellFolder, records: Sequence[Record], start: int
@@ -178,11 +189,14 @@ class Verifier:
         """The folder in the archive: the cell, or its folder of segments that were set aside."""
         return cell.path.relative_to(self.folder.path).as_posix()
 
-    def _unlisted(self, cell: CellFolder, records: Sequence[Record]) -> Iterator[Problem]:
-        unlisted = _unlisted(cell, records)
+    def _unlisted(
+        self, cell: CellFolder, records: Sequence[Record], packs: Sequence[Pack]
+    ) -> Iterator[Problem]:
+        unlisted = _unlisted(cell, records, packs)
         if unlisted:
             time.sleep(RELIST_S)
-            unlisted &= _unlisted(cell, cell.records())
+            segments = cell.records()
+            unlisted &= _unlisted(cell, segments, segments.packs)
         for name in sorted(unlisted):
             yield Problem(f"{cell.cell}/{name}", "is named by no segment")
 
@@ -288,6 +302,49 @@ class Verifier:
                     yield Problem(f"{self._name(cell)}/{file.name}", fault.what)
                     self._faulty.add(cell.path / file.name)
 
+    def _packs(self, cell: CellFolder, segments: Segments) -> Iterator[Problem]:
+        """Check that each pack is signed and follows from its segments, byte for byte."""
+        from eventsched.archive.packer import find_pack_fault
+
+        for pack in segments.packs:
+            where = f"{self._name(cell)}/{pack.path.name}"
+            try:
+                pack.check_signed(self._public)
+                files = [file for n in pack.numbers for file in segments[n].files]
+                if any(cell.path / file.name in self._faulty for file in files):
+                    continue
+                fault = find_pack_fault(cell, pack, segments)
+            except FileFault as error:
+                fault = error.what
+            except ArchiveError as error:
+                fault = str(error)
+            if fault:
+                yield Problem(where, fault)
+
+    def _own_files_of_packed(self, cell: CellFolder, segments: Segments) -> Iterator[Problem]:
+        """Check the files that segments in packs still have of their own; nothing reads them."""
+        from eventsched.archive.sealed_file import open_single
+
+        names = set(cell.names())
+        for record in segments[: segments.packed]:
+            for file in record.files:
+                if file.name in names:
+                    try:
+                        open_single(cell, record, file.kind).close()
+                    except FileFault as fault:
+                        if not fault.is_missing:  # otherwise it was removed meanwhile
+                            yield Problem(f"{self._name(cell)}/{file.name}", fault.what)
+            name = record_name(record)
+            if name in names:
+                try:
+                    is_same = cell.read(name) == record
+                except FileFault as fault:
+                    is_same = fault.is_missing
+                except ArchiveError:
+                    is_same = False
+                if not is_same:
+                    yield Problem(f"{self._name(cell)}/{name}", "differs from the record in a pack")
+
     def _leaves(
         self, cell: CellFolder, records: Sequence[Record], *, counted: bool = False
     ) -> Iterator[Problem]:
@@ -352,9 +409,12 @@ class Verifier:
         return cell.path / record.file(kind).name in self._faulty
 
 
-def _unlisted(cell: CellFolder, records: Sequence[Record]) -> set[str]:
-    named = {file.name for record in records for file in record.files}
-    return set(cell.names()) - named - set(cell.record_names())
+def _unlisted(cell: CellFolder, records: Sequence[Record], packs: Sequence[Pack] = ()) -> set[str]:
+    """The files that are of no segment: no file, no record, no pack."""
+    names = set(cell.names()) - {pack.path.name for pack in packs}
+    for record in records:
+        names -= {record_name(record), *(file.name for file in record.files)}
+    return names
 
 
 def _linked(cell: CellFolder, folder: CellFolder) -> set[str]:
@@ -390,8 +450,8 @@ def checkpoint_of(folder: ArchiveFolder) -> bytes:
     lines = []
     for name in folder.cells():
         records = folder.cell(name).records()
-        if records:
-            lines.append(encode(records[-1].head) + b"\n")
+        if records.head is not None:
+            lines.append(encode(records.head) + b"\n")
     if not lines:
         raise ArchiveError(f"{folder.path} has no segment yet")
     return b"".join(lines)

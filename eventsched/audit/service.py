@@ -65,7 +65,8 @@ async def entry_count(source: HistorySource, cell: str) -> int:
     """About how many entries the history of a cell has; for a progress bar."""
     store, count = source.projection_store(cell), 0
     if source.archive is not None:
-        count = sum(record.events for record in source.archive.cell(cell).signed_records())
+        head = source.archive.cell(cell).signed_records().head
+        count = head.events if head is not None else 0
     if store is not None:
         log = store.keys.log
         count = max(count, await store.transport.command("XLEN", log, key=log))

@@ -89,9 +89,10 @@ async def verify(
     total = 0
     for name in verifier.folder.cells():
         try:
-            total += sum(record.events for record in verifier.folder.cell(name).records())
+            head = verifier.folder.cell(name).records().head
         except ArchiveError:
             continue  # the verifier reports it and continues with the other cells
+        total += head.events if head is not None else 0
     with nullcontext() if options.json else progress("verifying", total) as set_progress:
         if set_progress is not None:
             verifier.on_progress(set_progress)

@@ -23,6 +23,7 @@ from eventsched.archive import threads
 from eventsched.archive.codec import decode_entry
 from eventsched.archive.layout import ArchiveFolder, CellFolder
 from eventsched.archive.manifest import Record
+from eventsched.archive.segments import Segments
 from eventsched.archive.signing import fingerprint
 from eventsched.errors import ArchiveError
 from eventsched.history.index import IndexReader
@@ -68,6 +69,11 @@ class EntryFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 ALL_ENTRIES = EntryFilter()
+
+
+def _indexed(segments: Segments, numbers: range, where: EntryFilter) -> Sequence[int]:
+    """Those of these segments that may have matching entries, by the indexes of packs."""
+    return list(segments.with_session(numbers, where.index)) if where.index else numbers
 
 
 class _LogRead(msgspec.Struct, frozen=True):
@@ -136,13 +142,19 @@ class History:
         index = self._index(where)
         may_be_sealed = True  # the archive is read first
         while at < end:
-            for record in await self._segments(at, end) if may_be_sealed else ():
-                sealed = await threads.in_thread(
-                    partial(self._read_segment, record, at, end, where)
-                )
-                at = parse_id(record.last)
-                for start in range(0, len(sealed), READ_MAX):
-                    yield sealed[start : start + READ_MAX]
+            if may_be_sealed and self._folder is not None:
+                segments = await threads.in_thread(self._folder.signed_records)
+                numbers = segments.between(at, end)
+                to_read = await threads.in_thread(partial(_indexed, segments, numbers, where))
+                for n in to_read:
+                    sealed = await threads.in_thread(
+                        partial(self._read_segment, segments, n, at, end, where)
+                    )
+                    at = segments.ids(n)[1]
+                    for start in range(0, len(sealed), READ_MAX):
+                        yield sealed[start : start + READ_MAX]
+                if numbers:
+                    at = segments.ids(numbers[-1])[1]
             if at >= end or self._store is None:
                 return
             read = await self._read_log(self._store, at, end, where, index)
@@ -173,40 +185,30 @@ class History:
         if self._folder is not None:
             from eventsched.archive.snapshot import fold_at
 
-            folder, records = self._folder, await threads.in_thread(self._folder.signed_records)
-            n = sum(parse_id(record.last) <= parse_id(entry_id) for record in records) - 1
+            folder, segments = self._folder, await threads.in_thread(self._folder.signed_records)
+            n = segments.count_to(parse_id(entry_id)) - 1
             if n >= 0:
-                fold = await threads.in_thread(partial(fold_at, folder, records, n, self._set))
+                fold = await threads.in_thread(partial(fold_at, folder, segments, n, self._set))
                 for part in fold.folding.parts:
                     part.changed.update(fold.at[part.projection.name])
-                return records[n].last, fold.folding
+                return format_id(*segments.ids(n)[1]), fold.folding
         return START, Folding(self._set.projections, [""] * count, complete=True)
 
     async def is_complete(self) -> bool:
         """Whether it begins with the first event that the cell ever had."""
         if self._store is not None and await self._store.is_log_complete():
             return True
-        records = (
-            await threads.in_thread(self._folder.signed_records) if self._folder is not None else []
-        )
-        return bool(records) and not records[0].head.skipped
+        if self._folder is None:
+            return False
+        segments = await threads.in_thread(self._folder.signed_records)
+        return bool(segments) and not segments.skipped
 
     # --- sealed segments --------------------------------------------------------------------
 
-    async def _segments(self, after: EntryId, upto: EntryId) -> list[Record]:
-        """The segments that the archive has now and that have entries in this range."""
-        if self._folder is None:
-            return []
-        records = await threads.in_thread(self._folder.signed_records)
-        return [
-            record
-            for record in records
-            if after < parse_id(record.last) and parse_id(record.first) <= upto
-        ]
-
     def _read_segment(
-        self, record: Record, after: EntryId, upto: EntryId, where: EntryFilter
+        self, segments: Segments, n: int, after: EntryId, upto: EntryId, where: EntryFilter
     ) -> list[Entry]:
+        record = segments[n]
         try:
             entries = [decode_entry(data) for data in self._stored(record, after, upto, where)]
         except ValueError as error:
@@ -316,13 +318,14 @@ class History:
         first = parse_id(await store.first_id(store.keys.log))
         if (BEFORE_ALL < first <= after) or await store.is_log_complete():
             return False
-        if await self._segments(after, AFTER_ALL):
-            return True
         if self._folder is None:
             raise ArchiveError(
                 f"the log of cell {store.cell} begins in its archive: "
                 f"say where that is with --archive DIR or EVENTSCHED_ARCHIVE"
             )
+        segments = await threads.in_thread(self._folder.signed_records)
+        if segments.between(after, AFTER_ALL):
+            return True
         raise ArchiveError(
             f"{self._folder.path} ends at {format_id(*after)}, "
             f"the cell's archive at {archived_to.decode()}: it is an old copy"

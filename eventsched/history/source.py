@@ -79,8 +79,8 @@ class HistorySource:
         if store is not None:
             return await store.last_id(store.keys.log)
         assert self.archive is not None
-        records = self.archive.cell(cell).signed_records()
-        return records[-1].last if records else START
+        head = self.archive.cell(cell).signed_records().head
+        return head.last if head is not None else START
 
     async def check_not_ahead(self, cell: str, at: LogPosition, field: str) -> None:
         """Raises InvalidMessage if the position is in the future, or after the archive's end."""

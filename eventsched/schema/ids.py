@@ -18,6 +18,8 @@ EntryId: TypeAlias = tuple[int, int]
 START = "0-0"
 """The id before all entries: a read after it returns the stream from its first entry."""
 BEFORE_ALL: EntryId = (0, 0)
+BEFORE_FIRST: EntryId = (-1, 0)
+"""Below every id, 0-0 included."""
 AFTER_ALL: EntryId = ((1 << 63) - 1, 0)
 SEQUENCE_MAX = (1 << 64) - 1
 _ID = re.compile(r"(?:0|[1-9][0-9]{0,18})-(?:0|[1-9][0-9]{0,18})")

@@ -22,6 +22,7 @@ from eventsched.archive.layout import (
     file_stem,
 )
 from eventsched.archive.manifest import FileSum, Record, Segment, SegmentTree, encode
+from eventsched.archive.packer import remove_packed_files
 from eventsched.archive.sealer import Sealer
 from eventsched.archive.signing import SigningKey, fingerprint
 from eventsched.schema.events import FIELDS
@@ -31,9 +32,9 @@ CELL = "c0"
 START_MS = 1_700_000_000_000
 
 
-def entry_at(number: int, *, data: bytes = b'{"tenant":"t"}') -> Entry:
+def entry_at(number: int, *, data: bytes = b'{"tenant":"t"}', session: str = "s1") -> Entry:
     """The entry with this number in the log, from 0: an event of a session."""
-    values = [b"SessionOpened", b"1", b"c0.s1", b"", b"", b"", b"", data, b""]
+    values = [b"SessionOpened", b"1", f"c0.{session}".encode(), b"", b"", b"", b"", data, b""]
     fields = [
         part for name, value in zip(FIELDS, values, strict=True) for part in (name.encode(), value)
     ]
@@ -52,6 +53,35 @@ def seal_entries(path: Path, sizes: Sequence[int], cell: str = CELL) -> ArchiveF
         sealer.seal()
         number += size
     return folder
+
+
+def seal_sessions(path: Path, segments: Sequence[Sequence[str]]) -> ArchiveFolder:
+    """An archive whose segments have an entry of each of these sessions. Nothing is packed."""
+    folder, key = ArchiveFolder.open_or_create(path, None)
+    cell_folder = folder.cell(CELL)
+    cell_folder.path.mkdir(mode=0o700)
+    sealer = Sealer(cell_folder, key, projections.core)
+    number = 0
+    for sessions in segments:
+        sealer.add([entry_at(number + at, session=each) for at, each in enumerate(sessions)])
+        sealer.seal()
+        number += len(sessions)
+    return folder
+
+
+def sealer_of(path: Path) -> Sealer:
+    """The sealer of an archive's cell, as an archiver opens it."""
+    folder, key = ArchiveFolder.open_or_create(path, None)
+    return Sealer(folder.cell(CELL), key, projections.core)
+
+
+def pack_all(path: Path) -> int:
+    """Pack as an archiver does, and remove the packed files as the next one does. Return packs."""
+    sealer, count = sealer_of(path), 0
+    while sealer.pack():
+        count += 1
+    remove_packed_files(sealer.folder)
+    return count
 
 
 def set_aside(path: Path, segments: int, cell: str = CELL) -> Path:

@@ -21,8 +21,8 @@ from msgspec.structs import replace
 
 import projections
 from eventsched.archive import pages
-from eventsched.archive.layout import PUBLIC, RECORD_BYTES_MAX, ArchiveFolder
-from eventsched.archive.manifest import Segment
+from eventsched.archive.layout import PUBLIC, ArchiveFolder
+from eventsched.archive.manifest import RECORD_BYTES_MAX, Segment
 from eventsched.archive.pages import find_fault
 from eventsched.archive.proof import prove
 from eventsched.archive.segment import EVENTS, SCHEMAS

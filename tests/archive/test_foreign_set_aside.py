@@ -18,13 +18,12 @@ from msgspec.structs import replace
 
 from eventsched.archive.layout import (
     NOTE,
-    RECORD_BYTES_MAX,
     SET_ASIDE,
     ArchiveFolder,
     CellFolder,
     SetAsideNote,
 )
-from eventsched.archive.manifest import Record, encode
+from eventsched.archive.manifest import RECORD_BYTES_MAX, Record, encode
 from eventsched.archive.set_aside import is_in_log
 from eventsched.archive.signing import SigningKey
 from eventsched.archive.verifier import Verifier

@@ -32,7 +32,7 @@ def action(archived: Archived) -> SetAside:
 
 
 def records(archived: Archived) -> list[Record]:
-    return archived.folder.cell(archived.store.cell).records()
+    return archived.folder.cell(archived.store.cell).records()[:]
 
 
 async def lose_tail(archived: Archived) -> list[Record]:
