@@ -1,8 +1,8 @@
 """Runs SQL over an archive: DuckDB reads its Parquet files.
 
-Owns: the views `events`, `jobs` and `sessions`; the restriction of a statement to reading this
-archive's event files; its limits of time, memory and rows; its interruption. Every file is verified
-before DuckDB opens it (sealed_file.py).
+Owns: the views `events`, `jobs` and `sessions`, and which segments they read; the restriction of a
+statement to reading these event files; its limits of time, memory and rows; its interruption. Every
+file is verified before DuckDB opens it (sealed_file.py).
 Must not: decrypt.
 Read next: segment.py (the columns), docs/query.md.
 """
@@ -22,8 +22,12 @@ import anyio
 import msgspec
 from anyio import to_thread
 
-from eventsched.archive.layout import ArchiveFolder
+from eventsched.archive.layout import ArchiveFolder, CellFolder
+from eventsched.archive.pack import Pack
+from eventsched.archive.segments import Segments
 from eventsched.errors import ArchiveError, require_packages
+from eventsched.schema.ids import AFTER_ALL, BEFORE_FIRST, EntryId
+from eventsched.schema.keys import cell_of, name_of
 
 FETCH_ROWS_MAX = 1_000
 FETCH_S_MAX = 0.05
@@ -36,7 +40,8 @@ EVENTS = """
 CREATE VIEW events AS
 SELECT parse_path(filename)[-2] AS cell, ms || '-' || seq AS id, make_timestamp_ms(ms) AS time,
        type, session, job, node, cause, data::JSON AS data, ms, seq
-FROM read_parquet($files, filename = true)
+FROM read_parquet({files}, filename = true)
+WHERE {scope}
 """
 JOBS = """
 CREATE VIEW jobs AS
@@ -80,6 +85,36 @@ class QueryLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Rows of the result."""
 
 
+class QueryScope(msgspec.Struct, frozen=True, kw_only=True):
+    """The events that the views have. Segments without them are not opened."""
+
+    session: str = ""
+    """Full id of a session: its events only."""
+    after: EntryId = BEFORE_FIRST
+    """Id before the first event."""
+    upto: EntryId = AFTER_ALL
+    """Id of the last event."""
+
+    def numbers(self, segments: Segments) -> Sequence[int]:
+        """The segments that may have such events, by the indexes of packs."""
+        between = segments.between(self.after, self.upto)
+        if not self.session:
+            return between
+        return list(segments.with_session(between, name_of(self.session)))
+
+    def condition(self) -> str:
+        """The condition of SQL for a row of an events file."""
+        (start_ms, start_seq), (end_ms, end_seq) = self.after, self.upto
+        condition = (
+            f"ms BETWEEN {start_ms} AND {end_ms} AND (ms > {start_ms} OR seq > {start_seq})"
+            f" AND (ms < {end_ms} OR seq <= {end_seq})"
+        )
+        return f"{condition} AND session = {_text(self.session)}" if self.session else condition
+
+
+EVERYTHING = QueryScope()
+
+
 def limit_memory(limits: QueryLimits) -> None:
     """Limit the memory of this process, which must be for one query, to the limit of the query.
 
@@ -102,15 +137,23 @@ class Query:
         folder: The archive.
         sql: The statement.
         limits: Its limits. The limit of time is for `run_query`.
+        scope: The events that the views have.
     """
 
-    def __init__(self, folder: ArchiveFolder, sql: str, limits: QueryLimits | None = None) -> None:
+    def __init__(
+        self,
+        folder: ArchiveFolder,
+        sql: str,
+        limits: QueryLimits | None = None,
+        scope: QueryScope = EVERYTHING,
+    ) -> None:
         require_packages("duckdb", "pyarrow", "cryptography", extra="query")
         import duckdb
 
         self._folder = folder
         self._sql = sql
         self._limits = limits or QueryLimits()
+        self._scope = scope
         self._interrupted = threading.Event()
         self._connection = duckdb.connect()
         self._result: Any = None
@@ -141,29 +184,46 @@ class Query:
         from eventsched.archive.packer import check_footer
         from eventsched.archive.sealed_file import open_sealed
 
+        for cell, segments, numbers in self._segments():
+            checked: Pack | None = None
+            for n in numbers:
+                pack = segments.pack_of(n)
+                if pack is None:
+                    record = segments[n]
+                    open_sealed(cell, record, "events").close()
+                    yield str((cell.path / record.file("events").name).resolve())
+                elif pack is not checked:
+                    check_footer(cell, pack, segments)
+                    yield str(pack.path.resolve())
+                    checked = pack
+                self._check_interrupted()
+
+    def _segments(self) -> Iterator[tuple[CellFolder, Segments, Sequence[int]]]:
+        """Each cell with the segments to read; if none has such events, one segment without."""
+        wanted = cell_of(self._scope.session)
+        others: list[tuple[CellFolder, Segments, Sequence[int]]] = []
         is_empty = True
         for name in self._folder.cells():
             cell = self._folder.cell(name)
             segments = cell.signed_records()
-            for pack in segments.packs:
-                self._check_interrupted()
-                check_footer(cell, pack, segments)
-                yield str(pack.path.resolve())
+            numbers = self._scope.numbers(segments) if wanted in ("", name) else ()
+            if numbers:
+                yield cell, segments, numbers
                 is_empty = False
-            for record in segments.single:
-                self._check_interrupted()
-                open_sealed(cell, record, "events").close()
-                yield str((cell.path / record.file("events").name).resolve())
-                is_empty = False
-        if is_empty:
+            elif segments:
+                others.append((cell, segments, [len(segments) - 1]))
+        if is_empty and not others:
             raise ArchiveError(f"{self._folder.path} has no segment yet")
+        if is_empty:
+            yield others[0]
 
     def _open(self, files: Sequence[str]) -> None:
         """Create the views, then block access to anything else."""
         run = self._connection.execute
         run(f"SET memory_limit = '{self._limits.memory_mb}MB'")
         run("SET temp_directory = ''")
-        run(EVENTS.replace("$files", _literal([_as_pattern(file) for file in files])))
+        patterns = _literal([_as_pattern(file) for file in files])
+        run(EVENTS.format(files=patterns, scope=self._scope.condition()))
         run(JOBS)
         run(SESSIONS)
         # DuckDB checks the given pattern, then each file that it matches.
@@ -245,6 +305,7 @@ async def run_query(
     sql: str,
     limits: QueryLimits,
     show: Callable[[Query], None],
+    scope: QueryScope = EVERYTHING,
 ) -> None:
     """Run a statement in a thread, and `show` with its result in the same thread.
 
@@ -253,7 +314,7 @@ async def run_query(
     Raises:
         ArchiveError: As `Query.execute` and `Query.rows`, or at the limit of time.
     """
-    query, has_ended = Query(folder, sql, limits), anyio.Event()
+    query, has_ended = Query(folder, sql, limits, scope), anyio.Event()
     failure: Exception | None = None
 
     def work() -> None:
@@ -296,7 +357,11 @@ def _as_pattern(path: str) -> str:
 
 
 def _literal(texts: Sequence[str]) -> str:
-    return "[" + ", ".join("'" + text.replace("'", "''") + "'" for text in texts) + "]"
+    return "[" + ", ".join(map(_text, texts)) + "]"
+
+
+def _text(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _first_line(error: Exception) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from msgspec.structs import replace
 
 from eventsched.cli.options import Options, command
 from eventsched.errors import InvalidMessage
@@ -43,11 +44,26 @@ Rows = Annotated[
 ]
 
 
+Session = Annotated[
+    str,
+    typer.Option("--session", metavar="SESSION", help="Read the events of this session only."),
+]
+Since = Annotated[
+    str, typer.Option("--since", metavar="WHEN", help="Read from this entry id or ISO time on.")
+]
+Until = Annotated[
+    str, typer.Option("--until", metavar="WHEN", help="Read up to this entry id or ISO time.")
+]
+
+
 @command
 async def query(
     options: Options,
     sql: Sql,
     archive: From = None,
+    session: Session = "",
+    since: Since = "",
+    until: Until = "",
     timeout: Timeout = 60,
     memory_mb: MemoryMb = 1_024,
     rows: Rows = 1_000_000,
@@ -57,16 +73,28 @@ async def query(
     The views are events (cell, id, time, type, session, job, node, cause, data), jobs and sessions.
     SELECT * FROM (DESCRIBE jobs) lists the columns of jobs. Times are UTC. The archive is verified
     with its own public key before it is read. Ctrl-C interrupts the query.
+
+    --session, --since and --until choose the segments that are verified and read: with them, the
+    time of a query depends little on the size of the archive.
     """
     from eventsched.archive.layout import ArchiveFolder
-    from eventsched.archive.sql import QueryLimits, limit_memory, run_query
+    from eventsched.archive.sql import QueryLimits, QueryScope, limit_memory, run_query
+    from eventsched.history.position import parse_position
+    from eventsched.schema.ids import parse_id
+    from eventsched.schema.keys import complete
 
     if archive is None:
         raise InvalidMessage.of("--archive", "a folder is needed", "add --archive DIR")
     limits = QueryLimits(seconds=timeout, memory_mb=memory_mb, rows=rows)
+    folder = ArchiveFolder.open(archive)
+    scope = QueryScope(session=complete(session, folder.cells()) if session else "")
+    if since:
+        scope = replace(scope, after=parse_id(parse_position(since, "--since").before))
+    if until:
+        scope = replace(scope, upto=parse_id(parse_position(until, "--until").last))
     limit_memory(limits)
     show = _print_json if options.json else _show
-    await run_query(ArchiveFolder.open(archive), sql, limits, show)
+    await run_query(folder, sql, limits, show, scope)
 
 
 def _print_json(query_: Any) -> None:

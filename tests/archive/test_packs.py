@@ -6,6 +6,7 @@ an archive that is.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from eventsched.archive.manifest import encode
 from eventsched.archive.packer import remove_packed_files, unpack_from
 from eventsched.archive.proof import Proof, check_proof, prove
 from eventsched.archive.segment import EVENTS
-from eventsched.archive.sql import Query
+from eventsched.archive.sql import Query, QueryScope
 from eventsched.archive.verifier import Verifier, checkpoint_of
 from eventsched.errors import ArchiveError
 from eventsched.history.log import EntryFilter, History
@@ -33,6 +34,7 @@ from tests.archive.archives import Archived
 from tests.archive.sealed import CELL, START_MS, entry_at, pack_all, seal_sessions, sealer_of
 from tests.archive.tampering import Files, Tamperer, files_of
 from tests.archive.test_sealing import sums
+from tests.cli.programs import run as run_command
 
 SEGMENTS = [["s1", "s2"], ["s2"], ["s2", "s3"], ["s1"], ["s2", "s4"], ["s4"], ["s2"], ["s1", "s2"]]
 ENTRIES = sum(map(len, SEGMENTS))
@@ -77,6 +79,16 @@ def select(path: Path, sql: str) -> list[tuple[Any, ...]]:
     try:
         query.execute()
         return list(query.rows())
+    finally:
+        query.close()
+
+
+def select_of(path: Path, scope: QueryScope) -> list[str]:
+    """Ids of the events that the views have."""
+    query = Query(ArchiveFolder.open(path), "SELECT id FROM events ORDER BY ms, seq", scope=scope)
+    try:
+        query.execute()
+        return [row[0] for row in query.rows()]
     finally:
         query.close()
 
@@ -208,6 +220,61 @@ def test_a_time_opens_only_its_segments(path: Path, monkeypatch: pytest.MonkeyPa
     opened = Opened(monkeypatch)
     assert len(read(path, after=f"{START_MS}-1", upto=f"{START_MS}-2")) == 1
     assert opened.count() == 1
+
+
+SCOPES = {
+    "session": QueryScope(session=f"{CELL}.s3"),
+    "time": QueryScope(after=(START_MS, 3), upto=(START_MS, 4)),
+    "session and time": QueryScope(session=f"{CELL}.s2", after=(START_MS, 10)),
+    "nothing": QueryScope(session=f"{CELL}.none"),
+    "another cell": QueryScope(session="c7.s1"),
+    "after the end": QueryScope(after=(START_MS + 1, 0)),
+    "a name that is no SQL": QueryScope(session=f"{CELL}.'{{files}}"),
+}
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_query_of_a_session_or_time_has_these_events(
+    path: Path, scope: str, is_packed: bool
+) -> None:
+    if is_packed:
+        assert pack_all(path) == PACKS
+    chosen = SCOPES[scope]
+    session = chosen.session.partition(".")[2]
+    where = EntryFilter(session=session if chosen.session.startswith(CELL) else "none")
+    expected = read(
+        path,
+        EntryFilter() if not session else where,
+        after="{}-{}".format(*max(chosen.after, (0, 0))),
+        upto="{}-{}".format(*chosen.upto),
+    )
+    assert select_of(path, chosen) == [entry[0] for entry in expected]
+
+
+def test_a_query_of_a_session_checks_only_its_packs(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pack with the session, and the segments that are not packed yet."""
+    assert pack_all(path) == PACKS
+    opened = Opened(monkeypatch)
+    assert select_of(path, SCOPES["session"]) == [f"{START_MS}-4"]
+    assert opened.count() == PACK_SEGMENTS + SINGLE
+    assert select_of(path, SCOPES["after the end"]) == []
+    assert opened.count() == 1
+
+
+def test_the_command_reads_a_session_and_a_time(path: Path) -> None:
+    assert pack_all(path) == PACKS
+    sql = "SELECT count(*) AS n, min(id) AS first FROM events"
+    for options, count, first in (
+        (["--session", f"{CELL}.s4"], 2, f"{START_MS}-7"),
+        (["--session", "s4"], 2, f"{START_MS}-7"),
+        (["--since", f"{START_MS}-3", "--until", f"{START_MS}-5"], 3, f"{START_MS}-3"),
+    ):
+        result = run_command(path.parent, "query", sql, "--archive", str(path), "--json", *options)
+        assert (result.returncode, result.stderr) == (0, b"")
+        assert json.loads(result.stdout) == {"n": count, "first": first}
 
 
 # --- crashes -----------------------------------------------------------------------------------
