@@ -42,7 +42,7 @@ def find_fault(file: BinaryIO, schema: Any) -> str:
         schema: The columns that it must have.
     """
     try:
-        with pq.ParquetFile(file) as parquet:
+        with pq.ParquetFile(file, pre_buffer=False) as parquet:  # no thread: segment.py
             if not parquet.schema_arrow.equals(schema):
                 return "has other columns"
             return _find_fault(file, parquet.metadata)

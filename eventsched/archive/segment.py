@@ -181,9 +181,19 @@ def encode_parquet(columns: Sequence[Any], schema: Any, *, row_group: int = ROW_
 # Every file is one that sealed_file.py has opened.
 
 
+def open_parquet(file: BinaryIO) -> Any:
+    """A Parquet reader that starts no thread. Raises OSError or pa.ArrowException.
+
+    The threads of Arrow's pools hold the Python file for a moment after a read. Such a thread can
+    end the process with SIGABRT if the interpreter exits in that moment. Reads in advance
+    (`pre_buffer`), reads with `use_threads`, and every filter of `pq.read_table` use the pools.
+    """
+    return pq.ParquetFile(file, pre_buffer=False)
+
+
 def read_entries(file: BinaryIO) -> list[bytes]:
     """The stored bytes of every row."""
-    column = _read_table(file, columns=["entry"]).column("entry")
+    column = _read_table(file, ["entry"]).column("entry")
     if column.null_count:
         raise ArchiveError(f"{file.name} has rows without stored bytes")
     entries: list[bytes] = column.to_pylist()
@@ -192,7 +202,7 @@ def read_entries(file: BinaryIO) -> list[bytes]:
 
 def session_names(file: BinaryIO) -> list[str]:
     """The sessions of a segment's index; `file` is a sessions file."""
-    column = _read_table(file, columns=["session"]).column("session")
+    column = _read_table(file, ["session"]).column("session")
     if column.null_count:
         raise ArchiveError(f"{file.name} has rows without a session")
     try:
@@ -218,35 +228,22 @@ def rows_of_session(file: BinaryIO, session: str) -> list[int]:
 
 def entries_at(file: BinaryIO, rows: Sequence[int]) -> list[bytes]:
     """The stored bytes of these rows, in order. Reads only the row groups that have them."""
-    try:
-        with pq.ParquetFile(file) as parquet:
-            return _entries_at(parquet, rows)
-    except (OSError, pa.ArrowException, IndexError) as error:
-        raise unreadable(file, error) from error
-
-
-def _entries_at(parquet: Any, rows: Sequence[int]) -> list[bytes]:
-    entries: list[bytes] = []
-    end = 0
-    for group in range(parquet.metadata.num_row_groups):
-        start, end = end, end + parquet.metadata.row_group(group).num_rows
-        in_group = [row - start for row in rows if start <= row < end]
-        if in_group:
-            column = parquet.read_row_group(group, columns=["entry"], use_threads=False)["entry"]
-            entries += column.take(pa.array(in_group)).to_pylist()
-    return entries
+    return _values_at(file, "entry", rows)
 
 
 def entries_where(
     file: BinaryIO, *, ms: tuple[int, int], equal: Mapping[str, str]
 ) -> list[tuple[int, int, bytes]]:
     """(ms, seq, stored bytes) of the rows in a range of times with these column values."""
-    condition: Any = (pc.field("ms") >= ms[0]) & (pc.field("ms") <= ms[1])
+    table = _read_table(file, ["ms", "seq", *equal])
+    times = table.column("ms")
+    matches = pc.and_(pc.greater_equal(times, ms[0]), pc.less_equal(times, ms[1]))
     for name, value in equal.items():
-        condition &= pc.field(name) == value
-    table = _read_table(file, columns=["ms", "seq", "entry"], filters=condition)
-    columns = [table.column(name).to_pylist() for name in ("ms", "seq", "entry")]
-    return list(zip(*columns, strict=True))
+        matches = pc.and_(matches, pc.equal(table.column(name), value))
+    indices = pc.indices_nonzero(matches)
+    entries = entries_at(file, indices.to_pylist())
+    ids = [table.column(name).take(indices).to_pylist() for name in ("ms", "seq")]
+    return list(zip(*ids, entries, strict=True))
 
 
 def read_snapshot(file: BinaryIO) -> list[SnapshotRecord]:
@@ -257,16 +254,39 @@ def read_snapshot(file: BinaryIO) -> list[SnapshotRecord]:
 
 def read_audio(file: BinaryIO, entry_id: str) -> list[bytes]:
     """The stored chunks of the utterance that this entry finalizes."""
-    table = _read_table(file, columns=["chunks"], filters=pc.field("entry_id") == entry_id)
-    return [chunk for row in table.column("chunks").to_pylist() for chunk in row]
+    ids = _read_table(file, ["entry_id"]).column("entry_id")
+    rows = pc.indices_nonzero(pc.equal(ids, entry_id)).to_pylist()
+    return [chunk for chunks in _values_at(file, "chunks", rows) for chunk in chunks]
 
 
-def _read_table(file: BinaryIO, **options: Any) -> Any:
+def _read_table(file: BinaryIO, columns: Sequence[str] | None = None) -> Any:
     """A table of the file's rows. Raises ArchiveError if it is not valid Parquet."""
     try:
-        return pq.read_table(file, use_threads=False, partitioning=None, **options)
+        with open_parquet(file) as parquet:
+            return parquet.read(columns, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise unreadable(file, error) from error
+
+
+def _values_at(file: BinaryIO, column: str, rows: Sequence[int]) -> list[Any]:
+    """The values of a column at these rows, in order. Reads only the row groups that have them."""
+    try:
+        with open_parquet(file) as parquet:
+            return _values_in_groups(parquet, column, rows)
+    except (OSError, pa.ArrowException, IndexError) as error:
+        raise unreadable(file, error) from error
+
+
+def _values_in_groups(parquet: Any, column: str, rows: Sequence[int]) -> list[Any]:
+    values: list[Any] = []
+    end = 0
+    for group in range(parquet.metadata.num_row_groups):
+        start, end = end, end + parquet.metadata.row_group(group).num_rows
+        in_group = [row - start for row in rows if start <= row < end]
+        if in_group:
+            table = parquet.read_row_group(group, columns=[column], use_threads=False)
+            values += table.column(column).take(pa.array(in_group)).to_pylist()
+    return values
 
 
 def unreadable(file: BinaryIO, error: Exception) -> ArchiveError:
