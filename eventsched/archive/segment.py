@@ -96,12 +96,13 @@ class RowBuffer:
     def entries(self) -> list[bytes]:
         return [row[-1] for row in self._rows]
 
-    def parquet(self) -> bytes:
+    def columns(self) -> list[Any]:
+        """The values of each column of EVENTS."""
         columns = zip(*self._rows, strict=True)
-        return encode_parquet(
-            [_column(list(each), field) for each, field in zip(columns, EVENTS, strict=True)],
-            EVENTS,
-        )
+        return [_column(list(each), field) for each, field in zip(columns, EVENTS, strict=True)]
+
+    def parquet(self) -> bytes:
+        return encode_parquet(self.columns(), EVENTS)
 
 
 _NO_VALUES = [b""] * 9
@@ -116,10 +117,15 @@ def _column(values: list[Any], field: Any) -> Any:
         return pa.array([value.decode(errors="replace") for value in values], pa.string())
 
 
-def sessions_parquet(indexes: Mapping[str, Sequence[int]]) -> bytes:
+def session_columns(indexes: Mapping[str, Sequence[int]]) -> list[Any]:
+    """The values of each column of SESSIONS."""
     names = sorted(indexes)
     rows = [array("I", indexes[name]).tobytes() for name in names]
-    return encode_parquet([pa.array(names, pa.string()), pa.array(rows, pa.binary())], SESSIONS)
+    return [pa.array(names, pa.string()), pa.array(rows, pa.binary())]
+
+
+def sessions_parquet(indexes: Mapping[str, Sequence[int]]) -> bytes:
+    return encode_parquet(session_columns(indexes), SESSIONS)
 
 
 class Utterance(msgspec.Struct, frozen=True):
@@ -200,6 +206,24 @@ def read_entries(file: BinaryIO) -> list[bytes]:
     return entries
 
 
+def differing_column(file: BinaryIO, kind: str, columns: Sequence[Any]) -> str:
+    """The first column of a file of this kind that has other values than these, or "".
+
+    The column `entry` is not compared: it is the source of the others.
+    """
+    fields = SCHEMAS[kind]
+    table = _read_table(file, [name for name in fields.names if name != "entry"])
+    expected = zip(fields.names, columns, strict=True)
+    return next(
+        (
+            name
+            for name, values in expected
+            if name != "entry" and not table.column(name).equals(pa.chunked_array([values]))
+        ),
+        "",
+    )
+
+
 def session_names(file: BinaryIO) -> list[str]:
     """The sessions of a segment's index; `file` is a sessions file."""
     column = _read_table(file, ["session"]).column("session")
@@ -257,6 +281,18 @@ def read_audio(file: BinaryIO, entry_id: str) -> list[bytes]:
     ids = _read_table(file, ["entry_id"]).column("entry_id")
     rows = pc.indices_nonzero(pc.equal(ids, entry_id)).to_pylist()
     return [chunk for chunks in _values_at(file, "chunks", rows) for chunk in chunks]
+
+
+def read_utterances(file: BinaryIO) -> list[Utterance]:
+    """Every utterance of an audio file, with its stored chunks."""
+    table = _read_table(file)
+    if any(table.column(name).null_count for name in AUDIO.names):
+        raise ArchiveError(f"{file.name} has rows without a value")
+    try:
+        columns = [table.column(name).to_pylist() for name in AUDIO.names]
+    except UnicodeDecodeError as error:
+        raise unreadable(file, error) from error
+    return [Utterance(*row) for row in zip(*columns, strict=True)]
 
 
 def _read_table(file: BinaryIO, columns: Sequence[str] | None = None) -> Any:

@@ -2,7 +2,7 @@
 
 Owns: the checks, in an order that finds a change with the least work; checkpoints.
 Must not: write.
-Read next: manifest.py (the signed bytes), merkle.py, snapshot.py, proof.py.
+Read next: manifest.py (the signed bytes), merkle.py, derived.py, snapshot.py, proof.py.
 
 An unsigned change of any file breaks a hash that a signed tree head covers. Segments that are
 removed at the end, or a history that was sealed again with the same key, can only be detected with
@@ -46,6 +46,7 @@ from eventsched.archive.segments import Segments
 from eventsched.archive.signing import fingerprint, read_public
 from eventsched.errors import ArchiveError
 from eventsched.projection.fold import decode_event
+from eventsched.projection.installed import load_core
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.schema.events import Event
 from eventsched.schema.keys import CELL
@@ -106,6 +107,7 @@ class Verifier:
         self._public = read_public(key) if key is not None else self.folder.public
         self._heads = read_checkpoint(checkpoint, self._public) if checkpoint is not None else []
         self._set = projection_set
+        self._core = projection_set or load_core()
         self._faulty: set[Path] = set()
         """Files that are not those that were sealed."""
         self._progress: Progress = lambda _: None
@@ -368,9 +370,24 @@ class Verifier:
                 yield Problem(where, "its entries are not those that were sealed")
             else:
                 yield from _check_range(where, record, entries)
+                yield from self._derived(cell, record, entries)
             if counted:
                 self.report.events += len(entries)
                 self._progress(self.report.events)
+
+    def _derived(
+        self, cell: CellFolder, record: Record, entries: Sequence[bytes]
+    ) -> Iterator[Problem]:
+        """Check that columns, session index and audio of a segment follow from its entries."""
+        from eventsched.archive.derived import DerivedContent
+
+        kinds = [file.kind for file in record.files if not self._is_faulty(cell, record, file.kind)]
+        try:
+            content = DerivedContent(entries, self._core)
+            for name, what in content.faults(cell, record, kinds):
+                yield Problem(f"{self._name(cell)}/{name}", what)
+        except (ArchiveError, ValueError) as error:
+            yield Problem(f"{self._name(cell)} segment {record.n}", str(error))
 
     def _snapshots(
         self, cell: CellFolder, records: Sequence[Record], projection_set: ProjectionSet

@@ -1,0 +1,180 @@
+"""Columns, session index and audio of a segment that do not follow from its entries are found.
+
+The maker of an archive can sign such a segment; entries and roots are those of the true history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+import projections
+from eventsched.archive.codec import encode_entry
+from eventsched.archive.layout import ArchiveFolder
+from eventsched.archive.sealer import Sealer
+from eventsched.archive.segment import (
+    EVENTS,
+    Utterance,
+    audio_parquet,
+    encode_parquet,
+    sessions_parquet,
+)
+from eventsched.archive.verifier import Verifier
+from eventsched.schema.events import FIELDS
+from eventsched.store.transport import Entry
+from tests.archive.sealed import CELL, replace_file
+
+FIRST_MS = 1_700_000_000_000
+OPENED = (
+    b'{"tenant":"t","source":"en","targets":["es"],"features_hash":"none","encoding":"pcm16",'
+    b'"sample_rate":16000,"priority":1,"epoch":1}'
+)
+FINALIZED = (
+    b'{"utterance":0,"turn":0,"ms":100,"reason":"final","first":"1700000000000-0",'
+    b'"last":"1700000000001-0","count":2,"bytes":10,"padding_ms":0,"first_seq":0,'
+    b'"targets":[{"target":"es","delivery_no":0}]}'
+)
+MISSING = b'{"utterance":0,"target":"es","delivery_no":0,"reason":"gap"}'
+DELIVERED = b'{"utterance":0,"target":"es","delivery_no":0,"outcome":"result","code":"all is well"}'
+FINALIZED_ID = f"{FIRST_MS + 1}-0"
+
+
+def entry(ms: int, kind: str, data: bytes, payload: bytes = b"", session: str = "c0.s1") -> Entry:
+    values = [kind.encode(), b"1", session.encode(), b"", b"", b"", b"", data, payload]
+    pairs = zip(FIELDS, values, strict=True)
+    return f"{FIRST_MS + ms}-0", [part for name, value in pairs for part in (name.encode(), value)]
+
+
+def chunk(ms: int, payload: bytes, session: str = "c0.s1") -> bytes:
+    return encode_entry(entry(ms, "AudioChunkAppended", b"{}", payload, session))
+
+
+CHUNKS = [chunk(0, b"01234"), chunk(1, b"56789")]
+HISTORY = [
+    entry(0, "SessionOpened", OPENED),
+    entry(1, "UtteranceFinalized", FINALIZED),
+    entry(2, "ResultMissing", MISSING),
+    ("1700000000009-0", [b"by", b"hand", b"\xff", b"\xfe"]),
+]
+TRUE_ROWS: dict[str, list[Any]] = {
+    "ms": [FIRST_MS, FIRST_MS + 1, FIRST_MS + 2, FIRST_MS + 9],
+    "seq": [0, 0, 0, 0],
+    "type": ["SessionOpened", "UtteranceFinalized", "ResultMissing", ""],
+    "session": ["c0.s1", "c0.s1", "c0.s1", ""],
+    "job": [""] * 4,
+    "node": [""] * 4,
+    "cause": [""] * 4,
+    "data": [OPENED.decode(), FINALIZED.decode(), MISSING.decode(), ""],
+    "entry": [encode_entry(each) for each in HISTORY],
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A segment with audio, sealed by the ordinary sealer."""
+    folder, key = ArchiveFolder.open_or_create(tmp_path / "archive", None)
+    cell = folder.cell(CELL)
+    cell.path.mkdir(mode=0o700)
+    sealer = Sealer(cell, key, projections.core)
+    sealer.add(HISTORY)
+    sealer.add_audio(Utterance(FINALIZED_ID, "c0.s1", 0, CHUNKS))
+    sealer.seal()
+    return folder.path
+
+
+def problems(path: Path) -> list[str]:
+    return [str(problem) for problem in Verifier(path).run().problems]
+
+
+def events_parquet(rows: dict[str, list[Any]]) -> bytes:
+    return encode_parquet([pa.array(rows[field.name], field.type) for field in EVENTS], EVENTS)
+
+
+def test_a_segment_as_the_sealer_writes_it_is_unchanged(path: Path) -> None:
+    replace_file(path, "events", events_parquet(TRUE_ROWS), CELL)
+    assert problems(path) == []
+
+
+@pytest.mark.parametrize(
+    ("column", "row", "value"),
+    [
+        ("ms", 1, FIRST_MS + 3_600_000), ("seq", 0, 1), ("type", 2, "ResultDelivered"),
+        ("type", 3, "SessionOpened"), ("session", 0, "c0.s2"), ("job", 2, "j"), ("node", 2, "n"),
+        ("cause", 2, "c"), ("data", 2, DELIVERED.decode()), ("data", 2, None),
+    ],
+)  # fmt: skip
+def test_a_column_that_differs_from_the_entries_is_found(
+    path: Path, column: str, row: int, value: Any
+) -> None:
+    values = [*TRUE_ROWS[column]]
+    values[row] = value
+    replace_file(path, "events", events_parquet({**TRUE_ROWS, column: values}), CELL)
+    (problem,) = problems(path)
+    assert problem.endswith(
+        f".events.parquet: its column {column} does not follow from the entries"
+    )
+
+
+@pytest.mark.parametrize(
+    ("indexes", "column"),
+    [
+        ({"s1": [0, 1]}, "rows"), ({}, "session"), ({"s1": [0, 1, 2], "s2": [0]}, "session"),
+        ({"s1": [0, 1, 2, 3]}, "rows"), ({"s2": [0, 1, 2]}, "session"),
+    ],
+)  # fmt: skip
+def test_an_index_that_hides_or_adds_an_event_is_found(
+    path: Path, indexes: dict[str, Sequence[int]], column: str
+) -> None:
+    assert problems(path) == []
+    replace_file(path, "sessions", sessions_parquet(indexes), CELL)
+    (problem,) = problems(path)
+    assert problem.endswith(
+        f".sessions.parquet: its column {column} does not follow from the entries"
+    )
+
+
+AUDIO = "the audio of 1700000000001-0 does not follow from the entry"
+NAMED = "its utterances are not those that the entries finalize"
+
+
+@dataclass
+class Case:
+    utterances: list[Utterance]
+    problem: str = AUDIO
+
+
+def audio(
+    chunks: Sequence[bytes], id_: str = FINALIZED_ID, session: str = "c0.s1", no: int = 0
+) -> Utterance:
+    return Utterance(id_, session, no, chunks)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case([audio([chunk(0, b"01234"), chunk(1, b"5678")])]),
+        Case([audio(CHUNKS[:1])]),
+        Case([audio([*CHUNKS, chunk(2, b"")])]),
+        Case([audio(CHUNKS[::-1])]),
+        Case([audio([chunk(0, b"01234"), chunk(1, b"56789", "c0.s2")])]),
+        Case([audio([b"no entry", CHUNKS[1]])]),
+        Case([audio([])]),
+        Case([audio(CHUNKS, session="c0.s2")]),
+        Case([audio(CHUNKS, no=1)]),
+        Case([audio(CHUNKS, id_=f"{FIRST_MS}-0")], NAMED),
+        Case([audio(CHUNKS), audio(CHUNKS)], NAMED),
+        Case([], NAMED),
+    ],
+    ids=lambda case: None,
+)  # fmt: skip
+def test_audio_that_differs_from_its_event_is_found(path: Path, case: Case) -> None:
+    replace_file(path, "audio", audio_parquet([audio(CHUNKS)]), CELL)
+    assert problems(path) == []
+    replace_file(path, "audio", audio_parquet(case.utterances), CELL)
+    (problem,) = problems(path)
+    assert problem.endswith(f".audio.parquet: {case.problem}")
