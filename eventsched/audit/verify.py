@@ -57,6 +57,18 @@ Progress = Callable[[int], None]
 """Called with the number of events folded so far."""
 
 
+class RecordedRepair(msgspec.Struct, frozen=True, kw_only=True):
+    """A CellRepaired event. It proves nothing: whatever can write to the log can append one."""
+
+    id: str
+    where: str
+    what: str
+    why: str
+    by: str
+    accepts: str = ""
+    """Id of the log entry whose violations it accepts; empty if it accepts none."""
+
+
 class Report(msgspec.Struct, kw_only=True):
     """What was checked, and the violations found."""
 
@@ -81,6 +93,10 @@ class Report(msgspec.Struct, kw_only=True):
     """Changes that a repair has recorded in the log."""
     accepted: int = 0
     """Violations of log entries that a repair has accepted, because the log does not change."""
+    acceptances: list[RecordedRepair] = []
+    """The first VIOLATIONS_MAX repairs that accept violations."""
+    changes: list[RecordedRepair] = []
+    """The first VIOLATIONS_MAX other repairs."""
     failed_entries: list[str] = []
     """Log entries that a projection could not fold: id and reason."""
     trimmed_entries: int = 0
@@ -93,6 +109,14 @@ class Report(msgspec.Struct, kw_only=True):
     @property
     def is_clean(self) -> bool:
         return not self.violations_total
+
+    def add_repair(self, event: Event, data: CellRepaired) -> None:
+        """Count a repair; list it within the bound."""
+        self.repairs += 1
+        listed = self.acceptances if data.accepts else self.changes
+        if len(listed) < VIOLATIONS_MAX:
+            fields = {name: getattr(data, name) for name in RecordedRepair.__struct_fields__[1:]}
+            listed.append(RecordedRepair(id=event.id, **fields))
 
     def add(self, violations: Iterable[Violation]) -> None:
         """Count the violations; keep the first VIOLATIONS_MAX."""
@@ -200,7 +224,7 @@ class Verifier:
     def _check_event(self, event: Event) -> None:
         """Note the violations of the event. A repair accepts those of an earlier entry."""
         if isinstance(event.data, CellRepaired):
-            self.report.repairs += 1
+            self.report.add_repair(event, event.data)
             self.report.accepted += len(self._log_violations.pop(event.data.accepts, ()))
             self._accepted_ids.add(event.data.accepts)
         found = violations_of(event, self._records)
@@ -417,6 +441,8 @@ class Verifier:
         self, name: str, outbox: Outbox, undelivered: Sequence[str], stored: Mapping[str, Any]
     ) -> None:
         """I9: the outbox has every outcome that the log says was delivered to the listener."""
+        accepted = [each for each in undelivered if each in self._accepted_ids]
+        self.report.accepted += len(accepted)
         undelivered = [each for each in undelivered if each not in self._accepted_ids]
         for log_id in undelivered:
             what = f"the outcome that log/{log_id} delivers is not in the outbox"

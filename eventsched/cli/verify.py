@@ -26,9 +26,11 @@ COUNTS = {
     "outbox_entries": "outbox entries checked",
     "dead_letters": "dead letters",
     "trimmed_entries": "log entries trimmed",
+    "repairs": "repairs recorded",
+    "accepted": "violations accepted",
 }
 SHOWN_MAX = 20
-"""Violations of a cell in the text output; --json prints up to 1,000."""
+"""Violations, and repairs, of a cell in the text output; --json prints up to 1,000."""
 
 
 @command
@@ -38,6 +40,9 @@ async def verify(options: Options, archive: Archive = None) -> int:
     The command folds the log and compares the result with the live views, the authoritative state
     and the streams. Entries that were trimmed from the log are read from the archive, if it is
     named. The command writes nothing and pauses nothing.
+
+    A repair may have accepted the violations of a log entry. The command lists such repairs; ask
+    the operator whether they are right. The exit code is 0 if all violations are accepted.
     """
     from eventsched.archive.layout import ArchiveFolder
     from eventsched.cli.output import print_json
@@ -76,6 +81,8 @@ def _show(cell: str, report: Report) -> None:
     from eventsched.formatting import Text, plural, table
 
     verdict = "clean" if report.is_clean else plural(report.violations_total, "violation")
+    if report.accepted:
+        verdict += f", {plural(report.accepted, 'violation')} accepted"
     rows = [(title, f"{getattr(report, name):,}") for name, title in COUNTS.items()]
     rows += [("skipped, not foldable", f"{len(report.failed_entries):,}")] * bool(
         report.failed_entries
@@ -84,8 +91,11 @@ def _show(cell: str, report: Report) -> None:
     if not report.is_complete:
         rows.append(("not compared", "the first log entries were trimmed and not archived"))
     style = "bold green" if report.is_clean else "bold red"
+    if report.is_clean and report.accepted:
+        style = "bold yellow"
     console().print(Text.assemble((f"cell {cell}: ", "bold"), (verdict, style)))
     console().print(pairs("", rows))
+    _show_repairs(report)
     if report.is_clean:
         return
     result = table("INVARIANT", "WHERE", "VIOLATION")
@@ -94,3 +104,22 @@ def _show(cell: str, report: Report) -> None:
     console().print(result)
     if report.violations_total > SHOWN_MAX:
         console().print(f"and {report.violations_total - SHOWN_MAX:,} more, see --json")
+
+
+def _show_repairs(report: Report) -> None:
+    """Print the recorded repairs, those that accept violations first."""
+    from eventsched.cli.output import console
+    from eventsched.formatting import table
+
+    repairs = [*report.acceptances, *report.changes]
+    if not repairs:
+        return
+    result = table("REPAIR", "ACCEPTS", "WHERE", "CHANGE", "BY", "WHY")
+    for repair in repairs[:SHOWN_MAX]:
+        accepts = f"log/{repair.accepts}" if repair.accepts else ""
+        result.add_row(
+            f"log/{repair.id}", accepts, repair.where, repair.what, repair.by, repair.why
+        )
+    console().print(result)
+    if report.repairs > SHOWN_MAX:
+        console().print(f"and {report.repairs - SHOWN_MAX:,} more repairs, see --json")

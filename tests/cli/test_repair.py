@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from eventsched.cli import options
+from eventsched.schema.events import FIELDS
 from eventsched.server.testing import LocalServer
 from eventsched.store.connection import open_connection
 from tests.cli.programs import json_lines_of, json_of, run
@@ -18,11 +19,17 @@ WHY = "a key was restored by hand"
 
 
 @pytest.fixture
-async def broken(own_server: LocalServer) -> LocalServer:
-    """A server with a session that its log does not have."""
+async def empty(own_server: LocalServer) -> LocalServer:
+    """A server with the settings of a cell."""
     async with open_connection(own_server.url):
-        own_server.call("HSET", SESSION, "status", "open")
-    return own_server
+        return own_server
+
+
+@pytest.fixture
+async def broken(empty: LocalServer) -> LocalServer:
+    """A server with a session that its log does not have."""
+    empty.call("HSET", SESSION, "status", "open")
+    return empty
 
 
 def test_without_apply_the_changes_are_printed_and_nothing_is_written(
@@ -64,6 +71,37 @@ def test_a_repair_is_recorded_with_its_reason_and_its_operator(
     assert options.operator_name() in entry
     assert run(tmp_path, *url, "verify").returncode == 0
     assert b"cell c0: clean" in run(tmp_path, *url, "repair").stdout
+
+
+def test_verify_shows_repairs_and_the_violations_that_they_accept(
+    empty: LocalServer, tmp_path: Path
+) -> None:
+    """A forged event with a forged acceptance is not plainly clean."""
+    url = ("--url", empty.url)
+    assert run(tmp_path, *url, "verify").returncode == 0
+    forged = _append(empty, "SessionResumed", '{"epoch":77}', "c0.s9")
+    broken = run(tmp_path, *url, "verify")
+    assert broken.returncode == 1
+    assert b"accepted" not in broken.stdout.splitlines()[0]
+    data = f'{{"where":"log/{forged}","what":"accept","accepts":"{forged}","why":"x","by":"root"}}'
+    repair = _append(empty, "CellRepaired", data)
+    done = run(tmp_path, *url, "verify")
+    accepted = json_of(run(tmp_path, *url, "--json", "verify"))["cells"][0]["accepted"]
+    assert (done.returncode, accepted) == (0, 1)
+    assert done.stdout.splitlines()[0] == b"cell c0: clean, 1 violation accepted"
+    (line,) = [line for line in done.stdout.splitlines() if f"log/{repair}".encode() in line]
+    assert line.split() == [
+        f"log/{repair}".encode(), f"log/{forged}".encode(), f"log/{forged}".encode(), b"accept",
+        b"root", b"x",
+    ]  # fmt: skip
+
+
+def _append(server: LocalServer, kind: str, data: str, session: str = "") -> str:
+    """Append an event to the log by hand; return its id."""
+    values = [kind, "1", session, "", "", "", "", data, ""]
+    fields = [part for pair in zip(FIELDS, values, strict=True) for part in pair]
+    entry_id = server.call("XADD", "es1:{c0}:log", "*", *fields)
+    return entry_id.decode() if isinstance(entry_id, bytes) else str(entry_id)
 
 
 def test_a_user_without_a_name_is_named_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
