@@ -97,6 +97,16 @@ class Plan(Verifier):
             )  # fmt: skip
         return report
 
+    async def _note_other_type(self, kind: str, name: str, keys: Sequence[str]) -> None:
+        known = set(self._other_type)
+        await super()._note_other_type(kind, name, keys)
+        for key in keys:
+            if key not in known:
+                self._add(
+                    where=key, what="delete the key", reason="it is of another type",
+                    gives_up="its value, which nothing reads", writes=(("DEL", key),),
+                )  # fmt: skip
+
     def _plan_passed(self, violation: Violation) -> None:
         """The consumer passes the entries that were trimmed before it had read them."""
         name = violation.where.partition(":")[2]

@@ -9,7 +9,8 @@
 --   kind            session | job | node
 --   then per entity, at most 4096: name (in the cell, or its job key), epochs (of a node: earlier
 --     registrations whose leases are read as well, joined by comma, at most 65,536 B; else empty)
--- Reply: JSON: {last, entities: [{…} per entity]}; a missing entity is {}
+-- Reply: JSON: {last, entities: [{…} per entity]}; a missing entity is {}; an entity with keys of
+--   another type is {other_type: [key after the prefix]}
 -- Refusals: INVALID_MESSAGE
 -- Events: none
 -- Bound: the entities given, at most 4096; a session's open outcomes, a node's leases, the first
@@ -25,12 +26,31 @@ local epochs_back, lost_reasons = 2, { 'node_lost', 'superseded', 'drained' }
 
 -- `verify` reads what may be damaged: a field that is missing, or a record that cannot be read, is
 -- left out of the reply.
+local probes = {
+  hash = function(key) return redis.call('HLEN', key) end,
+  set = function(key) return redis.call('SCARD', key) end,
+  stream = function(key) return redis.call('XLEN', key) end,
+  string = function(key) return redis.call('GET', key) end,
+  zset = function(key) return redis.call('ZCARD', key) end,
+}
+local other_type
+
+-- Whether the key is absent or of this type; otherwise notes the key.
+local function has_type(key, expected)
+  local is_read, failure = pcall(probes[expected], key)
+  if is_read then return true end
+  if not reply.is_wrong_type(failure) then error(failure, 0) end
+  other_type[#other_type + 1] = string.sub(key, #keys.prefix + 1)
+  return false
+end
+
 local function hash(key)
-  return reply.by_name(redis.call('HGETALL', key))
+  return has_type(key, 'hash') and reply.by_name(redis.call('HGETALL', key)) or {}
 end
 
 local function scores(key)
-  return reply.by_name(redis.call('ZRANGE', key, 0, -1, 'WITHSCORES'))
+  return has_type(key, 'zset') and reply.by_name(redis.call('ZRANGE', key, 0, -1, 'WITHSCORES'))
+    or {}
 end
 
 local function due(member)
@@ -45,7 +65,10 @@ local function job_of(s, full, target, utterance)
     s.features_hash or '' }, ':')
   local is_readable, job = pcall(jobs.load_header, key)
   if not is_readable or not job then job = {} end
-  if job.status == 'running' and not nodes.holds(job) then job.status = 'released' end
+  if job.status == 'running' then
+    local is_known, holds = pcall(nodes.holds, job)
+    if is_known and not holds then job.status = 'released' end
+  end
   local lease = job.status == 'running'
     and due('leases|' .. job.node .. '|' .. numbers.text[job.epoch])
   return { key = key, status = job.status, deadline = job.deadline, priority = job.priority,
@@ -54,10 +77,11 @@ end
 
 -- The kind of each held ending.
 local function held_of(name)
-  local key, kinds = keys.of('out_of_order', name), {}
-  for _, field in ipairs(redis.call('HKEYS', key)) do
+  local kinds = {}
+  for field, stored in pairs(hash(keys.of('out_of_order', name))) do
     if string.match(field, '^[^/]+/%d+$') then
-      kinds[field] = cjson.decode(redis.call('HGET', key, field)).kind
+      local is_readable, ending = pcall(cjson.decode, stored)
+      kinds[field] = is_readable and type(ending) == 'table' and ending.kind or 'unreadable'
     end
   end
   return kinds
@@ -85,8 +109,10 @@ function read.session(name)
   for field in pairs(playing) do
     playback_timers[field] = due('playback|' .. full .. '|' .. field)
   end
+  has_type(keys.of('audio', name), 'stream')
+  has_type(keys.of('outbox', name), 'stream')
   local room_key = keys.room(s.room)
-  local room = room_key and redis.call('HGET', room_key, full)
+  local room = room_key and has_type(room_key, 'hash') and redis.call('HGET', room_key, full)
   return { hash = s, outcomes = outcomes, jobs = outcome_jobs, ready = ready, gaps = gaps,
     held = held_of(name), playing = playing, playback_timers = playback_timers,
     room = room or nil, idle = due('idle|' .. full), pause = due('pause|' .. full),
@@ -94,14 +120,18 @@ function read.session(name)
 end
 
 function read.job(key)
+  if not has_type(keys.of('job', key), 'string') then return {} end
   local job, core, text = jobs.fields(key)
   if not job then return {} end
   local tag, requirement, head_fault
   if job.status == 'queued' then
     local features = table.concat(core.features or {}, ',')
     requirement = table.concat({ core.source, core.target, features }, ':')
-    tag = redis.call('ZSCORE', keys.of('waiting', job.priority, requirement), job.member) or nil
-    head_fault = queue.head_fault(core.source, core.target, features)
+    local waiting = keys.of('waiting', job.priority, requirement)
+    if has_type(waiting, 'zset') and has_type(keys.requirements, 'hash') then
+      tag = redis.call('ZSCORE', waiting, job.member) or nil
+      head_fault = queue.head_fault(core.source, core.target, features)
+    end
   end
   return { hash = job, tag = tag, requirement = requirement, core = text,
     head_fault = head_fault }
@@ -129,15 +159,27 @@ function read.node(name, epochs)
   for _, feature in ipairs(strings.split(node.suspended or '')) do
     suspension_timers[feature] = due('suspension|' .. name .. '|' .. feature)
   end
+  local members, free = keys.of('members', class), keys.of('free', class)
   return { hash = node, leases = leases, lease_timers = lease_timers, lost_timers = lost_timers,
     suspension_timers = suspension_timers, node = due('node|' .. name),
     drain = due('drain|' .. name), gone = due('gone|' .. name),
-    member = redis.call('SISMEMBER', keys.of('members', class), name),
-    free = redis.call('ZSCORE', keys.of('free', class), name) or nil,
-    wrong_item = queue.wrong_item(class) }
+    member = has_type(members, 'set') and redis.call('SISMEMBER', members, name),
+    free = has_type(free, 'zset') and redis.call('ZSCORE', free, name) or nil,
+    wrong_item = has_type(keys.of('requirements', class), 'zset') and queue.wrong_item(class)
+      or nil }
+end
+
+-- The state of an entity. The keys of another type are reported alone: what else was read of the
+-- entity does not show its state.
+local function state_of(entity)
+  other_type = {}
+  local is_read, state = pcall(read[kind], entity.name, entity.epochs)
+  if #other_type > 0 then return { other_type = other_type } end
+  if not is_read then error(state, 0) end
+  return state
 end
 
 local last = redis.call('XREVRANGE', keys.log, '+', '-', 'COUNT', 1)
 local entities = {}
-for i, entity in each_entity(ARGV) do entities[i] = read[kind](entity.name, entity.epochs) end
+for i, entity in each_entity(ARGV) do entities[i] = state_of(entity) end
 return cjson.encode({ last = last[1] and last[1][1] or '0-0', entities = entities })

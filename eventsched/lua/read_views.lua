@@ -8,14 +8,22 @@
 --   set             name
 --   projection      name
 --   then per record, at most 4096: entity (its id, at most 1,024 B)
--- Reply: [checkpoint, live revision or empty, per record its fields and values in a list]
+-- Reply: [checkpoint, live revision or empty, per record its fields and values in a list]; the list
+--   of a key of another type is [other_type, empty]
 -- Refusals: INVALID_MESSAGE
 -- Events: none
 -- Bound: the records given, at most 4096
 -- include: keys
+-- include: reply
 local live = redis.call('GET', keys.of('active_revision', projection)) or ''
 local views = { redis.call('GET', keys.of('checkpoint', set)) or '0-0', live }
 for i, record in each_record(ARGV) do
-  views[i + 2] = redis.call('HGETALL', keys.of('view', projection .. ':' .. live, record.entity))
+  local key = keys.of('view', projection .. ':' .. live, record.entity)
+  local is_read, fields = pcall(function() return redis.call('HGETALL', key) end)
+  if not is_read then
+    if not reply.is_wrong_type(fields) then error(fields, 0) end
+    fields = { 'other_type', '' }
+  end
+  views[i + 2] = fields
 end
 return views

@@ -141,6 +141,48 @@ async def test_a_job_whose_record_is_damaged_is_repaired(
     assert await redis.get(key) != record
 
 
+OTHER_TYPES = [
+    "session:zz", "session:s1", "node:zz", "node:n1", "job:t:c0.zz:0:translation:es:none",
+    "outcomes:s1", "playing:s1", "out_of_order:s1", "out_of_order_at:s1:es", "outbox:s1",
+    "audio:s1", "leases:n1:1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", OTHER_TYPES)
+async def test_a_key_of_another_type_is_named_and_repaired(
+    busy: BusyCell, redis: Any, key: str
+) -> None:
+    """It hides nothing else: every other difference is found in the same run."""
+    await busy.store.dispatch()  # an utterance without audio fails by its job
+    await project(busy.store)
+    full = f"{busy.store.keys.prefix}{key}"
+    await redis.delete(full)
+    await redis.sadd(full, "by hand")
+    await redis.hset(busy.store.keys.session("s2"), "status", "open")
+    found = {(each.where, each.what) for each in (await verified(busy.store)).violations}
+    assert (key, f"{key} is of another type") in found
+    assert any(where == "session:s2" for where, _ in found)
+    await _repaired(busy)
+    assert await redis.type(full) != b"set"
+
+
+async def test_a_record_of_another_type_is_named_and_its_read_model_is_rebuilt(
+    busy: BusyCell, redis: Any
+) -> None:
+    views = views_of(busy.store)
+    key = f"view:session:{await views.active_revision('session')}:zz"
+    await redis.set(f"{busy.store.keys.prefix}{key}", "by hand")
+    found = [each.what for each in (await verified(busy.store)).violations]
+    assert found == ["view:session:zz is of another type"]
+    await _repaired(busy)
+
+
+async def test_an_ending_that_is_no_json_is_repaired(busy: BusyCell, redis: Any) -> None:
+    await redis.hset(busy.store.keys.out_of_order("s1"), "es/1", "{not json")
+    assert "I7" in names(await verified(busy.store))
+    await _repaired(busy)
+
+
 async def _repaired(busy: BusyCell) -> None:
     """The cell is clean after the repair."""
     await verified(busy.store)
