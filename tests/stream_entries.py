@@ -5,8 +5,9 @@ from __future__ import annotations
 from eventsched.store.client import Client
 from eventsched.store.transport import entries_of
 
-LOG_BODY, OUTBOX_BODY = 17, 7
-"""Places of the body among the names and values of an entry of the log, and of an outbox."""
+LOG_BODY, OUTBOX_BODY, OUTBOX_DATA = 17, 7, 5
+"""Places of the body among the names and values of an entry of the log, and of an outbox; place of
+the data of an outbox entry."""
 
 
 async def replace_value(redis: Client, key: str, number: int, at: int, value: bytes) -> list[str]:

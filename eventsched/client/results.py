@@ -22,12 +22,12 @@ has an outcome as its counterpart: NoSpeechError leads to NoSpeech, JobError to 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import msgspec
 import structlog
 
-from eventsched.client.subscription import OutboxEntry
+from eventsched.client.outbox_entry import OutboxEntry, OutcomeData, PartialData
 from eventsched.encryption.decrypt import check_plain, load_cipher, not_encrypted
 from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import DecryptionError, InvalidMessage, KeyMissing, KeyStoreError
@@ -124,7 +124,7 @@ class NoSpeech(_Numbered, frozen=True, kw_only=True):
     outcome: ClassVar[Literal["no_speech"]] = "no_speech"
 
     code: str = "ASR_EMPTY"
-    """Why."""
+    """Why. Empty in a delivery if a node or the server named a text that is no code."""
 
     def __post_init__(self) -> None:
         """Check a handler's code; that of a delivery is the server's."""
@@ -138,7 +138,8 @@ class Failed(_Numbered, frozen=True, kw_only=True):
     outcome: ClassVar[Literal["failed"]] = "failed"
 
     code: str = ""
-    """Why: the code of a JobError, or one of the scheduler such as JOB_TIMEOUT."""
+    """Why: the code of a JobError, or one of the scheduler such as JOB_TIMEOUT. Empty if a node or
+    the server named a text that is no code."""
 
 
 class Missing(_Numbered, frozen=True, kw_only=True):
@@ -218,29 +219,34 @@ async def read_outcome(entry: OutboxEntry, listener: Listener) -> Outcome:
     that is not in the room of the listener: a user who can write to the server can name any
     speaker.
     """
-    if entry.kind == "truncated":
-        return Truncated(id=entry.id)
-    data, code = entry.data, entry.data.get("code", "")
-    fields = {"id": entry.id} | {name: data[name] for name in ("session", "utterance", "target")}
-    if entry.kind == "partial":
-        body = await _read_body(entry, listener)
+    data = entry.data
+    if isinstance(data, PartialData):
+        body = await _read_body(entry, data, listener)
         return Partial(
-            **fields,
+            id=entry.id,
+            session=data.session,
+            utterance=data.utterance,
+            target=data.target,
             text=body.text.text,
             source_text=body.text.source_text,
             language=body.text.language,
             is_encrypted=body.is_encrypted,
             is_unreadable=body.is_unreadable,
         )
-    fields |= {"delivery_no": data["delivery_no"], "log": data["log"]}
-    match data["outcome"]:
+    if not isinstance(data, OutcomeData):
+        return Truncated(id=entry.id)
+    fields: dict[str, Any] = {
+        "id": entry.id, "session": data.session, "utterance": data.utterance,
+        "target": data.target, "delivery_no": data.delivery_no, "log": data.log,
+    }  # fmt: skip
+    match data.outcome:
         case "no_speech":
-            return NoSpeech(**fields, code=code)
+            return NoSpeech(**fields, code=data.checked_code)
         case "failed":
-            return Failed(**fields, code=code)
+            return Failed(**fields, code=data.checked_code)
         case "missing":
-            return Missing(**fields, code=code)
-    body = await _read_body(entry, listener)
+            return Missing(**fields, code=data.checked_code)
+    body = await _read_body(entry, data, listener)
     return Result(
         **fields,
         text=body.text.text,
@@ -261,10 +267,12 @@ class _Body(NamedTuple):
     is_unreadable: bool = False
 
 
-async def _read_body(entry: OutboxEntry, listener: Listener) -> _Body:
-    session = entry.data["session"]
+async def _read_body(
+    entry: OutboxEntry, data: OutcomeData | PartialData, listener: Listener
+) -> _Body:
+    session = data.session
     try:
-        return await _decrypt(entry, listener)
+        return await _decrypt(entry, data, listener)
     except (KeyMissing, KeyStoreError, DecryptionError) as error:
         log.warning("text not decrypted", session=session, entry=entry.id, error=str(error))
         return _Body(is_encrypted=True)
@@ -279,19 +287,21 @@ async def _read_body(entry: OutboxEntry, listener: Listener) -> _Body:
         return _Body(is_unreadable=True)
 
 
-async def _decrypt(entry: OutboxEntry, listener: Listener) -> _Body:
-    data, text = entry.data, codec.decode_text(entry.body)
+async def _decrypt(
+    entry: OutboxEntry, data: OutcomeData | PartialData, listener: Listener
+) -> _Body:
+    text = codec.decode_text(entry.body)
     if not text.encrypted:
         if listener.is_encrypted:
             raise not_encrypted(listener.session)
-        await check_plain(listener.keys, data["session"])
+        await check_plain(listener.keys, data.session)
         return _Body(text, entry.audio)
-    cipher = await load_cipher(listener.keys, data["session"])
+    cipher = await load_cipher(listener.keys, data.session)
     listener.check_hears(cipher)
     what: ResultKind = "partial" if entry.kind == "partial" else "result"
     return _Body(
-        cipher.decrypt_text(what, data["utterance"], data["target"], text),
-        entry.audio and cipher.decrypt_speech(data["utterance"], data["target"], entry.audio),
+        cipher.decrypt_text(what, data.utterance, data.target, text),
+        entry.audio and cipher.decrypt_speech(data.utterance, data.target, entry.audio),
     )
 
 

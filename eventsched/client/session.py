@@ -22,8 +22,9 @@ from eventsched.audio import chunks
 from eventsched.audio.chunks import AudioChunk, Format
 from eventsched.client.append_buffer import AppendBuffer, StoredLimits
 from eventsched.client.channel import APPEND_BYTES_MAX, APPEND_ITEMS_MAX, CellMultiplexer
+from eventsched.client.outbox_entry import OutboxEntry
 from eventsched.client.results import Listener, Outcome, Result, read_outcome
-from eventsched.client.subscription import OutboxEntry, Subscription
+from eventsched.client.subscription import Subscription
 from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import (
     Backpressure,

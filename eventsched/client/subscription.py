@@ -4,7 +4,7 @@ Owns: the blocking reads over many outboxes, the subscription of each session wi
 place of partial results among the outcomes, and the detection of entries that were trimmed before
 they were read.
 Must not: confirm positions; channel.py sends them along with appends and keepalives.
-Read next: session.py (`results`), lua/include/outbox.lua (which writes the entries).
+Read next: outbox_entry.py (the form of an entry), session.py (`results`).
 """
 
 from __future__ import annotations
@@ -12,19 +12,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from copy import copy
-from typing import Any, Literal, TypeAlias
 
 import anyio
 import msgspec
 import structlog
 from anyio.abc import TaskGroup
 
+from eventsched.client.outbox_entry import OutboxEntry, StateData, parse
 from eventsched.errors import Refused
 from eventsched.schema.ids import START, id_before
 from eventsched.schema.keys import name_of
-from eventsched.schema.nesting import check_json
 from eventsched.store.cell import Store
-from eventsched.store.replies import fields_of
 from eventsched.store.retry import Backoff
 from eventsched.store.transport import Entry
 
@@ -37,39 +35,6 @@ BYTES_MAX = 4 * 1024 * 1024
 """A subscription beyond either bound is not read until its session takes some entries."""
 
 log = structlog.get_logger("eventsched.client.subscription")
-Kind: TypeAlias = Literal["result", "partial", "state", "truncated"]
-
-
-class OutboxEntry(msgspec.Struct, frozen=True):
-    """One entry of an outbox, or (`truncated`) the fact that entries before the next are gone."""
-
-    id: str
-    number: int
-    kind: Kind
-    data: dict[str, Any]
-    body: bytes
-    audio: bytes
-
-    @property
-    def size(self) -> int:
-        return len(self.body) + len(self.audio)
-
-
-def parse(entry: Entry) -> OutboxEntry:
-    """An entry as lua/include/outbox.lua writes it.
-
-    The field `i` is `<number>:<bytes so far>`, and `<number>` for a partial result.
-    """
-    entry_id, flat = entry
-    fields = fields_of(flat)
-    return OutboxEntry(
-        entry_id,
-        int(fields[b"i"].partition(b":")[0]),
-        fields[b"t"].decode(),  # type: ignore[arg-type]
-        msgspec.json.decode(check_json(fields[b"d"]), type=dict[str, Any]),
-        fields[b"b"],
-        fields[b"a"],
-    )
 
 
 class Subscription:
@@ -132,11 +97,14 @@ class Subscription:
         self._arrived.set()
 
     def _parse(self, entry: Entry) -> OutboxEntry | None:
-        """None for an entry that no script wrote; it has no number, so no hole is detected."""
+        """None for an entry that no function wrote.
+
+        If it has the number of an outcome, the session receives `truncated` in its place.
+        """
         try:
             return parse(entry)
-        except (KeyError, ValueError, msgspec.DecodeError) as error:
-            fields = {"session": self.session, "entry": entry[0], "error": str(error)}
+        except (KeyError, ValueError) as error:
+            fields = {"session": self.session, "entry": entry[0], "error": f"{error!s:.200}"}
             log.error("outbox entry not understood, skipped", **fields)
             return None
 
@@ -155,11 +123,11 @@ class Subscription:
         Sets `closed` if the session is closed.
         """
         if entry.number != self._expected:
-            self._entries.append(OutboxEntry(id_before(entry.id), 0, "truncated", {}, b"", b""))
+            self._entries.append(OutboxEntry(id_before(entry.id), 0, "truncated", None, b"", b""))
         self._expected, self._last_id = entry.number + 1, entry.id
         self._entries.append(entry)
         self._bytes += entry.size
-        if entry.kind == "state" and entry.data.get("state") == "closed":
+        if isinstance(entry.data, StateData) and entry.data.state == "closed":
             self.closed.set()
 
     def _enqueue_partial(self, entry: OutboxEntry) -> None:

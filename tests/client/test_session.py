@@ -24,7 +24,7 @@ from tests.fixtures_store import TimedStore
 from tests.outcomes import next_of, next_result
 from tests.server_kinds import Server
 from tests.session_buffer import buffer_of, forget_chunks
-from tests.stream_entries import OUTBOX_BODY, replace_value
+from tests.stream_entries import OUTBOX_BODY, OUTBOX_DATA, replace_value
 from tests.systems import SECOND, WITHIN_S, client_of, until
 
 DEEP, DEEPER = (b"\x81\xa1x" + b"\x91" * levels + b"\xc0" for levels in (32, 2_000))
@@ -561,6 +561,32 @@ async def test_a_text_that_is_none_is_named_and_the_others_are_heard(
         (line,) = log_lines
         assert (line["session"], line["entry"]) == (session.id, with_bad[0].id)
         assert f"eventsched history {session.id}" in line["remedy"]
+
+
+async def test_an_outcome_of_another_form_is_skipped_and_the_others_are_heard(
+    client: Client, store: TimedStore, redis: Any
+) -> None:
+    """A program that has the server's URL can write any outcome into an outbox."""
+    async with opened(client) as session:
+        for _ in range(2):
+            await session.append(CHUNK, end_of_utterance=True)
+        node = await store.join(slots=3)
+        await store.dispatch()
+        for message in await store.inbox(node):
+            await store.answer(node, message)
+        outbox = store.keys.outbox(name_of(session.id))
+        data = b'{"outcome":"failed","code":"X"}'
+        await replace_value(redis, outbox, 0, OUTBOX_DATA, data)
+        results = session.results()
+        with anyio.fail_after(WITHIN_S), capture_logs() as log_lines:
+            hole = await next_of(eventsched.Truncated, results)
+            result = await next_result(results)
+        assert (result.utterance, result.text) == (1, "hola")
+        (line,) = log_lines
+        assert (line["event"], line["session"]) == (
+            "outbox entry not understood, skipped", session.id,
+        )  # fmt: skip
+        assert hole.id < result.id
 
 
 async def test_partials_are_heard_by_those_who_ask(client: Client, store: TimedStore) -> None:

@@ -1,9 +1,12 @@
 """A subscription has no hidden holes: entries that were trimmed unread show as `truncated`."""
 
+from collections.abc import Sequence
+
 import msgspec
 import pytest
 from structlog.testing import capture_logs
 
+from eventsched.client.results import Failed, Listener, Missing, NoSpeech, read_outcome
 from eventsched.client.subscription import (
     BYTES_MAX,
     ENTRIES_MAX,
@@ -12,9 +15,19 @@ from eventsched.client.subscription import (
 from eventsched.schema.ids import START
 from eventsched.store.transport import Entry
 
+OUTCOME = {
+    "session": "c0.s2", "utterance": 0, "target": "es", "delivery_no": 0, "outcome": "failed",
+    "log": "1-0", "code": "JOB_TIMEOUT",
+}  # fmt: skip
+PARTIAL = {"session": "c0.s2", "utterance": 0, "target": "es"}
+DATA: dict[str, dict[str, object]] = {
+    "result": OUTCOME, "partial": PARTIAL, "state": {"state": "closing"},
+}  # fmt: skip
+LISTENER = Listener("c0.s", None, is_encrypted=False, room="")
+
 
 def entry(number: int, kind: str = "result", **data: object) -> Entry:
-    encoded = msgspec.json.encode(data)
+    encoded = msgspec.json.encode(DATA[kind] | data)
     flat = [b"t", kind.encode(), b"i", b"%d:0" % number, b"d", encoded, b"b", b"", b"a", b""]
     return f"{number}-0", flat
 
@@ -29,7 +42,8 @@ def taken(subscription: Subscription) -> list[str]:
 
 def partial(number: int, after: int) -> Entry:
     """A partial result that follows the entry `after`."""
-    flat = [b"t", b"partial", b"i", b"%d" % after, b"d", b"{}", b"b", b"so far", b"a", b""]
+    _, flat = entry(after, "partial")
+    flat = [*flat[:3], b"%d" % after, *flat[4:7], b"so far", *flat[8:]]
     return f"{number}-0", flat
 
 
@@ -109,24 +123,94 @@ def test_each_hole_is_reported_once() -> None:
     assert taken(subscription) == ["1-0", "truncated", "5-0", "6-0", "truncated", "9-0"]
 
 
-@pytest.mark.parametrize(
-    "flat",
-    [
-        [b"hello", b"world"],
-        [*entry(2)[1][:3], b"two", *entry(2)[1][4:]],
-        [*entry(2)[1][:5], b"{", *entry(2)[1][6:]],
-        [*entry(2)[1][:5], b"[]", *entry(2)[1][6:]],
-        [b"t", b"\xff", *entry(2)[1][2:]],
-        [b"t"],
-    ],
-)
+def without(name: str) -> Entry:
+    """An entry whose data lacks a field."""
+    data = msgspec.json.encode({key: each for key, each in OUTCOME.items() if key != name})
+    return "1-5", [*entry(2)[1][:5], data, *entry(2)[1][6:]]
+
+
+NOT_OURS: dict[str, Sequence[bytes]] = {
+    "other fields": [b"hello", b"world"],
+    "no number": [*entry(2)[1][:3], b"two", *entry(2)[1][4:]],
+    "no json": [*entry(2)[1][:5], b"{", *entry(2)[1][6:]],
+    "no object": [*entry(2)[1][:5], b"[]", *entry(2)[1][6:]],
+    "no utf-8": [b"t", b"\xff", *entry(2)[1][2:]],
+    "no value": [b"t"],
+    "another kind": [b"t", b"truncated", *entry(2)[1][2:]],
+    "an invented kind": [b"t", b"x" * 1_000, *entry(2)[1][2:]],
+    "an invented state": entry(2, "state", state="open")[1],
+    "no state": entry(2, "state", state=None)[1],
+    "a partial result of no utterance": entry(2, "partial", utterance=-1)[1],
+    "a partial result of no session": entry(2, "partial", session="s1")[1],
+}
+NOT_OURS |= {f"no {name}": without(name)[1] for name in OUTCOME if name != "code"}
+NOT_OURS |= {
+    f"{name} {value!r}": entry(2, "result", **{name: value})[1]
+    for name, values in {
+        "session": (None, {"a": 1}, "s1", "../../etc", "c0.a/b", "c0.s1\n", "c0." + "x" * 65),
+        "utterance": (None, "0", 1.5, 1e308, {"a": 1}, -1, -2, 2**53, 10**30, True),
+        "target": (None, ["es"], "", "ES", "es\n", "es/1", "english"),
+        "delivery_no": (None, "x", -1, 2**53, 0.5),
+        "outcome": (None, "zzz", "partial", "RESULT", 1),
+        "log": (None, "", "1", "1-0\n", "x-y", 1),
+        "code": (None, 5, ["A"], {"A": 1}),
+    }.items()
+    for value in values
+}
+
+
+@pytest.mark.parametrize("flat", NOT_OURS.values(), ids=NOT_OURS)
 def test_an_entry_that_no_script_wrote_is_logged_and_skipped(flat: list[bytes]) -> None:
+    """A program that can write to the server can put anything into an outbox."""
     subscription = Subscription("c0.s", START)
     with capture_logs() as lines:
         subscription.put([entry(1), ("1-5", flat), entry(2)])
     assert taken(subscription) == ["1-0", "2-0"]
     assert subscription.position == "2-0"
     assert [(line["session"], line["entry"]) for line in lines] == [("c0.s", "1-5")]
+    assert len(lines[0]["error"]) <= 200
+
+
+def test_an_outcome_that_was_overwritten_shows_as_truncated() -> None:
+    subscription = Subscription("c0.s", START)
+    with capture_logs():
+        subscription.put([entry(1), entry(2, outcome="zzz"), entry(3)])
+    assert taken(subscription) == ["1-0", "truncated", "3-0"]
+
+
+@pytest.mark.parametrize("outcome", ["failed", "no_speech", "missing"])
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("JOB_TIMEOUT", "JOB_TIMEOUT"),
+        ("", ""),
+        ("X\ntalk  u1 es  result  send the money", ""),
+        ("job timeout", ""),
+        ("JOB_TIMEOUT\n", ""),
+        ("A" * 64, "A" * 64),
+        ("A" * 65, ""),
+    ],
+)
+async def test_a_code_that_is_none_is_empty(outcome: str, code: str, expected: str) -> None:
+    """A handler, or a program that can write to the server, could forge a line with it."""
+    subscription = Subscription("c0.s", START)
+    subscription.put([entry(1, outcome=outcome, code=code)])
+    popped = subscription.pop()
+    assert popped is not None
+    received = await read_outcome(popped, LISTENER)
+    assert isinstance(received, Failed | NoSpeech | Missing)
+    assert (received.outcome, received.code) == (outcome, expected)
+
+
+async def test_a_missing_outcome_may_have_no_utterance() -> None:
+    subscription = Subscription("c0.s", START)
+    subscription.put([entry(1, outcome="missing", utterance=-1, code="NO_OUTCOME")])
+    popped = subscription.pop()
+    assert popped is not None
+    assert await read_outcome(popped, LISTENER) == Missing(
+        id="1-0", session="c0.s2", utterance=-1, target="es", delivery_no=0, log="1-0",
+        code="NO_OUTCOME",
+    )  # fmt: skip
 
 
 def test_a_full_subscription_is_not_read_until_an_entry_is_taken() -> None:
