@@ -17,6 +17,8 @@ from rich.text import Text as RichText
 
 from eventsched.escaping import escape_line
 
+LAST_MS = 253_402_214_400_000
+"""The last day of the year 9999, which no calendar of Python exceeds in any time zone."""
 NONE = "–"  # noqa: RUF001  the content of a table cell without a value
 
 
@@ -56,14 +58,33 @@ def table(*columns: str, title: str = "", right: tuple[str, ...] = ()) -> Table:
     return result
 
 
-def clock(ms: int) -> str:
-    """Return the local time of day, with milliseconds."""
-    return _local(ms).strftime("%H:%M:%S.") + f"{ms % 1000:03d}"
+def clock(ms: int, *, seconds: bool = False) -> str:
+    """Return the local time of day; the number itself if no calendar has the time.
+
+    Args:
+        ms: The time, in milliseconds since 1970.
+        seconds: Leave the milliseconds out.
+    """
+    if not _has_calendar(ms):
+        return str(ms)
+    return _local(ms).strftime("%H:%M:%S") + ("" if seconds else f".{ms % 1000:03d}")
 
 
 def day_and_clock(ms: int) -> str:
-    """Return the local date and time, with milliseconds."""
-    return _local(ms).strftime("%Y-%m-%d ") + clock(ms)
+    """Return the local date and time, with milliseconds; the number itself as in `clock`."""
+    return _local(ms).strftime("%Y-%m-%d ") + clock(ms) if _has_calendar(ms) else str(ms)
+
+
+def utc_time(ms: int) -> str:
+    """Return the date and time in the form of ISO 8601; the number itself as in `clock`."""
+    if not _has_calendar(ms):
+        return str(ms)
+    return datetime.fromtimestamp(ms / 1000, tz=UTC).isoformat(timespec="milliseconds")
+
+
+def _has_calendar(ms: int) -> bool:
+    """Whether the time is between 1970 and the year 9999; an archive may have any number."""
+    return 0 <= ms < LAST_MS
 
 
 def _local(ms: int) -> datetime:

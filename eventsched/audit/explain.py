@@ -37,9 +37,10 @@ from eventsched.schema.events import (
     ResultMissing,
     ResultRecorded,
     ResultReplaced,
+    SessionOpened,
     UtteranceFinalized,
 )
-from eventsched.schema.ids import ms_of
+from eventsched.schema.ids import ms_between
 from projections.node import Node, Suspension
 
 ORDER = ("chosen", "last", "free", "full", "draining", "suspended", "unable", "gone")
@@ -111,6 +112,9 @@ class JobExplanation(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int = 0
     stages: list[Stage] = []
     decisions: list[Decision] = []
+    is_complete: bool = True
+    """False if the history lacks the event that finalized the utterance: the stages begin with the
+    first event of the job."""
 
 
 # --- decisions ------------------------------------------------------------------------------
@@ -230,10 +234,15 @@ def explain(
     job = [event for event in session_events if event.job == key]
     utterance, target = int(key.split(":")[2]), key.split(":")[4]
     finalized = next(
-        event
-        for event in session_events
-        if isinstance(event.data, UtteranceFinalized) and event.data.utterance == utterance
+        (
+            event
+            for event in session_events
+            if isinstance(event.data, UtteranceFinalized) and event.data.utterance == utterance
+        ),
+        None,
     )
+    opened_ms = next((e.ms for e in session_events if isinstance(e.data, SessionOpened)), 0)
+    speech = _speech(finalized, opened_ms) if finalized else []
     end = next((e for e in job if isinstance(e.data, ResultDelivered | ResultMissing)), None)
     outcome, code = _outcome(end)
     return JobExplanation(
@@ -244,7 +253,8 @@ def explain(
         outcome=outcome,
         code=code,
         attempts=sum(isinstance(event.data, JobDispatched) for event in job),
-        stages=[*_speech(finalized), *_stages(finalized, job, session_events, until_ms)],
+        stages=[*speech, *_stages(finalized, job, session_events, until_ms)],
+        is_complete=finalized is not None,
         decisions=list(decisions),
     )
 
@@ -256,10 +266,11 @@ def _outcome(end: Event | None) -> tuple[str, str]:
     return (data.outcome, data.code) if isinstance(data, ResultDelivered) else ("missing", "")
 
 
-def _speech(finalized: Event) -> list[Stage]:
+def _speech(finalized: Event, opened_ms: int) -> list[Stage]:
     data = finalized.data
     assert isinstance(data, UtteranceFinalized)
-    first_ms, last_ms = ms_of(data.first), ms_of(data.last)
+    first_ms = ms_between(data.first, opened_ms, finalized.ms)
+    last_ms = ms_between(data.last, first_ms, finalized.ms)
     amount = f"{data.count} chunk{'s' * (data.count != 1)}, {data.bytes:,} B"
     return [
         Stage(name="speech", from_ms=first_ms, ms=last_ms - first_ms, waited_for=amount),
@@ -271,21 +282,22 @@ def _speech(finalized: Event) -> list[Stage]:
 
 
 def _stages(
-    finalized: Event, job: Sequence[Event], session_events: Sequence[Event], until_ms: int
+    finalized: Event | None, job: Sequence[Event], session_events: Sequence[Event], until_ms: int
 ) -> list[Stage]:
     """The stages from the finalize to the delivery, one after the other."""
     stages: list[Stage] = []
-    at, name = finalized, "dispatch"
+    at, name = (finalized, "dispatch") if finalized else (job[0], "")
     for event in job:
         next_name = _stage_after(event)
         if next_name is None:
             continue
-        stages.append(
-            Stage(
-                name=name, from_ms=at.ms, ms=event.ms - at.ms,
-                waited_for=_ended_by(at, event, session_events),
-            )
-        )  # fmt: skip
+        if name:
+            stages.append(
+                Stage(
+                    name=name, from_ms=at.ms, ms=event.ms - at.ms,
+                    waited_for=_ended_by(at, event, session_events),
+                )
+            )  # fmt: skip
         at, name = event, next_name
     if name:
         stages.append(

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
-from eventsched.formatting import clock, duration, plural
+from eventsched.formatting import clock, duration, plural, utc_time
 from eventsched.projection.fold import FailedEvent
 from eventsched.schema import codec, events
 from eventsched.schema.events import Event
@@ -36,7 +35,7 @@ def as_json(event: Event | FailedEvent) -> dict[str, Any]:
     data.pop("type")
     result = {
         "id": event.id,
-        "time": datetime.fromtimestamp(event.ms / 1000, tz=UTC).isoformat(timespec="milliseconds"),
+        "time": utc_time(event.ms),
         "type": event.type,
         "v": event.v,
         "session": event.session,

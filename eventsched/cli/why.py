@@ -120,6 +120,8 @@ def _show(explanation: JobExplanation) -> None:
         time = duration(stage.ms) + (" so far" if stage.is_open else "")
         result.add_row(clock(stage.from_ms), time, stage.name, Text(stage.waited_for))
     out.print(result)
+    if not explanation.is_complete:
+        out.print(Text("the history lacks the event that finalized the utterance", "red"))
     for decision in explanation.decisions:
         _show_decision(decision)
 

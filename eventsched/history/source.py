@@ -7,6 +7,7 @@ Read next: log.py (the history of a cell), reader.py, audit/service.py.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from eventsched.archive.layout import ArchiveFolder
@@ -97,10 +98,13 @@ class HistorySource:
             )
 
 
+_NUMBER = re.compile(r"[0-9]{1,16}")
+
+
 def session_of_job(key: str) -> str:
     """The session of a job's key. Raises NotFound if the text is not a key."""
     parts = key.split(":")
-    if len(parts) != 6 or not all(parts):
+    if len(parts) != 6 or not all(parts) or not _NUMBER.fullmatch(parts[2]):
         raise NotFound(f"no job {key}")
     return parts[1]
 

@@ -48,6 +48,12 @@ def ms_of(entry_id: str) -> int:
     return int(entry_id.partition("-")[0])
 
 
+def ms_between(entry_id: str, earliest_ms: int, latest_ms: int) -> int:
+    """When the entry was appended; `latest_ms` if the text is no id of a time between the two."""
+    ms = ms_of(entry_id) if is_id(entry_id) else -1
+    return ms if earliest_ms <= ms <= latest_ms else latest_ms
+
+
 def format_id(ms: int, seq: int) -> str:
     return f"{ms}-{seq}"
 

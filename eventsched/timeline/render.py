@@ -7,6 +7,7 @@ Must not: decide what is shown (scene.py). Read next: scene.py, packing.py.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
@@ -69,6 +70,8 @@ OVERVIEW = {"audio": 0, "undispatched": 10, "waiting": 10, "ready": 17, "abandon
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML cannot contain, escaped or not."""
 CROSS = 5.0
+ELEMENTS_MAX = 100_000
+"""Elements of the document before its last row."""
 DARK = ("utterance", "undispatched", "waiting", "ready", "abandoned", "running", "playback")
 """Kinds with a dark label inside."""
 
@@ -84,6 +87,9 @@ def draw(events: Sequence[Event]) -> str:
     if len(rows) > 1:
         y = _overview(root, scene, rows, y)
     for row in rows:
+        if sum(1 for _ in root.iter()) > ELEMENTS_MAX:
+            y = _left_out(root, row, y)
+            break
         y = _quiet(root, row, y) if row.is_quiet else _row(root, scene, row, y)
     height = str(round(y))
     root.set("height", height)
@@ -141,6 +147,7 @@ def _counts(scene: Scene) -> tuple[str, str]:
     utterances = plural(kinds.count("utterance"), "utterance")
     parts = [f"{utterances}, {plural(len(outcomes), 'outcome')}"]
     parts += [f"{count} {what}" for count, what in (*bad, *also) if count]
+    parts += ["later events are left out"] * scene.is_cut
     return " · ".join(parts), "bad" if any(count for count, _ in bad) else ""
 
 
@@ -208,7 +215,7 @@ def _overview(root: Element, scene: Scene, rows: Sequence[Row], y: float) -> flo
     free_from = 0.0
     for row in rows:
         _line(root, at(row.from_ms), y + height, at(row.from_ms), y + height + 4, "grid")
-        label = clock(row.from_ms)[:8]
+        label = clock(row.from_ms, seconds=True)
         ends = at(row.from_ms) + text_width(label)
         if at(row.from_ms) >= free_from and ends < WIDTH - MARGIN:
             _text(root, at(row.from_ms), y + height + 15, label, "dim")
@@ -221,9 +228,16 @@ def _overview(root: Element, scene: Scene, rows: Sequence[Row], y: float) -> flo
 
 def _quiet(root: Element, row: Row, y: float) -> float:
     """Draw a quiet stretch as one line; return the next y."""
-    label = f"{clock(row.from_ms)[:8]}   nothing for {duration(row.to_ms - row.from_ms)}"
+    label = f"{clock(row.from_ms, seconds=True)}   nothing for {duration(row.to_ms - row.from_ms)}"
     _line(root, GUTTER, y - 4, WIDTH - MARGIN, y - 4, "grid")
     _text(root, GUTTER + PAD, y + 9, label, "dim")
+    return y + AXIS + 6
+
+
+def _left_out(root: Element, row: Row, y: float) -> float:
+    """Draw a line in the place of this row and all later ones; return the next y."""
+    label = f"{clock(row.from_ms, seconds=True)}   further rows are left out: too many parts"
+    _text(root, GUTTER + PAD, y + 9, label, "bad")
     return y + AXIS + 6
 
 
@@ -231,7 +245,8 @@ def _row(root: Element, scene: Scene, row: Row, y: float) -> float:
     """Draw a row with every lane that has an item in it; return the next y."""
     top = y
     y += AXIS
-    lanes = [(lane, _items(scene, row, lane)) for lane in scene.lanes]
+    in_row = _items(scene, row)
+    lanes = [(lane, in_row.get(lane, [])) for lane in scene.lanes]
     shown = [(lane, items) for lane, items in lanes if items or lane in (AUDIO, UTTERANCES)]
     back = SubElement(root, "g")
     attempts: list[tuple[Item, float]] = []
@@ -268,15 +283,16 @@ def _short(lane: str) -> str:
     return truncate_middle(lane.removeprefix("node "), GUTTER - 8 - PAD)
 
 
-def _items(scene: Scene, row: Row, lane: str) -> list[Item]:
-    """Return the parts of a lane's spans, and its marks, that are in the row."""
-    spans = [span for span in scene.spans if span.lane == lane and _is_in(row, span)]
-    marks = [mark for mark in scene.marks if mark.lane == lane]
-    return [_clip(span, row) for span in spans] + [
-        Item(source=mark, x=_x(row, mark.at_ms), width=MARK)
-        for mark in marks
-        if row.from_ms <= mark.at_ms < row.to_ms
-    ]
+def _items(scene: Scene, row: Row) -> dict[str, list[Item]]:
+    """Return the parts of spans, and the marks, that are in the row, by lane."""
+    items: dict[str, list[Item]] = defaultdict(list)
+    for span in scene.spans:
+        if _is_in(row, span):
+            items[span.lane].append(_clip(span, row))
+    for mark in scene.marks:
+        if row.from_ms <= mark.at_ms < row.to_ms:
+            items[mark.lane].append(Item(source=mark, x=_x(row, mark.at_ms), width=MARK))
+    return items
 
 
 def _is_in(row: Row, span: Span) -> bool:
@@ -328,7 +344,7 @@ def _axis(root: Element, row: Row, y: float, bottom: float) -> None:
     for ms in ticks(row, row_ms):
         x = GUTTER + _x(row, ms)
         _line(root, x, y, x, bottom, "grid")
-        label = clock(ms) if row_ms < 10_000 else clock(ms)[:8]
+        label = clock(ms, seconds=row_ms >= 10_000)
         ends = x + text_width(label)
         if x >= free_from and ends < WIDTH:
             _text(root, x, y - 5, label, "dim")

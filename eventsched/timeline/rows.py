@@ -16,7 +16,8 @@ from eventsched.timeline.scene import Scene
 
 UTTERANCES_MAX = 10
 """Utterances of a row; one row in ten may have more."""
-ROWS_MAX = 120
+ROWS_MAX = 300
+"""Rows before adjacent quiet ones are merged."""
 STUB, FEW_ROWS = 0.25, 4
 """Up to FEW_ROWS rows are lengthened, if the last would be shorter than this part of a row."""
 ROW_MS_MIN = 1_000
@@ -46,12 +47,17 @@ def round_up(ms: float) -> int:
 
 
 def row_length(scene: Scene) -> int:
-    """The longest row length at which nine rows in ten have at most UTTERANCES_MAX utterances."""
+    """The longest row length at which nine rows in ten have at most UTTERANCES_MAX utterances.
+
+    There are at most ROWS_MAX rows, whatever the times of an archive are.
+    """
     starts = [span.from_ms for span in scene.spans if span.kind == "utterance"]
     length = max(ROW_MS_MIN, scene.to_ms - scene.from_ms)
     longest = round_up(length)
-    for row_ms in reversed([each for each in ROUND_MS if ROW_MS_MIN <= each < longest]):
-        if length / longest > ROWS_MAX or _utterances_per_row(starts, longest) <= UTTERANCES_MAX:
+    shortest = max(ROW_MS_MIN, round_up(length / ROWS_MAX))
+    lengths = {shortest, *(each for each in ROUND_MS if each > shortest)}
+    for row_ms in sorted((each for each in lengths if each < longest), reverse=True):
+        if _utterances_per_row(starts, longest) <= UTTERANCES_MAX:
             break
         longest = row_ms
     return longest

@@ -6,11 +6,12 @@ Must not: compute pixels. Read next: rows.py, render.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from typing import Any
 
 import msgspec
 
+from eventsched.formatting import LAST_MS
 from eventsched.schema import codec
 from eventsched.schema.events import (
     AttemptEnded,
@@ -32,10 +33,13 @@ from eventsched.schema.events import (
     SessionRetired,
     UtteranceFinalized,
 )
-from eventsched.schema.ids import ms_of
+from eventsched.schema.ids import ms_between
 from eventsched.schema.keys import name_of
 
 AUDIO, UTTERANCES, WAITING, PLAYBACK = "audio", "utterances", "waiting", "playback"
+PARTS_MAX = 20_000
+"""Spans, marks and moments of a scene; later events are left out."""
+TARGETS_MAX = 64
 DISPATCH_WAIT_MS_MIN = 100
 """A shorter wait for the dispatcher is not drawn."""
 
@@ -88,6 +92,8 @@ class Scene(msgspec.Struct, kw_only=True):
     spans: list[Span] = []
     marks: list[Mark] = []
     moments: list[Moment] = []
+    is_cut: bool = False
+    """The session has more than PARTS_MAX parts: what is later than `to_ms` is left out."""
 
 
 class _SceneBuilder:
@@ -107,7 +113,11 @@ class _SceneBuilder:
         self._playing: dict[tuple[str, str, str, int], Event] = {}
         self._nodes: dict[str, None] = {}
         self._targets: dict[str, None] = {}
+        self._opened_ms = 0
         for event in events:
+            if self._part_count() >= PARTS_MAX:
+                self.scene.is_cut, self.scene.to_ms = True, event.ms
+                break
             step = _STEPS.get(type(event.data))
             if step is not None:
                 step(self, event, event.data)
@@ -115,6 +125,15 @@ class _SceneBuilder:
         nodes = [_lane_of(node) for node in sorted(self._nodes)]
         targets = [f"→ {target}" for target in sorted(self._targets)]
         self.scene.lanes = [AUDIO, UTTERANCES, WAITING, *nodes, *targets, PLAYBACK]
+
+    def _part_count(self) -> int:
+        """The parts so far, with the intervals that have not ended."""
+        scene = self.scene
+        groups: tuple[Sized, ...] = (
+            scene.spans, scene.marks, scene.moments, self._undispatched, self._queued,
+            self._running, self._ready, self._playing,
+        )  # fmt: skip
+        return sum(map(len, groups))
 
     def _span(self, lane: str, kind: str, begin: Event, to_ms: int, **fields: Any) -> None:
         span = Span(lane=lane, kind=kind, from_ms=begin.ms, to_ms=to_ms, **fields)
@@ -166,6 +185,7 @@ class _SceneBuilder:
     def on_session_opened(self, event: Event, data: SessionOpened) -> None:
         targets = f" → {', '.join(data.targets)}" if data.targets else ""
         room = f", room {data.room}" if data.room else ""
+        self._opened_ms = event.ms
         self.scene.session = event.session
         self.scene.summary = f"tenant {data.tenant}, {data.source}{targets}{room}"
         self._add_moment(event, "opened", "opened")
@@ -183,12 +203,13 @@ class _SceneBuilder:
         self._add_moment(event, "closed", "closed")
 
     def on_utterance_finalized(self, event: Event, data: UtteranceFinalized) -> None:
-        first_ms, last_ms = ms_of(data.first), ms_of(data.last)
+        first_ms = ms_between(data.first, self._opened_ms, event.ms)
+        last_ms = ms_between(data.last, first_ms, event.ms)
         self._finalized[data.utterance] = event
-        for target in data.targets:
+        for target in data.targets[:TARGETS_MAX]:
             self._undispatched[data.utterance, target.target] = event
         self.scene.from_ms = min(self.scene.from_ms, first_ms)
-        title = f"u{data.utterance}: {data.ms / 1000:.2f} s in {data.count} chunks"
+        title = f"u{data.utterance}: {_seconds(data.ms)} in {data.count} chunks"
         delay = _duration(event.ms - last_ms)
         add = self.scene.spans.append
         add(Span(lane=AUDIO, kind="audio", from_ms=first_ms, to_ms=last_ms, title=title))
@@ -389,4 +410,9 @@ def _time_since(begin: Event, to_ms: int) -> str:
 
 
 def _duration(ms: int) -> str:
-    return f"{ms} ms" if ms < 1_000 else f"{ms / 1000:.2f} s"
+    return f"{ms} ms" if ms < 1_000 else _seconds(ms)
+
+
+def _seconds(ms: int) -> str:
+    """The time in seconds; a number of an archive may be too large for a fraction."""
+    return f"{ms / 1000:.2f} s" if ms < LAST_MS else f"{ms // 1000} s"

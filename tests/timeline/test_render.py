@@ -9,6 +9,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +24,8 @@ from eventsched.schema.events import (
     Text,
     UtteranceFinalized,
 )
+from eventsched.timeline import render
+from eventsched.timeline import scene as scenes
 from eventsched.timeline.packing import (
     MARK,
     PAD,
@@ -35,7 +38,7 @@ from eventsched.timeline.packing import (
     truncate_middle,
 )
 from eventsched.timeline.render import PLOT, WIDTH, draw
-from eventsched.timeline.rows import UTTERANCES_MAX, split_rows
+from eventsched.timeline.rows import ROWS_MAX, UTTERANCES_MAX, split_rows
 from eventsched.timeline.scene import build_scene
 from tests.fixtures_store import TimedStore
 from tests.random_history import random_log
@@ -118,6 +121,41 @@ def test_the_picture_loads_nothing() -> None:
 def test_an_empty_session_and_one_that_only_opened_can_be_drawn() -> None:
     assert ET.fromstring(draw(talk(0)[:1])).tag == f"{SVG}svg"
     assert ET.fromstring(draw([])).tag == f"{SVG}svg"
+
+
+@pytest.mark.parametrize("step_ms", [10**6, 10**8, 10**10, 10**13])
+def test_a_picture_has_a_bounded_number_of_rows(step_ms: int) -> None:
+    """A few utterances that are days or millennia apart."""
+    events = talk(*(number * step_ms for number in range(1, 200)))
+    assert len(split_rows(build_scene(events))) <= ROWS_MAX + 2
+    assert ET.fromstring(draw(events)).tag == f"{SVG}svg"
+
+
+@pytest.mark.parametrize("first", ["1-0", "x", "", "9999999999999999999-0", "4999-0"])
+def test_an_utterance_begins_within_its_session(first: str) -> None:
+    opened, finalized, *others = talk(5_000)
+    data = msgspec.structs.replace(finalized.data, first=first)
+    scene = build_scene([opened, msgspec.structs.replace(finalized, data=data), *others])
+    assert scene.from_ms == 5_000
+    assert {span.from_ms for span in scene.spans if span.kind == "utterance"} == {6_000}
+
+
+def test_a_picture_has_a_bounded_number_of_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scenes, "PARTS_MAX", 100)
+    events = talk(*(number * 2_000 for number in range(1, 200)))
+    scene = build_scene(events)
+    assert scene.is_cut
+    assert 100 <= len([*scene.spans, *scene.marks, *scene.moments]) <= 110
+    assert scene.to_ms < 60_000 < events[-1].ms
+    assert any("later events are left out" in text for text in texts(draw(events)))
+    assert not build_scene(talk(2_000, 4_000)).is_cut
+
+
+def test_a_picture_has_a_bounded_number_of_elements(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render, "ELEMENTS_MAX", 1_000)
+    picture = draw(talk(*(number * 2_000 for number in range(1, 200))))
+    assert len(list(ET.fromstring(picture).iter())) < 1_500
+    assert any("further rows are left out" in text for text in texts(picture))
 
 
 def test_each_utterance_and_outcome_is_named() -> None:

@@ -189,6 +189,21 @@ def test_a_job_is_explained_from_its_speech_to_its_delivery() -> None:
     assert [(node.node, node.verdict) for node in chosen.nodes] == [(N1, "chosen"), (N2, "free")]
 
 
+def test_a_job_whose_utterance_is_not_in_the_history_is_explained_from_its_first_event() -> None:
+    """An archive may begin in the middle, or come from a stranger."""
+    events = [
+        each for each in log()
+        if not (isinstance(each.data, UtteranceFinalized) and each.data.utterance == 0)
+    ]  # fmt: skip
+    explanation = explain(key(0), events, [], 5_000)
+    assert not explanation.is_complete
+    assert explanation.outcome == "result"
+    assert [(stage.name, stage.ms) for stage in explanation.stages] == [
+        ("attempt 1", 990), ("delivery", 0),
+    ]  # fmt: skip
+    assert explained(0).is_complete
+
+
 def test_a_job_that_waited_is_explained_with_the_state_of_each_node() -> None:
     explanation = explained(2)
     wait = next(stage for stage in explanation.stages if stage.name == "wait for a slot")
