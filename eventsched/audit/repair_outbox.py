@@ -19,6 +19,9 @@ from eventsched.schema.events import Event, ResultDelivered, ResultMissing
 from eventsched.schema.ids import parse_id
 from projections.session import Session, outcome_key
 
+ENTRY_BYTES = 256
+"""What an entry counts beside its text and speech, as in lua/include/outbox.lua."""
+
 
 def undelivered_changes(
     name: str,
@@ -78,7 +81,7 @@ def undelivered_changes(
             )
             continue
         guard = (f"session:{name}", "out_no", out_no)
-        number, total = number + 1, total + len(event.body)
+        number, total = number + 1, total + ENTRY_BYTES + len(event.body)
         out_no = str(number)
         key = f"outbox:{name}"
         entry = ("t", "result", "i", f"{number}:{total}", "d", _data(event), "b", event.body)

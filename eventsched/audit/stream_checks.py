@@ -68,7 +68,7 @@ class Outbox(msgspec.Struct, frozen=True):
     delivered: dict[str, str] = {}
     """Id of each result -> id of the log entry that it delivers."""
     last: tuple[int, int] = (-1, -1)
-    """Number of the newest entry, and the payload bytes up to it."""
+    """Number of the newest entry, and the bytes up to it."""
 
     @property
     def count(self) -> int:
@@ -102,7 +102,7 @@ class _Numbered(NamedTuple):
     last: int
     delivered: dict[str, str]
     bytes: int
-    """Payload bytes up to the newest entry of an outbox."""
+    """Bytes up to the newest entry of an outbox."""
 
 
 class StreamChecks:
@@ -194,7 +194,7 @@ def _number(kind: str, field: bytes) -> int:
 
 
 def _total(field: bytes) -> int:
-    """The payload bytes up to an entry of an outbox."""
+    """The bytes up to an entry of an outbox."""
     return int(field.partition(b" ")[0].partition(b":")[2])
 
 

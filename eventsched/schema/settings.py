@@ -93,8 +93,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A tenant with this many waiting jobs in a cell is refused with BACKPRESSURE (rule 18, fair
     waiting). Outcomes of utterances in the dispatch queue count as waiting jobs."""
     tenant_outbox_bytes_max: OutboxBytes = 268_435_456
-    """A tenant with so many bytes of results and synthesised speech that wait to be read in a cell
-    is refused with BACKPRESSURE (rule 33, limits)."""
+    """A tenant with so many bytes of outcomes and synthesised speech that wait to be read in a cell
+    is refused with BACKPRESSURE (rule 33, limits). Each outcome counts 256 bytes beside its text
+    and speech."""
     memory_percent_max: Percent = 80
     """Backpressure starts when the server uses this percentage of its maxmemory, if it has one."""
     projection_lag_max: Entries = 50_000

@@ -45,6 +45,7 @@ def audience(w: World, name: str, pending: OpenOutcome) -> tuple[list[str], list
     return to, recipients, skipped
 
 
+ENTRY_BYTES = 256
 PARTIALS_MAX = 32
 
 
@@ -61,7 +62,7 @@ def tell(
     """Append one numbered entry to an outbox."""
     state = w.session_states[listener]
     state.out_no += 1
-    state.out_bytes += len(body) + len(audio)
+    state.out_bytes += ENTRY_BYTES + len(body) + len(audio)
     i = f"{state.out_no}:{state.out_bytes}"
     w.append(w.keys.outbox(listener), t=kind, i=i, d=d, b=body, a=audio)
 

@@ -16,7 +16,7 @@ async def test_one_utterance_goes_all_the_way(store: TimedStore) -> None:
     assert message["t"] == "assign" and message["count"] == 2 and message["ms"] == 200
     await store.answer(node, message)
     (entry,) = await store.out(session)
-    assert entry["outcome"] == "result" and entry["i"] == f"1:{len(entry['b'])}"
+    assert entry["outcome"] == "result" and entry["i"] == f"1:{256 + len(entry['b'])}"
     assert await store.close_session(session.session, session.epoch) == "ok"
     assert await store.types() == [
         "NodeRegistered",

@@ -23,6 +23,8 @@ from tests.verify.test_repair import repairer_of
 
 SPEECH = bytes(100_000)
 SOUND: dict[str, Any] = {"body": b"", "audio": SPEECH, "audio_sha256": sha256(SPEECH).hexdigest()}
+RESULT = 256 + len(SPEECH)
+"""What each result counts."""
 BOUND = {"tenant_outbox_bytes_max": 250_000}
 
 
@@ -63,7 +65,7 @@ async def test_rule_33_a_tenant_with_too_many_unread_results_is_refused_alone(
 ) -> None:
     await store.configure_cell(BOUND, overwrite=True)
     node, session = await unread_session(store, 2)
-    assert await unread(store) == {"acme": 200_000}
+    assert await unread(store) == {"acme": 2 * RESULT}
     await answer_utterance(store, node, session, 2)
     for attempt in (store.open("more"), store.say(session, 3)):
         with pytest.raises(Backpressure) as refused:
@@ -73,7 +75,7 @@ async def test_rule_33_a_tenant_with_too_many_unread_results_is_refused_alone(
         }  # fmt: skip
     other = await store.open("other", tenant="other")
     await answer_utterance(store, node, other, 0)
-    assert await unread(store) == {"acme": 300_000, "other": 100_000}
+    assert await unread(store) == {"acme": 3 * RESULT, "other": RESULT}
 
 
 async def test_rule_33_results_in_flight_of_a_tenant_far_beyond_its_limit_are_bounded(
@@ -95,7 +97,7 @@ async def test_rule_33_results_in_flight_of_a_tenant_far_beyond_its_limit_are_bo
             await store.answer(node, message, **SOUND)
     assert await numbers(store, session) == list(range(11, 21))
     assert await numbers(store, other) == list(range(1, 21))
-    assert await unread(store) == {"acme": 1_000_000, "other": 2_000_000}
+    assert await unread(store) == {"acme": 10 * RESULT, "other": 20 * RESULT}
 
 
 @pytest.mark.parametrize("by", ["append", "keepalive"])
@@ -112,7 +114,7 @@ async def test_rule_33_a_tenant_that_reads_is_served_again(store: TimedStore, by
         chunk = Chunk(session=session.session, epoch=1, seq=3, ms=100, payload=bytes(3_200))
     (receipt,) = await store.append_audio([chunk])
     assert isinstance(receipt, Receipt)
-    assert await unread(store) == {"acme": 100_000}
+    assert await unread(store) == {"acme": RESULT}
     position = (await entry_ids(store, session))[-1]
     await store.keep_alive([(session.session, 1, position)])
     assert await unread(store) == {}
@@ -123,16 +125,32 @@ async def test_rule_33_entries_beyond_the_1000_of_an_outbox_are_not_counted(
 ) -> None:
     await outbox_of(store, 1_280, 1_000)
     (count,) = (await unread(store)).values()
-    assert abs(count - 1_000_000) <= 16 * 1024
+    assert abs(count - 1_256_000) <= 16 * 1024
 
 
 async def test_rule_33_small_results_are_counted_in_steps(store: TimedStore) -> None:
     node, session = await outbox_of(store, 1, 8_000)
     assert await unread(store) == {}
-    await deliver(store, node, session, first=1, count=1, size=8_000)
+    await deliver(store, node, session, first=1, count=1, size=7_871)
     assert await unread(store) == {}
     await deliver(store, node, session, first=2, count=1, size=384)
-    assert await unread(store) == {"acme": 16_384}
+    assert await unread(store) == {"acme": 16_383 + 256 + 384}
+
+
+async def test_rule_33_outcomes_without_a_text_count(store: TimedStore) -> None:
+    """Each takes some 200 bytes of the server, and a tenant can have any number of sessions."""
+    await store.configure_cell({"tenant_outbox_bytes_max": 64 * 256}, overwrite=True)
+    node, session = await store.join(slots=256), await store.open()
+    for seq in range(64):
+        await store.say(session, seq, end_of_utterance=True)
+        await store.dispatch()
+        message = (await assigned(store, node))[-1]
+        assert await unread(store) == {}
+        await store.answer(node, message, status="no_speech", code="ASR_EMPTY", body=b"")
+    assert await unread(store) == {"acme": 64 * 256}
+    with pytest.raises(Backpressure) as refused:
+        await store.say(session, 64)
+    assert refused.value.fields["cause"] == "tenant_outbox"
 
 
 async def test_rule_26_partial_results_are_not_counted(store: TimedStore) -> None:
@@ -154,7 +172,7 @@ async def test_rule_6_the_outbox_of_a_closed_session_is_freed(store: TimedStore)
     closed_ms = store.at_ms
     store.tick(299_999)
     await store.timers()
-    assert await unread(store) == {"acme": 300_000}
+    assert await unread(store) == {"acme": 3 * RESULT}
     store.tick(1)
     await store.timers()
     assert await unread(store) == {}
@@ -189,11 +207,11 @@ async def test_a_session_that_a_repair_deletes_leaves_no_count(
     await unread_session(store, 1)
     await redis.execute_command("COPY", store.keys.session("s1"), store.keys.session("s7"))
     await redis.execute_command("COPY", store.keys.outbox("s1"), store.keys.outbox("s7"))
-    await redis.execute_command("HINCRBY", store.keys.tenant_outbox, "acme", 100_000)
+    await redis.execute_command("HINCRBY", store.keys.tenant_outbox, "acme", RESULT)
     await repairer_of(store).apply("a key by hand", "test")
     await store.timers()
     assert await entry_ids_of(store, "s7") == []
-    assert await unread(store) == {"acme": 100_000}
+    assert await unread(store) == {"acme": RESULT}
 
 
 async def test_status_names_the_tenant_that_is_refused(store: TimedStore, redis: Client) -> None:
@@ -203,5 +221,5 @@ async def test_status_names_the_tenant_that_is_refused(store: TimedStore, redis:
     connection = Connection("", facts, store.transport, {store.cell: store})  # type: ignore[arg-type]
     status = await read_status(connection)
     (cell,) = status.cells
-    assert cell.outboxes == [TenantOutbox(tenant="acme", unread_bytes=300_000, is_refused=True)]
+    assert cell.outboxes == [TenantOutbox(tenant="acme", unread_bytes=3 * RESULT, is_refused=True)]
     assert any("tenant acme is refused" in line for line in problems_of(status))

@@ -1,12 +1,14 @@
 -- outbox: the stream from which the listeners of a session read results and the state of the
 -- session. Entries are numbered without holes; the stream is bounded by entries and by bytes.
--- Counters in the session record: `out_no` is the number of entries so far, `out_bytes` the payload
--- bytes so far, `out_low` the payload bytes before the oldest entry that is not confirmed.
+-- Counters in the session record: `out_no` is the number of entries so far, `out_bytes` the bytes
+-- so far, `out_low` the bytes before the oldest entry that is not confirmed. An entry has the bytes
+-- of its text and speech, and 256 bytes for all else that the server stores of it, so that outcomes
+-- without a text count as well.
 --
 -- Partial results. A result must arrive, a partial result may be lost. So partial results have a
 -- stream of their own, `partials`, which keeps the newest ones: they displace no result.
 --
--- Unread bytes of a tenant. The hash `tenant_outbox` has the payload bytes that wait to be read, by
+-- Unread bytes of a tenant. The hash `tenant_outbox` has the bytes that wait to be read, by
 -- tenant of the listening sessions. A session is counted in steps of 16 KiB, so that small results
 -- cost no write: `out_counted` has the bytes of the session that are counted. At
 -- `tenant_outbox_bytes_max` the tenant is refused. Results in flight still arrive; beyond twice the
@@ -22,7 +24,7 @@
 local outbox = { changes = {} }
 local as_text, as_number = numbers.text, numbers.value
 local entries_max, bytes_max, count_step = 1000, 16 * 1024 * 1024, 16 * 1024
-local partials_max, flooded_bytes_max = 32, 1024 * 1024
+local partials_max, flooded_bytes_max, entry_bytes = 32, 1024 * 1024, 256
 
 call.on_reset(function() outbox.changes = {} end)
 
@@ -30,7 +32,7 @@ local tenant_bytes = cache.register('tenant_outbox', 'live', function(tenant)
   return tonumber(redis.call('HGET', keys.tenant_outbox, tenant)) or 0
 end)
 
--- The payload bytes that wait to be read in the outboxes of a tenant.
+-- The bytes that wait to be read in the outboxes of a tenant.
 function outbox.tenant_bytes(tenant)
   return tenant_bytes.read_through(tenant) + (outbox.changes[tenant] or 0)
 end
@@ -79,11 +81,11 @@ local function remove_entry(box, id)
   write('XDEL', keys.of('outbox', box.name), id)
 end
 
--- The payload bytes up to the entry, and before it.
+-- The bytes up to the entry, and before it.
 local function bytes_of(entry)
   local fields = entry[2]
   local ends = tonumber(string.match(fields[4], ':(%d+)$'))
-  return ends, ends - #fields[8] - #fields[10]
+  return ends, ends - entry_bytes - #fields[8] - #fields[10]
 end
 
 -- The tenant has this many unread bytes in this outbox.
@@ -104,7 +106,7 @@ local function count(box)
   set_counted(box, box.total - box.low)
 end
 
--- How many payload bytes an outbox of the tenant may have.
+-- How many bytes an outbox of the tenant may have.
 local function bytes_max_of(tenant)
   if outbox.tenant_bytes(tenant) < 2 * settings.tenant_outbox_bytes_max then return bytes_max end
   return flooded_bytes_max
@@ -114,7 +116,7 @@ end
 -- together with the counters.
 function outbox.append(box, kind, d, body, audio, ...)
   local stream, low = keys.of('outbox', box.name), box.low
-  local total = box.total + #body + #audio
+  local total = box.total + entry_bytes + #body + #audio
   local number_text, total_text = as_text[box.number + 1], as_text[total]
   local id = write('XADD', stream, 'MAXLEN', as_text[entries_max], clock.entry_id(), 't', kind,
     'i', number_text .. ':' .. total_text, 'd', d, 'b', body, 'a', audio)
