@@ -22,6 +22,7 @@ import msgspec
 
 from eventsched.errors import InvalidMessage
 from eventsched.projection.protocol import Projection, ProjectionSet
+from eventsched.schema.keys import NAME
 
 ENTRY_POINTS = "eventsched.projections"
 VARIABLE = "EVENTSCHED_PROJECTIONS"
@@ -29,6 +30,10 @@ CORE = "core"
 """The built-in set, which is always enabled: commands read the history with it."""
 PACKAGE = "eventsched"
 """The package whose `core` is the built-in set."""
+SYSTEM_NAMES = frozenset({CORE, "archive", "dispatch"})
+"""Names of consumer groups and leases of the system."""
+REBUILD = "rebuild-"
+"""What the lease and the checkpoint of a rebuild begin with."""
 
 
 class NotEnabled(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,11 +51,18 @@ def load_sets(environ: Mapping[str, str] | None = None) -> Sequence[ProjectionSe
         environ: the environment; if left out, that of the process.
 
     Raises:
-        InvalidMessage: a name is installed by no package, or by several.
+        InvalidMessage: a name is installed by no package, or by several; or a package has a
+            projection with a name of the system, of a built-in record or of another package.
         TypeError: an entry point is not a projection, or is one with another name.
     """
     installed = list(entry_points(group=ENTRY_POINTS))
-    return [_load(name, installed) for name in enabled_names(environ)]
+    names = enabled_names(environ)
+    sets = {CORE: _load(CORE, installed)}
+    owners = {each.name: PACKAGE for each in sets[CORE].projections}
+    for name in names:
+        if name != CORE:
+            sets[name] = _load_foreign(name, installed, owners)
+    return [sets[name] for name in names]
 
 
 def load_core() -> ProjectionSet:
@@ -95,7 +107,47 @@ def missing_read_model(field: str, name: str, known: Iterable[str]) -> InvalidMe
     )
 
 
+def _load_foreign(
+    name: str, installed: Sequence[EntryPoint], owners: dict[str, str]
+) -> ProjectionSet:
+    """Load a projection of another package, and add the names of its records to `owners`.
+
+    The keys of groups, leases and records contain the name. A package with the name of another
+    owner would write into the records of this owner, or take its lease.
+    """
+    package = _package(_find(name, installed))
+    _check_name(name, package, owners)  # before its code runs
+    loaded = _load(name, installed)
+    for projection in loaded.projections:
+        _check_name(projection.name, package, owners)
+        owners[projection.name] = package
+    return loaded
+
+
+def _check_name(name: str, package: str, owners: Mapping[str, str]) -> None:
+    if not NAME.fullmatch(name):
+        reason = "is not 1 to 64 characters of A-Z, a-z, 0-9, _ and -"
+    elif name in SYSTEM_NAMES or name.startswith(REBUILD):
+        reason = "is a name of the system"
+    elif name in owners:
+        reason = f"is a name of the package {owners[name]}"
+    else:
+        return
+    raise InvalidMessage.of(
+        "projections",
+        f"the projection {name!r:.80} of the package {package} {reason}",
+        f"rename it, or leave it out of {VARIABLE}",
+    )
+
+
 def _load(name: str, installed: Sequence[EntryPoint]) -> ProjectionSet:
+    projection_set = _as_set(name, _find(name, installed).load())
+    if projection_set.name != name:
+        raise TypeError(f"entry point {name!r} has the projection {projection_set.name!r}")
+    return projection_set
+
+
+def _find(name: str, installed: Sequence[EntryPoint]) -> EntryPoint:
     points = [each for each in installed if each.name == name and not _is_foreign_core(each)]
     if len(points) != 1:
         packages = ", ".join(sorted(map(_package, points)))
@@ -106,10 +158,7 @@ def _load(name: str, installed: Sequence[EntryPoint]) -> ProjectionSet:
             else f"no installed package has the projection {name!r:.80}",
             f"correct {VARIABLE}, or (un)install the package",
         )
-    projection_set = _as_set(name, points[0].load())
-    if projection_set.name != name:
-        raise TypeError(f"entry point {name!r} has the projection {projection_set.name!r}")
-    return projection_set
+    return points[0]
 
 
 def _as_set(name: str, target: Any) -> ProjectionSet:

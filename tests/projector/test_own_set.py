@@ -18,6 +18,16 @@ from tests.fixtures_store import TimedStore
 
 HOSTILE = "open({mark!r}, 'a').write('imported')\nfrom examples.minutes import Minutes\n"
 
+TWO = """
+from eventsched.projection.protocol import ProjectionSet
+from examples.minutes import Minutes
+
+class Inner(Minutes):
+    name = "{inner}"
+
+projections = ProjectionSet("{outer}", (Inner(),))
+"""
+
 
 def install(folder: Path, package: str, *points: str) -> None:
     """Put the metadata of a package into the folder, as an installation does."""
@@ -115,6 +125,44 @@ def test_a_name_that_no_package_or_more_than_one_has_is_refused(site: Path) -> N
         install(site, package, "minutes = nowhere:Minutes")
     with pytest.raises(InvalidMessage, match="'minutes' is in several packages: a-copy, speech-"):
         load_sets({VARIABLE: "core,minutes"})
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["session", "group", "job", "node", "archive", "dispatch", "rebuild-core", "rebuild-x", "a:b"],
+)
+def test_a_projection_with_a_name_of_the_system_is_refused_before_its_import(
+    site: Path, name: str
+) -> None:
+    """It would share keys with built-in records, or take the lease of an archiver."""
+    install(site, "speech-names", f"{name} = nowhere:Minutes")
+    with pytest.raises(InvalidMessage, match=f"'{name}' of the package speech-names is "):
+        load_sets({VARIABLE: name})
+    assert load_sets({VARIABLE: ""}) == [load_core()]
+
+
+@pytest.mark.parametrize("inner", ["session", "archive", "rebuild-minutes", "core"])
+def test_a_set_of_a_package_has_no_projection_with_a_name_of_the_system(
+    site: Path, inner: str
+) -> None:
+    (site / "speech_two.py").write_text(TWO.format(outer="two", inner=inner))
+    sys.modules.pop("speech_two", None)
+    install(site, "speech-two", "two = speech_two:projections")
+    with pytest.raises(InvalidMessage, match=f"'{inner}' of the package speech-two is a name of"):
+        load_sets({VARIABLE: "two"})
+
+
+def test_two_packages_have_no_projections_of_one_name(site: Path) -> None:
+    (site / "speech_two.py").write_text(TWO.format(outer="two", inner="minutes"))
+    sys.modules.pop("speech_two", None)
+    install(site, "speech-two", "two = speech_two:projections")
+    install(site, "speech-minutes", "minutes = examples.minutes:Minutes")
+    assert [each.name for each in load_sets({VARIABLE: "two"})] == ["core", "two"]
+    with pytest.raises(
+        InvalidMessage,
+        match="'minutes' of the package speech-two is a name of the package speech-minutes",
+    ):
+        load_sets({VARIABLE: "minutes,two"})
 
 
 def test_the_built_in_set_is_never_that_of_another_package(site: Path) -> None:
