@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from eventsched.errors import ServerUnavailable
-from eventsched.private_files import make_private_folder, warn_if_exchangeable
+from eventsched.private_files import FOLDER_MODE, make_private_folder, warn_if_exchangeable
 
 PROGRAM = "program"
 """File with the path of the program that wrote the data; another version may not read them."""
@@ -89,21 +89,36 @@ def _check_owner(path: Path, status: os.stat_result, kind: str) -> None:
         )
 
 
+def _runtime_folder() -> str:
+    """Return XDG_RUNTIME_DIR, or an empty text if it is not a private folder of this user.
+
+    A command that runs as root may have the variable of the user who called it. This user could
+    put another folder, with another server, in the place of a folder below.
+    """
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    try:
+        status = os.lstat(runtime)
+    except (OSError, ValueError):
+        return ""
+    is_private = status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) == FOLDER_MODE
+    return runtime if stat.S_ISDIR(status.st_mode) and is_private else ""
+
+
 def short_path(folder: Path) -> Path:
     """Return a path of some 50 characters to `folder`, through a link in a private folder.
 
     The kernel limits a socket's path to some 100 characters. The short path is a function of the
     folder's path, so all processes of this user get the same one. Raises OSError if another user
-    has created a file in its place.
+    has created a file in its place. A warning names a place in which another user may exchange the
+    private folder.
     """
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    base = runtime if os.path.isdir(runtime) else tempfile.gettempdir()
-    private = Path(base, f"eventsched-{os.geteuid()}")
+    private = Path(_runtime_folder() or tempfile.gettempdir(), f"eventsched-{os.geteuid()}")
     make_private_folder(private)
     status = os.lstat(private)
     is_private = status.st_uid == os.geteuid() and not status.st_mode & _OTHERS
     if not stat.S_ISDIR(status.st_mode) or not is_private:
         raise PermissionError(f"{private} is not a private folder of this user")
+    warn_if_exchangeable(private, "folder of the short path to the socket")
     link = private / hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
     if not link.is_symlink() or os.readlink(link) != str(folder):
         draft = link.with_name(f"{link.name}.{os.getpid()}")

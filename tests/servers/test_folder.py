@@ -8,6 +8,7 @@ import pwd
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from eventsched.private_files import (
 )
 from eventsched.server import watchdog
 from eventsched.server.embedded import using
-from eventsched.server.folder import PROGRAM, open_data_folder
+from eventsched.server.folder import PROGRAM, open_data_folder, short_path
 from eventsched.server.launch import LOG, SERVER_LOCK
 from tests.cli.programs import command, environment
 
@@ -128,6 +129,76 @@ def test_a_folder_that_another_user_may_exchange_is_a_warning(
     warnings = [(line["event"], line["kind"], line["writable"]) for line in lines]
     expected = ("another user may exchange a folder", "data folder", str(parent))
     assert warnings == [expected] * is_exchangeable
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of temporary files, in which other users cannot exchange a folder."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("mode", "is_used"), [(0o700, True), (0o755, False), (0o770, False), (0o1777, False)]
+)
+def test_a_short_path_leads_through_a_private_runtime_folder(
+    tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch, mode: int, is_used: bool
+) -> None:
+    runtime = tmp_path / "runtime"
+    runtime.mkdir()
+    runtime.chmod(mode)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    with capture_logs() as lines:
+        link = short_path(tmp_path / "data")
+    assert os.readlink(link) == str(tmp_path / "data")
+    assert link.parent.parent == (runtime if is_used else temporary)
+    assert list(runtime.iterdir()) == [link.parent] * is_used
+    assert lines == []
+
+
+@pytest.mark.parametrize("kind", ["foreign", "link", "file", "missing", "unset"])
+def test_a_runtime_folder_that_is_not_of_this_user_is_not_used(
+    tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A command that runs as root may have the variable of the user who called it."""
+    runtime, own = tmp_path / "runtime", tmp_path / "own"
+    own.mkdir(mode=0o700)
+    if kind == "foreign":
+        runtime.mkdir(mode=0o700)
+        if os.geteuid() == 0:
+            os.chown(runtime, NOBODY, NOBODY)
+        else:  # the folder is that of another user
+            own_id = os.geteuid()
+            monkeypatch.setattr(os, "geteuid", lambda: own_id + 1)
+    elif kind == "link":
+        runtime.symlink_to(own)
+    elif kind == "file":
+        runtime.write_bytes(b"")
+        runtime.chmod(0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "" if kind == "unset" else str(runtime))
+    if kind == "foreign" and os.geteuid() != os.getuid():
+        with pytest.raises(PermissionError):
+            short_path(tmp_path / "data")
+        assert list(runtime.iterdir()) == []
+        return
+    assert short_path(tmp_path / "data").parent.parent == temporary
+    assert list(own.iterdir()) == []
+
+
+def test_a_short_path_that_another_user_may_exchange_is_a_warning(
+    tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    temporary.chmod(0o777)  # not sticky: each user may move the entries of others
+    with capture_logs() as lines:
+        short_path(tmp_path / "data")
+    (line,) = lines
+    assert (line["kind"], line["writable"]) == (
+        "folder of the short path to the socket", str(temporary),
+    )  # fmt: skip
 
 
 USERS_GROUP = 100
