@@ -85,7 +85,7 @@ for key, order in pairs(cell.orders) do
   end
   for _, entry in ipairs(order.marked) do marked[entry.id] = true end
   found.orders[key] = { heads = heads, blocks = blocks, marked = marked,
-    sums = { order.count, order.total, order.draining, order.free } }
+    sums = { order.count, order.free, order.full, order.draining } }
 end
 for name, used in pairs(cell.affinity) do
   found.affinity[name] = used.node == '' and '' or used.node .. '|' .. used.turn
@@ -262,9 +262,11 @@ async def assert_orders_stored(store: TimedStore, cached: Any) -> None:
         for class_id in known:
             free = await zset(store, store.keys.free(class_id))
             heads += [[load, name, class_id] for name, load in list(free.items())[:1]]
-            sums[1] += len(await members(store, store.keys.members(class_id)))
-            sums[2] += int(stored[class_id]["draining"])
-            sums[3] += len(free)
+            draining = int(stored[class_id]["draining"])
+            count = len(await members(store, store.keys.members(class_id)))
+            sums[1] += len(free)
+            sums[2] += count - len(free) - draining
+            sums[3] += draining
         unmarked = [head for head in order["heads"] if head[2] not in marked]
         assert unmarked == sorted(head for head in heads if head[2] not in marked)
         assert marked or sums == order["sums"]

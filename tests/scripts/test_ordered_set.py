@@ -21,8 +21,8 @@ for _, change in ipairs(cjson.decode(ARGV[2])) do
   if items[id] then ordered_set.remove(set, items[id]) end
   items[id] = load >= 0 and { id = id, load = load, name = name } or nil
   if items[id] then ordered_set.insert(set, items[id]) end
-  local ids, first = {}, {}
-  for i = 1, ordered_set.copy_first(set, 9, first) do ids[i] = first[i].id end
+  local ids, first = {}, ordered_set.first(set, 9)
+  for i = 1, math.min(#first, 9) do ids[i] = first[i].id end
   local one, two = ordered_set.first_two(set)
   assert(one == first[1] and two == first[2])
   results[#results + 1] = table.concat(ids, ' ')

@@ -5,10 +5,12 @@
 -- include: ordered_set
 local class_order = {}
 
--- `heads` has the entries of the classes with a free slot, `marked` those to read. The numbers are
--- sums over all classes: `count` of the classes, `total`, `draining` and `free` of their nodes.
+-- `entries` has the classes by id, `heads` the entries of those with a free slot, `marked` those to
+-- read. The numbers are sums over all classes: `count` of the classes, `free`, `full`
+-- and `draining` of their nodes. `version` counts the changes.
 function class_order.new()
-  return { heads = ordered_set.new(), marked = {}, count = 0, total = 0, draining = 0, free = 0 }
+  return { entries = {}, heads = ordered_set.new(), marked = {}, version = 0, count = 0, free = 0,
+    full = 0, draining = 0 }
 end
 
 function class_order.mark(entry)
@@ -18,41 +20,38 @@ function class_order.mark(entry)
 end
 
 -- Add a class and mark it. Returns its entry, in which `name` and `load` are those of its head, nil
--- without a free slot.
+-- without a free slot. `named` and `others` are the evidence for a choice of the class, as of
+-- `version` of the order.
 function class_order.add(order, id)
-  local entry = { order = order, id = id, name = nil, load = nil, total = 0, draining = 0, free = 0,
-    is_marked = false }
-  order.count = order.count + 1
+  local entry = { order = order, id = id, name = nil, load = nil, free = 0, full = 0, draining = 0,
+    evidence = nil, is_marked = false, version = nil, named = nil, others = nil }
+  order.entries[id], order.count = entry, order.count + 1
   class_order.mark(entry)
   return entry
 end
 
--- An entry that was marked, marked no more; nil if there is none.
-function class_order.take_marked(order)
-  local marked = order.marked
-  local entry = marked[#marked]
-  if entry then entry.is_marked, marked[#marked] = false, nil end
-  return entry
-end
-
--- Store what was read of a class. `head` is { name, load }, or nil.
-function class_order.update(entry, head, total, draining, free)
+-- Store what was read of a class: its head, { name, load } or nil, and { count, full, draining,
+-- evidence } with the numbers of its nodes and its JSON.
+function class_order.update(entry, head, nodes)
   local order, name, load = entry.order, head and head.name, head and head.load
-  if name ~= entry.name or load ~= entry.load then
+  order.version, entry.evidence = order.version + 1, nodes.evidence
+  if load ~= entry.load or name ~= entry.name then
     if entry.name then ordered_set.remove(order.heads, entry) end
     entry.name, entry.load = name, load
     if name then ordered_set.insert(order.heads, entry) end
   end
-  order.total = order.total + total - entry.total
-  order.draining = order.draining + draining - entry.draining
+  local free, full, draining = nodes.count, nodes.full, nodes.draining
+  if free == entry.free and full == entry.full and draining == entry.draining then return end
   order.free = order.free + free - entry.free
-  entry.total, entry.draining, entry.free = total, draining, free
+  order.full = order.full + full - entry.full
+  order.draining = order.draining + draining - entry.draining
+  entry.free, entry.full, entry.draining = free, full, draining
 end
 
 -- Remove a class. Its entry may still be marked.
 function class_order.remove(entry)
   local order = entry.order
-  class_order.update(entry, nil, 0, 0, 0)
-  order.count, entry.order = order.count - 1, nil
+  class_order.update(entry, nil, { count = 0, full = 0, draining = 0, evidence = nil })
+  order.entries[entry.id], order.count, entry.order = nil, order.count - 1, nil
 end
 return class_order

@@ -16,9 +16,9 @@ local classes = { pending_class = nil, pending_node = nil, pending_load = nil, p
   whole_node = '*' }
 local first_free_max, first_free_last = 8, '7'
 local named_max = 8
--- Lists of one call of `classes.evidence`, which are used again.
-local named, texts = {}, {}
-local as_text = numbers.text
+-- A list of one call of `classes.evidence`, which is used again.
+local texts = {}
+local as_text, concat = numbers.text, table.concat
 
 -- The load of one node that is not written to the sorted set of its class yet. `pending_listed`:
 -- whether the set has the node, by the cache; nil if the cache is not updated with the load.
@@ -45,10 +45,11 @@ local definitions = cache.register('classes', 'stable', function(id)
 end)
 
 -- The nodes of a class with a free slot: `nodes` lists the first ones in order, { name, load }
--- each; `count` is the number of all; `evidence` is the JSON of the class for events, until it
--- changes; `entries` are those of the class in orders.
+-- each; `count` is the number of all; `full` and `draining` are those of the other nodes;
+-- `evidence` is the JSON of the class for events, nil after a change; `entries` are those of the
+-- class in orders.
 local free_nodes = cache.register('free_nodes', 'live', function()
-  return { nodes = nil, count = nil, evidence = nil, entries = {} }
+  return { nodes = nil, count = nil, full = nil, draining = nil, evidence = nil, entries = {} }
 end)
 
 -- The ids of the classes of a language pair.
@@ -60,8 +61,9 @@ local ids_of_pair = cache.register('pairs', 'stable', function(pair)
 end)
 
 -- The result of `matching` by requirement: `has` has the classes that can take a job now, by id,
--- `suspended` those that could without their suspensions. Requirements with the same classes share
--- it, and the order of its classes, which has the same key.
+-- `suspended` those that could without their suspensions; `is_declared`: whether there is any.
+-- Requirements with the same classes share it, and the order of its classes, which has the same
+-- key.
 local matches = cache.register('matches', 'stable', function() return nil end)
 local matches_by_key = cache.register('matches_by_key', 'stable', function() return nil end)
 local orders = cache.register('orders', 'live', function() return nil end)
@@ -81,7 +83,8 @@ end)
 -- The head of a class has changed, or the numbers of its nodes.
 local function set_changed(free)
   free.evidence = nil
-  for i = 1, #free.entries do class_order.mark(free.entries[i]) end
+  local entries = free.entries
+  for i = 1, #entries do class_order.mark(entries[i]) end
 end
 
 -- The nodes with a free slot are read again.
@@ -120,12 +123,11 @@ end)
 
 -- The least loaded nodes with a free slot: at least the first two, if the class has two. The second
 -- result is the number of nodes of the class with a free slot.
-local function first_free(class)
-  local free = free_nodes.read_through(class.id)
+local function first_free(class, free)
   local list = free.nodes
   if list and (list[2] or #list == free.count) then return list, free.count end
   write_load()
-  free, list = free_nodes.read_through(class.id), {}
+  list = {}
   local stored = redis.call('ZRANGE', class.key_of_free, '0', first_free_last, 'WITHSCORES')
   for i = 1, #stored, 2 do
     list[#list + 1] = { name = stored[i], load = numbers.value[stored[i + 1]] }
@@ -135,38 +137,46 @@ local function first_free(class)
   return list, free.count
 end
 
--- The state of a class for an event, as JSON (rule 17, evidence).
+-- The nodes of a class with a free slot, with the JSON of the class (rule 17, evidence).
+local function read_evidence(id)
+  local free = free_nodes.read_through(id)
+  if free.evidence then return free end
+  local class = definitions.read_through(id)
+  local list, count = first_free(class, free)
+  local first = list[1]
+  free.full, free.draining = class.total - count - class.draining, class.draining
+  free.evidence = events.class_seen(id, first and first.name, first and first.load, count,
+    free.full, free.draining)
+  return free
+end
+
 function classes.evidence_of(id)
-  local class, free = definitions.read_through(id), free_nodes.read_through(id)
-  if not free.evidence then
-    local list, count = first_free(class)
-    local first = list[1]
-    free.evidence = events.class_seen(id, first and first.name, first and first.load, count,
-      class.total - count - class.draining, class.draining)
+  return read_evidence(id).evidence
+end
+
+local function new_order(match)
+  local order = class_order.new()
+  for id in pairs(match.has) do
+    local entries = free_nodes.read_through(id).entries
+    entries[#entries + 1] = class_order.add(order, id)
   end
-  return free.evidence
+  orders.put(match.key, order)
+  orders.grow(order.count)
+  return order
 end
 
 -- The order of the classes of a result of `matching`, equal to the stored state.
 local function order_of(match)
-  local order = orders.peek(match.key)
-  if not order then
-    order = class_order.new()
-    for id in pairs(match.has) do
-      local entries = free_nodes.read_through(id).entries
-      entries[#entries + 1] = class_order.add(order, id)
-    end
-    orders.put(match.key, order)
-    orders.grow(order.count)
-  end
-  local entry = class_order.take_marked(order)
+  local order = orders.peek(match.key) or new_order(match)
+  local marked = order.marked
+  local entry = marked[#marked]
   while entry do
+    marked[#marked], entry.is_marked = nil, false
     if entry.order then
-      local class = definitions.read_through(entry.id)
-      local list, free = first_free(class)
-      class_order.update(entry, list[1], class.total, class.draining, free)
+      local free = read_evidence(entry.id)
+      class_order.update(entry, free.nodes[1], free)
     end
-    entry = class_order.take_marked(order)
+    entry = marked[#marked]
   end
   return order
 end
@@ -178,31 +188,50 @@ end
 
 -- The least loaded node of a class after its head: { name, load }, or nil.
 function classes.second_free(id)
-  return first_free(definitions.read_through(id))[2]
+  return first_free(definitions.read_through(id), free_nodes.read_through(id))[2]
+end
+
+-- The numbers of the classes that are not named and of their nodes, as JSON. `count` classes are
+-- named: the chosen one and the first others in the list.
+local function others_of(order, chosen, first, count)
+  local others = order.count - count
+  local free, full, draining =
+    order.free - chosen.free, order.full - chosen.full, order.draining - chosen.draining
+  local at = 1
+  while count > 1 do
+    local entry = first[at]
+    if entry ~= chosen then
+      count = count - 1
+      free, full, draining = free - entry.free, full - entry.full, draining - entry.draining
+    end
+    at = at + 1
+  end
+  return events.other_classes(others, free, full, draining)
 end
 
 -- The evidence for a choice (rule 17, evidence), as JSON: the class of the chosen node and at most
 -- seven further classes in the order of their heads, as items of an array; the numbers of the other
--- classes and of their nodes, nil if there are none.
+-- classes and of their nodes, nil if there are none. The entry of the class has the texts until the
+-- order changes.
 function classes.evidence(match, id)
-  local order, values = order_of(match), free_nodes.values()
-  local entries, at = values[id].entries, 1
-  while entries[at].order ~= order do at = at + 1 end
-  local chosen, count = entries[at], 1
-  local total, draining, free =
-    order.total - chosen.total, order.draining - chosen.draining, order.free - chosen.free
-  texts[1] = values[id].evidence or classes.evidence_of(id)
-  for i = 1, ordered_set.copy_first(order.heads, named_max, named) do
-    local entry = named[i]
-    if entry ~= chosen and count < named_max then
+  local order = order_of(match)
+  local chosen = order.entries[id]
+  if chosen.version == order.version then return chosen.named, chosen.others end
+  local first, count, at = ordered_set.first(order.heads, named_max), 1, 1
+  local entry = first[1]
+  texts[1] = chosen.evidence
+  while entry and count < named_max do
+    if entry ~= chosen then
       count = count + 1
-      texts[count] = values[entry.id].evidence or classes.evidence_of(entry.id)
-      total, draining, free = total - entry.total, draining - entry.draining, free - entry.free
+      texts[count] = entry.evidence
     end
+    at = at + 1
+    entry = first[at]
   end
-  local others = order.count - count
-  return table.concat(texts, ',', 1, count), others > 0
-    and events.other_classes(others, free, total - free - draining, draining) or nil
+  chosen.named = concat(texts, ',', 1, count)
+  chosen.others = order.count > count and others_of(order, chosen, first, count) or nil
+  chosen.version = order.version
+  return chosen.named, chosen.others
 end
 
 -- Set the load of a node, or nil if it has no free slot. The write is deferred until the load of
@@ -230,7 +259,9 @@ function classes.move(id, node, old, load)
     item = table.remove(list, at)
     last = list[#list]
   end
-  free.count = free.count + (load and 1 or 0) - (old and 1 or 0)
+  if not old or not load then
+    free.count = free.count + (load and 1 or 0) - (old and 1 or 0)
+  end
   if load then
     at = #list + 1
     if last and load <= last.load then
@@ -269,6 +300,7 @@ local function remove_from_matches(id)
   ids_of_pair.evict_all()
   for _, match in pairs(matches_by_key.values()) do
     match.has[id], match.suspended[id] = nil, nil
+    match.is_declared = next(match.has) ~= nil or next(match.suspended) ~= nil
   end
   local free = free_nodes.peek(id)
   for _, entry in ipairs(free and free.entries or {}) do
@@ -315,7 +347,8 @@ local function find_matching(requirement)
   local match = matches_by_key.peek(key)
   if not match then
     match = { key = key, has = strings.set_of(usable_text),
-      suspended = strings.set_of(suspended_text) }
+      suspended = strings.set_of(suspended_text), is_declared = usable[1] ~= nil
+        or suspended[1] ~= nil }
     matches_by_key.put(key, match)
   end
   return match
@@ -329,7 +362,7 @@ function classes.matching(requirement)
     match = find_matching(requirement)
     matches.put(requirement, match)
   end
-  return match, next(match.has) ~= nil or next(match.suspended) ~= nil
+  return match, match.is_declared
 end
 
 -- Whether the nodes other than this one can serve every requirement that this node can serve now. A

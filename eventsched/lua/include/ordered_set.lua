@@ -4,6 +4,7 @@
 -- include: strings
 local ordered_set = {}
 local block_max = 64
+local insert, remove = table.insert, table.remove
 
 -- A set is the list of its blocks. Only the block of an empty set is empty.
 function ordered_set.new()
@@ -15,21 +16,25 @@ function ordered_set.precedes(name, load, other)
   return load < other.load or load == other.load and strings.precedes(name, other.name)
 end
 
--- Whether item `a` is before item `b`. One node is the head of two classes only while the first is
--- not read again: then `id` decides.
-local function is_before(a, b)
-  if a.load ~= b.load then return a.load < b.load end
+-- Whether item `a` is before item `b`, which has the same load. One node is the head of two classes
+-- only while the first is not read again: then `id` decides.
+local function is_tie_before(a, b)
   if a.name ~= b.name then return strings.precedes(a.name, b.name) end
   return strings.precedes(a.id, b.id)
 end
 
 -- The number of the block that has the item, or that gets it.
 local function find_block(set, item)
-  local low, high = 1, #set
+  local low, high, load = 1, #set, item.load
   while low < high do
     local middle = (low + high - (low + high) % 2) / 2
     local block = set[middle]
-    if is_before(block[#block], item) then low = middle + 1 else high = middle end
+    local last = block[#block]
+    if last.load < load or last.load == load and is_tie_before(last, item) then
+      low = middle + 1
+    else
+      high = middle
+    end
   end
   return low
 end
@@ -37,17 +42,22 @@ end
 -- Add an item that is not in the set.
 function ordered_set.insert(set, item)
   local no = find_block(set, item)
-  local block = set[no]
+  local block, load = set[no], item.load
   local low, high = 1, #block + 1
   while low < high do
     local middle = (low + high - (low + high) % 2) / 2
-    if is_before(block[middle], item) then low = middle + 1 else high = middle end
+    local other = block[middle]
+    if other.load < load or other.load == load and is_tie_before(other, item) then
+      low = middle + 1
+    else
+      high = middle
+    end
   end
-  table.insert(block, low, item)
+  insert(block, low, item)
   if #block <= block_max then return end
   local second, half = {}, block_max / 2
   for i = half + 1, block_max + 1 do second[i - half], block[i] = block[i], nil end
-  table.insert(set, no + 1, second)
+  insert(set, no + 1, second)
 end
 
 -- Remove an item of the set. A comparison of all items of a block for identity costs less than a
@@ -59,24 +69,21 @@ function ordered_set.remove(set, item)
     if not block[at] then error('the item is not in the set') end
     at = at + 1
   end
-  table.remove(block, at)
-  if not block[1] and set[2] then table.remove(set, no) end
+  remove(block, at)
+  if not block[1] and set[2] then remove(set, no) end
 end
 
--- Copy the first `count` items of the set, or all, to a list. Returns how many were copied.
-function ordered_set.copy_first(set, count, list)
-  local copied, no, at, block = 0, 1, 1, set[1]
-  while block and copied < count do
-    local item = block[at]
-    if item then
-      copied, at = copied + 1, at + 1
-      list[copied] = item
-    else
-      no, at = no + 1, 1
-      block = set[no]
+-- A list that begins with the first `count` items of the set, or has all. The list is read only.
+function ordered_set.first(set, count)
+  if set[1][count] or not set[2] then return set[1] end
+  local list = {}
+  for _, block in ipairs(set) do
+    for _, item in ipairs(block) do
+      list[#list + 1] = item
+      if list[count] then return list end
     end
   end
-  return copied
+  return list
 end
 
 -- The first two items of the set.
