@@ -117,7 +117,7 @@ async def assign_jobs(store: TimedStore, count: int = 1) -> tuple[NodeGrant, Ses
 
 WRITERS = {
     r"node\.leases|keys\.of\('leases'": {"nodes"},
-    r"free\b|class\.key_of_free|keys\.of\('free'": {"classes"},
+    r"free\b|class\.key_of_free|keys\.of\('free'": {"class_nodes"},
     r"keys\.requirements": {"queue"},
     r"keys\.of\('requirements'": {"classes"},
     r"keys\.tenant_queued": {"queue"},

@@ -3,6 +3,7 @@
 -- include: affinity
 -- include: cache
 -- include: call
+-- include: class_nodes
 -- include: classes
 -- include: clock
 -- include: dispatch_entry
@@ -70,9 +71,9 @@ end
 -- node named `last` is preferred: if that node is the least loaded one, the next node of its class
 -- or the head of the next class. `last` is chosen if no other node has a free slot.
 local function least_loaded(matching, last)
-  local best, second = classes.first_heads(matching)
+  local best, second = class_nodes.first_heads(matching)
   if best and best.name == last then
-    local other = classes.second_free(best.id)
+    local other = class_nodes.second_free(best.id)
     if not other or second and ordered_set.precedes(second.name, second.load, other) then
       other = second
     end
@@ -147,7 +148,7 @@ function assign.fill(node, cause)
     if job and job.status == 'queued' then
       queue.take(job)
       dispatch(job, { node = node, rule = 'fill',
-        classes = classes.evidence_of(node.class), others = nil, policy = policy,
+        classes = class_nodes.evidence_of(node.class), others = nil, policy = policy,
         compared = as_text[compared], winner = best, runner_up = second }, cause)
       queue.cancel_timers(job)
       free = free - 1
@@ -181,7 +182,7 @@ function assign.place(job, cause, freed)
   local choice = choose(job, matching, is_declared)
   if choice.node and not (freed and choice.node.name == freed.name
     and has_waiting(freed.class)) then
-    choice.classes, choice.others = classes.evidence(matching, choice.node.class)
+    choice.classes, choice.others = class_nodes.evidence(matching, choice.node.class)
     dispatch(job, choice, cause)
     return nil
   end

@@ -1,6 +1,6 @@
 -- class_order: the classes that can take a job with a requirement, in the order of their heads,
 -- with the numbers of their nodes. The head of a class is its least loaded node with a free slot.
--- An order is in memory only. The module `classes` builds it from stored state and marks the
+-- An order is in memory only. The module `class_nodes` builds it from stored state and marks the
 -- classes whose nodes have changed since; a marked class is read when the order is used.
 -- include: ordered_set
 local class_order = {}

@@ -3,6 +3,7 @@
 -- registration).
 -- include: cache
 -- include: call
+-- include: class_nodes
 -- include: classes
 -- include: clock
 -- include: events
@@ -105,15 +106,15 @@ end
 -- Write the load of the node to the sorted set of its class.
 function nodes.publish_load(node)
   if node.status ~= 'alive' then return end
-  classes.set_load(node.class, node.name, load_of(node, nodes.lease_count(node)))
-  classes.evict(node.class)
+  class_nodes.set_load(node.class, node.name, load_of(node, nodes.lease_count(node)))
+  class_nodes.evict(node.class)
 end
 
 -- The number of stored leases has changed from `count` by `change`. The class is updated.
 local function change_count(node, count, change)
   lease_counts.put(node.leases, count + change)
   if node.status == 'alive' then
-    classes.move(node.class, node.name, load_of(node, count), load_of(node, count + change))
+    class_nodes.move(node.class, node.name, load_of(node, count), load_of(node, count + change))
   end
 end
 
@@ -223,9 +224,9 @@ end
 function nodes.start_drain(node)
   node.status = 'draining'
   cache.write_stable('HSET', keys.of('node', node.name), 'status', 'draining')
-  classes.set_load(node.class, node.name, nil)
+  class_nodes.set_load(node.class, node.name, nil)
   cache.write_stable('HINCRBY', keys.of('class', node.class), 'draining', 1)
-  classes.evict(node.class)
+  class_nodes.evict(node.class)
   call.or_else(function()
     node.status = 'alive'
     cache.write_stable('HSET', keys.of('node', node.name), 'status', 'alive')
@@ -261,6 +262,6 @@ function nodes.set_suspended(node, suspended)
     cache.write_stable('HINCRBY', keys.of('class', node.class), 'draining', 1)
   end
   nodes.publish_load(node)
-  classes.evict(node.class)
+  class_nodes.evict(node.class)
 end
 return nodes
