@@ -137,6 +137,19 @@ def _finalized(event: Event, data: UtteranceFinalized, records: Records) -> Find
         expected = session.allocated.get(target.target, 0)
         if target.delivery_no != expected:
             yield "I9", _wrong_number(target, expected)
+        for recipient in target.to:
+            if not _is_member(records.sessions.get(name_of(recipient)), session):
+                yield "I7", f"recipient {recipient} is no member of the speaker's room"
+
+
+def _is_member(recipient: Session | None, speaker: Session) -> bool:
+    """Whether the recipient is in the room and of the tenant of the speaker (rule 12, audience)."""
+    return (
+        recipient is not None
+        and recipient.in_room
+        and recipient.room == speaker.room
+        and recipient.tenant == speaker.tenant
+    )
 
 
 def _wrong_number(target: Target, expected: int) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from eventsched.audit.invariants import Violation
-from eventsched.audit.repair_change import Change
+from eventsched.audit.repair_change import Change, set_fields
 from eventsched.audit.repair_job import JobRepair, dispatch_entry, next_attempt, uncancelled
 from eventsched.audit.repair_node import NodeRepair
 from eventsched.audit.repair_outbox import undelivered_changes
@@ -106,6 +106,15 @@ class Plan(Verifier):
                     where=key, what="delete the key", reason="it is of another type",
                     gives_up="its value, which nothing reads", writes=(("DEL", key),),
                 )  # fmt: skip
+
+    async def _note_members(
+        self, name: str, members: Mapping[str, str], found: Sequence[Violation]
+    ) -> None:
+        key = f"room:{name}"
+        self._add(
+            where=key, what="set its members", reason="; ".join(each.what for each in found[:3]),
+            subjects=tuple(members), writes=(("DEL", key), *set_fields(key, dict(members))),
+        )  # fmt: skip
 
     def _plan_passed(self, violation: Violation) -> None:
         """The consumer passes the entries that were trimmed before it had read them."""

@@ -52,6 +52,19 @@ def session_differences(name: str, view: Session | None, stored: Stored) -> Iter
     yield from _missing_timers(name, view, stored)
 
 
+def room_differences(name: str, members: Mapping[str, str], stored: Stored) -> Iterator[Violation]:
+    """One room: its members, as full id -> language to which the member listens.
+
+    `session_differences` reports a member that is missing.
+    """
+    for full, language in sorted(stored["members"].items()):
+        if full not in members:
+            yield Violation("I7", f"room:{name}", f"{full} is no member by the log")
+        elif language != members[full]:
+            what = f"{full} listens to {members[full]!r} by the log, stored {language!r}"
+            yield Violation("I7", f"room:{name}", what)
+
+
 def session_fields(view: Session) -> dict[str, str]:
     """The authoritative fields of a session's hash that are not empty."""
     fields = {

@@ -21,6 +21,7 @@ from eventsched.audit.missing_timers import retry_timer
 from eventsched.audit.state_diff import (
     job_differences,
     node_differences,
+    room_differences,
     session_differences,
     utterances_without_job,
 )
@@ -153,6 +154,7 @@ class Verifier:
         self._recorded_trims = 0
         self._not_compared: set[str] = set()
         """Sessions with a key of another type."""
+        self._compared_rooms: set[str] = set()
         self._other_type: set[str] = set()
         """Keys of another type, after the prefix of the cell."""
         self._deliveries: dict[str, deque[str]] = {}
@@ -353,6 +355,41 @@ class Verifier:
         )
         self.report.jobs = await self._compare_kind("job", self._records.jobs, job_differences)
         self.report.nodes = await self._compare_kind("node", self._records.nodes, node_differences)
+        await self._compare_rooms()
+
+    async def _compare_rooms(self) -> None:
+        """The members of every room that is folded or stored."""
+        views = self._records.sessions.values()
+        for names in _chunked(sorted({name_of(view.room) for view in views if view.in_room})):
+            await self._compare_members(names)
+        async for names in self._store.scan("room"):
+            for chunk in _chunked(names):
+                await self._compare_members(chunk)
+
+    async def _compare_members(self, names: Sequence[str]) -> None:
+        names = [name for name in names if name not in self._compared_rooms]
+        if not names:
+            return
+        self._compared_rooms.update(names)
+        last, rooms = await self._store.read_entities("room", names)
+        await self._fold_to(last)
+        folded: dict[str, dict[str, str]] = {name: {} for name in names}
+        for view in self._records.sessions.values():
+            if view.in_room and (members := folded.get(name_of(view.room))) is not None:
+                members[view.session] = view.listen_language
+        for name, stored in zip(names, rooms, strict=True):
+            if other_type := stored.get("other_type"):
+                await self._note_other_type("room", name, other_type)
+                continue
+            found = list(room_differences(name, folded[name], stored))
+            self.report.add(found)
+            if found:
+                await self._note_members(name, folded[name], found)
+
+    async def _note_members(
+        self, name: str, members: Mapping[str, str], found: Sequence[Violation]
+    ) -> None:
+        """Called for a room with other members than the log has. A repair plans its changes."""
 
     async def _compare_kind(
         self, kind: str, folded: Mapping[str, Any], differences: Callable[..., Any]

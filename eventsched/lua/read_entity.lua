@@ -1,20 +1,21 @@
 #!lua flags=no-writes
--- read_entity: the authoritative state of sessions, jobs or nodes, together with the last id of the
--- log. The state equals the fold of the log up to that id.
+-- read_entity: the authoritative state of sessions, jobs, nodes or rooms, together with the last id
+-- of the log. The state equals the fold of the log up to that id.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 --   absent_key      es1:{cell}:absent      no key: never exists
 -- ARGV
 --   now_arg         ms                     not used
---   kind            session | job | node
---   then per entity, at most 4096: name (in the cell, or its job key), epochs (of a node: earlier
---     registrations whose leases are read as well, joined by comma, at most 65,536 B; else empty)
+--   kind            session | job | node | room
+--   then per entity, at most 4096: name (in the cell, its job key, or tenant/room), epochs (of a
+--     node: earlier registrations whose leases are read as well, joined by comma, at most 65,536 B;
+--     else empty)
 -- Reply: JSON: {last, entities: [{…} per entity]}; a missing entity is {}; an entity with keys of
 --   another type is {other_type: [key after the prefix]}
 -- Refusals: INVALID_MESSAGE
 -- Events: none
 -- Bound: the entities given, at most 4096; a session's open outcomes, a node's leases, the first
---   100 waiting requirements of its class
+--   100 waiting requirements of its class, a room's members
 local epochs_back, lost_reasons = 2, { 'node_lost', 'superseded', 'drained' }
 -- include: jobs
 -- include: keys
@@ -167,6 +168,10 @@ function read.node(name, epochs)
     free = has_type(free, 'zset') and redis.call('ZSCORE', free, name) or nil,
     wrong_item = has_type(keys.of('requirements', class), 'zset') and queue.wrong_item(class)
       or nil }
+end
+
+function read.room(name)
+  return { members = hash(keys.of('room', name)) }
 end
 
 -- The state of an entity. The keys of another type are reported alone: what else was read of the

@@ -246,8 +246,8 @@ class ProjectionStore(CellConnection):
         """The last log id, and the state of entities at it; `{}` for an unknown entity.
 
         Args:
-            kind: session, job or node.
-            names: Names in the cell, or job keys.
+            kind: session, job, node or room.
+            names: Names in the cell, job keys, or `<tenant>/<room>`.
             epochs: By name of a node, registrations whose leases are read as well. Those of the
                 present registration and of the two before it are always read.
         """

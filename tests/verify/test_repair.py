@@ -141,10 +141,36 @@ async def test_a_job_whose_record_is_damaged_is_repaired(
     assert await redis.get(key) != record
 
 
+@pytest.mark.parametrize(
+    ("room", "members", "what"),
+    [
+        ("r1", {"spy": "fr"}, "spy is no member by the log"),
+        ("r1", {"s2": "fr"}, "s2 listens to 'es' by the log, stored 'fr'"),
+        ("r9", {"spy": "fr"}, "spy is no member by the log"),
+    ],
+)
+async def test_members_of_a_room_that_the_log_does_not_have_are_found_and_removed(
+    store: TimedStore, redis: Any, room: str, members: dict[str, str], what: str
+) -> None:
+    full = store.keys.full
+    for name, language in (("s1", "en"), ("s2", "es")):
+        await store.open(name, room=full("acme/r1"), listen_language=language)
+    await store.open("spy", tenant="mallory")
+    await project(store)
+    key = store.keys.room(f"acme/{room}")
+    before = await redis.hgetall(key)
+    await redis.hset(key, mapping={full(name): language for name, language in members.items()})
+    (violation,) = (await verified(store)).violations
+    assert (violation.where, violation.what) == (f"room:acme/{room}", full(what))
+    done = await repairer_of(store).apply(WHY, BY)
+    assert done.left == []
+    assert await redis.hgetall(key) == before
+
+
 OTHER_TYPES = [
     "session:zz", "session:s1", "node:zz", "node:n1", "job:t:c0.zz:0:translation:es:none",
     "outcomes:s1", "playing:s1", "out_of_order:s1", "out_of_order_at:s1:es", "outbox:s1",
-    "audio:s1", "leases:n1:1",
+    "audio:s1", "leases:n1:1", "room:acme/r9",
 ]  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -562,7 +562,9 @@ def recorded(utterance: int, attempt: int = 1, epoch: int = 1) -> ResultRecorded
     )
 
 
-def finalized(utterance: int, first_seq: int, delivery_no: int) -> UtteranceFinalized:
+def finalized(
+    utterance: int, first_seq: int, delivery_no: int, to: Sequence[str] = ()
+) -> UtteranceFinalized:
     return UtteranceFinalized(
         utterance=utterance,
         turn=utterance,
@@ -573,7 +575,7 @@ def finalized(utterance: int, first_seq: int, delivery_no: int) -> UtteranceFina
         count=1,
         bytes=1,
         ms=1,
-        targets=[Target(target="es", delivery_no=delivery_no)],
+        targets=[Target(target="es", delivery_no=delivery_no, to=list(to))],
     )
 
 
@@ -630,6 +632,7 @@ FORGED: list[tuple[str, str, Data, int, str]] = [
         -1,
         "",
     ),
+    ("I7", "a recipient that is in no room", finalized(9, 30, 9, to=["c0.spy"]), -1, ""),
     ("I5", "more attempts than slots", dispatched(5, 1), 5, "n1"),
     ("I8", "a job without an open outcome", dispatched(0, 2), 0, "n1"),
     ("I9", "a number allocated twice", finalized(9, 30, 3), -1, ""),
@@ -652,6 +655,26 @@ async def test_a_forged_event_is_found(
     report = await verified(busy.store)
     assert invariant in names(report), report.violations
     assert any(f"log/{report.last_id} " in violation.where for violation in report.violations), what
+
+
+async def test_a_recipient_of_another_tenant_is_found_while_it_listens_and_afterwards(
+    store: TimedStore, redis: Any
+) -> None:
+    """A session that was added to a room by hand received an utterance."""
+    room = store.keys.full("acme/r1")
+    await store.join("n1", targets=["es", "fr"])
+    speaker = await store.open("s1", room=room, listen_language="en")
+    await store.open("s2", room=room, listen_language="es")
+    spy = await store.open("spy", tenant="mallory")
+    key = store.keys.room("acme/r1")
+    await redis.hset(key, spy.session, "fr")
+    await store.say(speaker, 0, end_of_utterance=True)
+    await project(store)
+    found = [each.what for each in (await verified(store)).violations]
+    recipient = f"recipient {spy.session} is no member of the speaker's room"
+    assert sorted(found) == sorted([recipient, f"{spy.session} is no member by the log"])
+    await redis.hdel(key, spy.session)
+    assert [each.what for each in (await verified(store)).violations] == [recipient]
 
 
 async def test_a_hole_is_a_violation_until_its_numbers_are_delivered_as_missing(
