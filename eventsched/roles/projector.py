@@ -202,8 +202,9 @@ class Projector:
                 projections=failed.projections,
                 reason=failed.reason,
             )
-        for failed in batch.repeated:
-            self._log.warning("skipped", log_id=failed.id, reason=failed.reason)
+        if batch.repeated:
+            first, count = batch.repeated[0], len(batch.repeated)
+            self._log.warning("skipped", events=count, first=first.id, reason=first.reason)
         return StepResult("folded", batch.count, len(batch.dead_letters))
 
     def _saves(self, lease: SetLease, batch: Batch) -> Iterator[Save]:
