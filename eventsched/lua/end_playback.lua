@@ -17,14 +17,9 @@
 -- Bound: constant
 -- include: playback
 -- include: sessions
--- include: validate
-local s, epoch = sessions.get(name), validate.int(epoch_arg, 0, 1e9)
-local number = validate.int(utterance, 0, 1e12)
-if not epoch then return validate.invalid('epoch', 'a whole number') end
-local invalid = playback.invalid(origin, target, number)
-if invalid then return invalid end
-local refusal = sessions.refusal(s, epoch)
-if refusal then return redis.error_reply(refusal) end
+local s = sessions.get(name)
+local refusal, number = playback.check(s, epoch_arg, origin, target, utterance)
+if refusal then return refusal end
 local field = playback.field(origin, target, number)
 if not playback.is_open(s, field) then return 'duplicate' end
 

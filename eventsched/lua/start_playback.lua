@@ -33,13 +33,9 @@ local function can_have_received(s, speaker, utterance_no)
     and redis.call('HEXISTS', keys.of('session', speaker.name), 'a:' .. target) == 1
 end
 
-local s, epoch = sessions.get(name), validate.int(epoch_arg, 0, 1e9)
-local number = validate.int(utterance, 0, 1e12)
-if not epoch then return validate.invalid('epoch', 'a whole number') end
-local invalid = playback.invalid(origin, target, number)
-if invalid then return invalid end
-local refusal = sessions.refusal(s, epoch)
-if refusal then return redis.error_reply(refusal) end
+local s = sessions.get(name)
+local refusal, number = playback.check(s, epoch_arg, origin, target, utterance)
+if refusal then return refusal end
 local field = playback.field(origin, target, number)
 if playback.is_open(s, field) then return 'duplicate' end
 local speaker = sessions.get(keys.name(origin))
@@ -47,8 +43,8 @@ if not speaker or speaker.status == 'retired' then return 'duplicate' end
 if not can_have_received(s, speaker, number) then
   return validate.invalid('playback', 'a result that this session can have received')
 end
-invalid = playback.start_refusal(s)
-if invalid then return invalid end
+refusal = playback.start_refusal(s)
+if refusal then return refusal end
 refusal = backpressure.refusal(s.tenant)
 if refusal then return redis.error_reply(refusal) end
 

@@ -5,6 +5,7 @@
 -- include: clock
 -- include: events
 -- include: keys
+-- include: sessions
 -- include: settings
 -- include: timers
 -- include: validate
@@ -14,14 +15,19 @@ local open_max = 64
 -- A listener starts each result of its outbox once, and so many more times.
 local repeats_max = 128
 
--- The refusal of a mark for what no playback can have, or nil. `utterance` is a number or nil.
-function playback.invalid(origin, target, utterance)
-  if not utterance then return validate.invalid('utterance', 'a whole number') end
+-- Check the arguments, all texts, of the start and of the end of a playback. Returns the refusal,
+-- or nil and the number of the utterance.
+function playback.check(s, epoch_arg, origin, target, utterance)
+  local epoch, number = validate.int(epoch_arg, 0, 1e9), validate.int(utterance, 0, 1e12)
+  if not epoch then return validate.invalid('epoch', 'a whole number') end
+  if not number then return validate.invalid('utterance', 'a whole number') end
   if not validate.is_target(target) then
     return validate.invalid('target', 'a language, never auto')
   end
   if not keys.name(origin) then return validate.invalid('origin', 'a session of this cell') end
-  return nil
+  local refusal = sessions.refusal(s, epoch)
+  if refusal then return redis.error_reply(refusal) end
+  return nil, number
 end
 
 function playback.field(origin, target, utterance)
