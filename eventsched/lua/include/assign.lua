@@ -83,7 +83,7 @@ local function least_loaded(matching, last)
 end
 
 -- The decision: a node, or the reason to wait. The function writes nothing.
-local function choose(job, matching, is_declared)
+local function choose(job, matching)
   local choice = { last = job.avoid and keys.full(job.avoid),
     policy = policy, node = nil, rule = nil, affinity = nil, reason = nil, classes = nil,
     others = nil }
@@ -100,7 +100,7 @@ local function choose(job, matching, is_declared)
   end
   choice.node = least_loaded(matching, job.avoid)
   choice.rule = choice.node and choice.node.name == job.avoid and 'last' or 'load'
-  choice.reason = queue.reason(is_declared)
+  choice.reason = queue.reason(matching.is_declared)
   return choice
 end
 
@@ -170,16 +170,16 @@ end
 -- reason to wait (rule 15, two reasons to wait).
 function assign.place(job, cause, freed)
   local requirement = queue.requirement_of(job)
-  local matching, is_declared = classes.matching(requirement)
+  local matching = classes.matching(requirement)
   if queue.has_waiting(requirement) then
-    local reason = queue.reason(is_declared)
+    local reason = queue.reason(matching.is_declared)
     queue.add(job, reason, cause)
     local node = least_loaded(matching, nil)
     if not node then return reason end
     assign.fill(node, cause)
     return nil
   end
-  local choice = choose(job, matching, is_declared)
+  local choice = choose(job, matching)
   if choice.node and not (freed and choice.node.name == freed.name
     and has_waiting(freed.class)) then
     choice.classes, choice.others = class_nodes.evidence(matching, choice.node.class)

@@ -113,7 +113,7 @@ function classes.matching(requirement)
     match = find_matching(requirement)
     matches.put(requirement, match)
   end
-  return match, match.is_declared
+  return match
 end
 
 -- Whether the nodes other than this one can serve every requirement that this node can serve now. A

@@ -18,9 +18,9 @@ end
 function job_timers.wait(job_key)
   local job = jobs.load(job_key)
   if not job or job.status ~= 'queued' then return end
-  local _, is_declared = classes.matching(queue.requirement_of(job))
+  local matching = classes.matching(queue.requirement_of(job))
   queue.remove(job)
-  attempts.fail(job, queue.reason(is_declared), '')
+  attempts.fail(job, queue.reason(matching.is_declared), '')
   queue.cancel_timers(job)
 end
 -- An attempt has ended, and the call failed before it had started the next one.
