@@ -8,6 +8,7 @@ layout.py       the folder of an archive and the names of its files
 segment.py      the Parquet files of a segment
 snapshot.py     snapshots of the read models, from which folds start
 sealer.py       makes a segment from entries
+thrift.py       reads numbers of Parquet headers
 footer.py       joins the footers of Parquet files
 pack.py         a file with many segments and an index of their sessions and ids
 packer.py       packs sealed segments

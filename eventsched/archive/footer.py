@@ -17,6 +17,8 @@ import os
 from collections.abc import Iterable
 from typing import Any, BinaryIO, TypeAlias
 
+from eventsched.archive.thrift import CompactReader
+
 MAGIC = b"PAR1"
 FOOTER_BYTES_MAX = 64 << 20
 _END_BYTES = 8
@@ -129,28 +131,24 @@ def _structs(struct: Struct, number: int) -> list[Struct]:
 
 
 def _decode(data: bytes) -> Struct:
-    reader = _Reader(data)
+    reader = _FooterReader(data, "a footer")
     struct = reader.struct(0)
     if reader.at != len(data):
         raise ValueError("a footer with more bytes than its fields")
     return struct
 
 
-class _Reader:
+class _FooterReader(CompactReader):
     """Reads the types that a footer has. Raises ValueError for anything else."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.at = 0
 
     def struct(self, depth: int) -> Struct:
         if depth > _DEPTH_MAX:
             raise ValueError("a footer that is nested too deep")
         fields: Struct = {}
         number = 0
-        while head := self._byte():
+        while head := self.byte():
             step, kind = head >> 4, head & 15
-            number = number + step if step else self._zigzag()
+            number = number + step if step else self.zigzag()
             if number in fields or number < 0:
                 raise ValueError("a footer with a field twice")
             fields[number] = (kind, self._value(kind, depth))
@@ -160,13 +158,13 @@ class _Reader:
         if kind in (_TRUE, _FALSE):
             return None
         if kind in (_I16, _I32, _I64):
-            return self._zigzag()
+            return self.zigzag()
         if kind == _BYTE:
-            return self._byte()
+            return self.byte()
         if kind == _DOUBLE:
             return self._bytes(8)
         if kind == _BINARY:
-            return self._bytes(self._varint())
+            return self._bytes(self.varint())
         if kind == _LIST:
             return self._list(depth)
         if kind == _STRUCT:
@@ -176,10 +174,10 @@ class _Reader:
     def _list(self, depth: int) -> tuple[int, list[Any]]:
         if depth > _DEPTH_MAX:
             raise ValueError("a footer that is nested too deep")
-        head = self._byte()
+        head = self.byte()
         size, kind = head >> 4, head & 15
         if size == 15:
-            size = self._varint()
+            size = self.varint()
         # Each element has at least one byte.
         if kind in (_TRUE, _FALSE) or size > len(self._data) - self.at:
             raise ValueError("a footer with a list that is too long, or of another kind")
@@ -191,25 +189,6 @@ class _Reader:
             raise ValueError("a footer that is cut off")
         self.at += size
         return value
-
-    def _byte(self) -> int:
-        if self.at >= len(self._data):
-            raise ValueError("a footer that is cut off")
-        self.at += 1
-        return self._data[self.at - 1]
-
-    def _varint(self) -> int:
-        result = shift = 0
-        while (byte := self._byte()) & 0x80:
-            result |= (byte & 0x7F) << shift
-            shift += 7
-            if shift > 63:
-                raise ValueError("a footer with a number that is too large")
-        return result | byte << shift
-
-    def _zigzag(self) -> int:
-        value = self._varint()
-        return value >> 1 ^ -(value & 1)
 
 
 def _put_struct(out: bytearray, fields: Struct) -> None:

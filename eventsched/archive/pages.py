@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import Any, BinaryIO
 
+from eventsched.archive.thrift import CompactReader
 from eventsched.errors import require_packages
 
 require_packages("pyarrow")
@@ -95,25 +96,21 @@ def _plain_data(header: dict[int, Any]) -> dict[int, Any]:
 
 def _page_header(data: bytes) -> tuple[dict[int, Any], int]:
     """The fields of a page header by number, and its length in bytes. Raises ValueError."""
-    reader = _CompactReader(data)
+    reader = _HeaderReader(data, "a page header")
     return reader.struct(0), reader.at
 
 
-class _CompactReader:
+class _HeaderReader(CompactReader):
     """Reads a struct of numbers, texts and structs. Raises ValueError for anything else."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.at = 0
 
     def struct(self, depth: int) -> dict[int, Any]:
         if depth > _DEPTH_MAX:
             raise ValueError("a page header that is nested too deep")
         fields: dict[int, Any] = {}
         number = 0
-        while head := self._byte():
+        while head := self.byte():
             step, kind = head >> 4, head & 15
-            number = number + step if step else self._zigzag()
+            number = number + step if step else self.zigzag()
             if number in fields:
                 raise ValueError("a page header with a field twice")
             fields[number] = self._value(kind, depth)
@@ -123,28 +120,11 @@ class _CompactReader:
         if kind in (_TRUE, _FALSE):
             return kind == _TRUE
         if kind in (_I32, _I64):
-            return self._zigzag()
+            return self.zigzag()
         if kind == _BINARY:
-            length = self._varint()
+            length = self.varint()
             self.at += length
             return None
         if kind == _STRUCT:
             return self.struct(depth + 1)
         raise ValueError("a page header of another kind")
-
-    def _byte(self) -> int:
-        if self.at >= len(self._data):
-            raise ValueError("a page header that is cut off, or too long")
-        self.at += 1
-        return self._data[self.at - 1]
-
-    def _varint(self) -> int:
-        result = shift = 0
-        while (byte := self._byte()) & 0x80:
-            result |= (byte & 0x7F) << shift
-            shift += 7
-        return result | byte << shift
-
-    def _zigzag(self) -> int:
-        value = self._varint()
-        return value >> 1 ^ -(value & 1)
