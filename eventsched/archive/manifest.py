@@ -68,10 +68,7 @@ class TreeHead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return msgspec.structs.replace(unsigned, signature=signature)
 
     def is_signed_by(self, public: bytes) -> bool:
-        signature = from_base64(self.signature)
-        if signature is None or self.public != public:
-            return False
-        return is_signed(public, self.unsigned(), signature)
+        return self.public == public and is_signed(public, self.unsigned(), self.signature)
 
 
 class FileSum(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

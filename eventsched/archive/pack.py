@@ -42,7 +42,7 @@ from eventsched.archive.manifest import (
     decode,
     encode,
 )
-from eventsched.archive.signing import SigningKey, fingerprint, from_base64, is_signed
+from eventsched.archive.signing import SigningKey, fingerprint, is_signed
 from eventsched.errors import ArchiveError
 from eventsched.schema.ids import BEFORE_FIRST, EntryId, check_id
 
@@ -94,10 +94,7 @@ class PackIndex(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return msgspec.structs.replace(self, signature=signature)
 
     def is_signed_by(self, public: bytes) -> bool:
-        signature = from_base64(self.signature)
-        if signature is None or self.head.public != public:
-            return False
-        return is_signed(public, self.unsigned(), signature)
+        return self.head.public == public and is_signed(public, self.unsigned(), self.signature)
 
 
 def session_hash(session: str) -> bytes:

@@ -129,13 +129,16 @@ def _read_owned(path: Path) -> bytes:
         return file.read(_PEM_BYTES_MAX)
 
 
-def is_signed(public: bytes, data: bytes, signature: bytes) -> bool:
-    """Whether the owner of the private key signed exactly these bytes."""
+def is_signed(public: bytes, data: bytes, signature: str) -> bool:
+    """Whether the owner of the private key signed exactly these bytes; `signature` is base64."""
     ed25519 = _ed25519()
     from cryptography.exceptions import InvalidSignature
 
+    decoded = from_base64(signature)
+    if decoded is None:
+        return False
     try:
-        ed25519.Ed25519PublicKey.from_public_bytes(public).verify(signature, data)
+        ed25519.Ed25519PublicKey.from_public_bytes(public).verify(decoded, data)
     except (InvalidSignature, ValueError):
         return False
     return True
