@@ -146,16 +146,17 @@ class ArchiveCommands:
 
     async def trim_node_indexes(self) -> int:
         """Remove trimmed entries from the indexes of nodes; returns the number of indexes."""
-        total = 0
-        while count := await self.store.run("trim_node_indexes"):
-            total += count
-        return total
+        return await self._run_until_done("trim_node_indexes")
 
     async def drop_session_indexes(self) -> int:
         """Drop the session indexes all of whose entries were trimmed; returns their number."""
+        return await self._run_until_done("drop_session_indexes")
+
+    async def _run_until_done(self, script: str) -> int:
+        """Call a script until it returns 0; return the sum of its replies."""
         total = 0
-        while dropped := await self.store.run("drop_session_indexes"):
-            total += dropped
+        while count := await self.store.run(script):
+            total += count
         return total
 
 
