@@ -29,6 +29,7 @@ from eventsched.projection.fold import decode_event, sessions_of
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.schema.events import Event, UtteranceFinalized
 from eventsched.schema.ids import BEFORE_FIRST, parse_id
+from eventsched.store.replies import fields_of
 
 _SESSION, _PAYLOAD = b"s", b"b"
 """Fields of a chunk, as of every event."""
@@ -103,9 +104,9 @@ def _is_audio_of(data: UtteranceFinalized, session: str, utterance: Utterance) -
         chunks = [decode_entry(chunk) for chunk in utterance.chunks]
         ids = [parse_id(chunk_id) for chunk_id, _ in chunks]
         ends = parse_id(data.first), parse_id(data.last)
+        values = [fields_of(fields) for _, fields in chunks]
     except ValueError:
         return False
-    values = [dict(zip(fields[::2], fields[1::2], strict=False)) for _, fields in chunks]
     return (
         len(chunks) == data.count > 0
         and (ids[0], ids[-1]) == ends
