@@ -86,8 +86,11 @@ def draw(events: Sequence[Event]) -> str:
     y = _head(root, scene)
     if len(rows) > 1:
         y = _overview(root, scene, rows, y)
+    counted, elements = 0, 0
     for row in rows:
-        if sum(1 for _ in root.iter()) > ELEMENTS_MAX:
+        elements += sum(1 for child in root[counted:] for _ in child.iter())
+        counted = len(root)
+        if elements > ELEMENTS_MAX:
             y = _left_out(root, row, y)
             break
         y = _quiet(root, row, y) if row.is_quiet else _row(root, scene, row, y)
