@@ -31,6 +31,7 @@ from eventsched.errors import ArchiveError
 from eventsched.history.log import EntryFilter, History
 from eventsched.store.transport import Entry
 from tests.archive.archives import Archived
+from tests.archive.dying import Died, dying_at
 from tests.archive.sealed import CELL, START_MS, entry_at, pack_all, seal_sessions, sealer_of
 from tests.archive.tampering import Files, Tamperer, files_of
 from tests.archive.test_sealing import sums
@@ -280,28 +281,8 @@ def test_the_command_reads_a_session_and_a_time(path: Path) -> None:
 # --- crashes -----------------------------------------------------------------------------------
 
 
-class Died(BaseException):
-    """Raised where the process dies."""
-
-
-def dying_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """Die before the n-th change of a folder. Returns a function that counts the changes."""
-    done = 0
-
-    def counted(inner: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            nonlocal done
-            done += 1
-            if done == step:
-                raise Died
-            return inner(*args, **kwargs)
-
-        return call
-
-    monkeypatch.setattr(os, "fsync", counted(os.fsync))
-    for name in ("replace", "unlink"):
-        monkeypatch.setattr(Path, name, counted(getattr(Path, name)))
-    return lambda: done
+OPERATIONS = ((os, "fsync"), (Path, "replace"), (Path, "unlink"))
+"""The functions that change a folder."""
 
 
 def crashes(path: Path, work: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
@@ -312,7 +293,7 @@ def crashes(path: Path, work: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
         shutil.rmtree(path)
         shutil.copytree(before, path)
         with monkeypatch.context() as patched:
-            count = dying_at(step, patched)
+            count = dying_at(step, patched, *OPERATIONS)
             try:
                 work()
             except Died:

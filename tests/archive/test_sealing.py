@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -25,6 +24,7 @@ from eventsched.errors import ArchiveError, ServerUnavailable
 from eventsched.schema.events import UtteranceFinalized
 from eventsched.store.transport import Entry
 from tests.archive.archives import Archived, seal_all
+from tests.archive.dying import Died, dying_at
 from tests.projector.test_projector import Cut, Cutting
 
 
@@ -73,28 +73,8 @@ async def test_a_segment_ends_at_the_end_of_its_window(archived: Archived) -> No
 # --- crashes -----------------------------------------------------------------------------------
 
 
-class Died(BaseException):
-    """Raised where the process dies."""
-
-
-def dying_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """Die at the n-th file operation. Returns a function that counts the operations."""
-    done = 0
-
-    def counted(inner: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            nonlocal done
-            done += 1
-            if done == step:
-                raise Died
-            return inner(*args, **kwargs)
-
-        return call
-
-    monkeypatch.setattr(os, "fsync", counted(os.fsync))
-    monkeypatch.setattr(Path, "replace", counted(Path.replace))
-    monkeypatch.setattr(layout, "sync_folder", counted(layout.sync_folder))
-    return lambda: done
+OPERATIONS = ((os, "fsync"), (Path, "replace"), (layout, "sync_folder"))
+"""The functions that change a folder."""
 
 
 @pytest.mark.parametrize("audio", [False, True])
@@ -117,7 +97,7 @@ async def test_after_a_crash_at_any_step_the_same_bytes_are_written(
         await _rewind(archived, before, chunks)
         archiver = archived.archiver(audio=audio, owner=f"h{step}")
         with monkeypatch.context() as patched:
-            count = dying_at(step, patched)
+            count = dying_at(step, patched, *OPERATIONS)
             try:
                 await seal_all(archiver)
             except Died:
