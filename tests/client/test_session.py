@@ -66,6 +66,16 @@ async def served(store: TimedStore, session: Session, count: int) -> None:
         await store.answer(node, message, body=body_of(text))
 
 
+async def speak_and_answer(store: TimedStore, session: Session, count: int) -> None:
+    """The session says `count` utterances, and a node answers each of them with `hola`."""
+    for _ in range(count):
+        await session.append(CHUNK, end_of_utterance=True)
+    node = await store.join(slots=count)
+    await store.dispatch()
+    for message in await store.inbox(node):
+        await store.answer(node, message)
+
+
 class Cut(Transport):
     """A real transport whose replies may get lost, before or after the call took effect."""
 
@@ -491,12 +501,7 @@ async def test_a_reader_that_was_overtaken_is_told_once(
     client: Client, store: TimedStore, redis: Any
 ) -> None:
     async with opened(client) as session:
-        for _ in range(4):
-            await session.append(CHUNK, end_of_utterance=True)
-        node = await store.join(slots=4)
-        await store.dispatch()
-        for message in await store.inbox(node):
-            await store.answer(node, message)
+        await speak_and_answer(store, session, 4)
         await redis.xtrim(store.keys.outbox(name_of(session.id)), maxlen=2, approximate=False)
         await store.close_session(session.id, session.epoch)
         outcomes = [result.outcome async for result in session.results()]
@@ -563,17 +568,12 @@ async def test_a_text_that_is_none_is_named_and_the_others_are_heard(
         assert f"eventsched history {session.id}" in line["remedy"]
 
 
-async def test_an_outcome_of_another_form_is_skipped_and_the_others_are_heard(
+async def test_an_outcome_of_another_form_is_skipped_and_the_others_arrive(
     client: Client, store: TimedStore, redis: Any
 ) -> None:
     """A program that has the server's URL can write any outcome into an outbox."""
     async with opened(client) as session:
-        for _ in range(2):
-            await session.append(CHUNK, end_of_utterance=True)
-        node = await store.join(slots=3)
-        await store.dispatch()
-        for message in await store.inbox(node):
-            await store.answer(node, message)
+        await speak_and_answer(store, session, 2)
         outbox = store.keys.outbox(name_of(session.id))
         data = b'{"outcome":"failed","code":"X"}'
         await replace_value(redis, outbox, 0, OUTBOX_DATA, data)
