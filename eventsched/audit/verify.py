@@ -59,7 +59,7 @@ Progress = Callable[[int], None]
 
 
 class RecordedRepair(msgspec.Struct, frozen=True, kw_only=True):
-    """A CellRepaired event. It proves nothing: whatever can write to the log can append one."""
+    """A CellRepaired event. It proves nothing: any program with access to the log can append it."""
 
     id: str
     where: str

@@ -197,8 +197,8 @@ class Listener(NamedTuple):
     """Full id of the room that the session was opened in; empty without a room, or if a session
     that is not encrypted was resumed: then only the server names its room."""
 
-    def check_hears(self, speaker: SessionCipher) -> None:
-        """Check that the session may hear this speaker. The server's word does not count.
+    def check_audience(self, speaker: SessionCipher) -> None:
+        """Check that the speaker's key is for this session; the server cannot decide that.
 
         Raises:
             DecryptionError: The speaker is another session, and its key is not for the room of this
@@ -297,7 +297,7 @@ async def _decrypt(
         await check_plain(listener.keys, data.session)
         return _Body(text, entry.audio)
     cipher = await load_cipher(listener.keys, data.session)
-    listener.check_hears(cipher)
+    listener.check_audience(cipher)
     what: ResultKind = "partial" if entry.kind == "partial" else "result"
     return _Body(
         cipher.decrypt_text(what, data.utterance, data.target, text),

@@ -138,11 +138,11 @@ async def test_the_members_of_a_room_alone_decrypt_its_sessions(
         await answered_encrypted(store, speaker, key_store)
         await copy_outbox(store, redis, member, other)
         with anyio.fail_after(20):
-            heard = await next_result(member.results())
+            received = await next_result(member.results())
             copied = await next_result(other.results())
         for session in (speaker, member, other):
             session.detach()
-    assert (heard.session, heard.text) == (speaker.id, "secret")
+    assert (received.session, received.text) == (speaker.id, "secret")
     assert (copied.session, copied.text, copied.is_encrypted) == (speaker.id, None, True)
 
 

@@ -216,7 +216,7 @@ function class_nodes.set_load(id, node, load, is_listed)
   class_nodes.pending_class, class_nodes.pending_node, class_nodes.pending_load = id, node, load
 end
 
--- Change the load of a node from `old` to `load`; nil stands for no free slot. The cached list is
+-- Change the load of a node from `old` to `load`; nil means no free slot. The cached list is
 -- updated.
 function class_nodes.move(id, node, old, load)
   class_nodes.set_load(id, node, load, old ~= nil)
