@@ -55,9 +55,9 @@ async def read_waiting(
         requirement = queues[key]
         oldest[requirement] = min(member, oldest.get(requirement, member))
     oldest_ms = await _waiting_ms(store, now_ms, settings, oldest)
-    declared = _Declared(classes)
+    abilities = _Abilities(classes)
     return [
-        _waiting_jobs(requirement, jobs[requirement], oldest_ms.get(requirement, 0), declared)
+        _waiting_jobs(requirement, jobs[requirement], oldest_ms.get(requirement, 0), abilities)
         for requirement in requirements
         if jobs[requirement]
     ]
@@ -104,15 +104,15 @@ async def _waiting_ms(
     }
 
 
-class _Declared:
+class _Abilities:
     """The languages and features that the nodes of the capability classes declare."""
 
     def __init__(self, classes: Sequence[ClassStatus]) -> None:
         self._by_source: dict[str, list[tuple[frozenset[str], frozenset[str]]]] = {}
         for each in classes:
             for source in each.sources:
-                abilities = (frozenset(each.targets), frozenset(each.features))
-                self._by_source.setdefault(source, []).append(abilities)
+                declared = frozenset(each.targets), frozenset(each.features)
+                self._by_source.setdefault(source, []).append(declared)
 
     def has(self, source: str, target: str, features: Sequence[str]) -> bool:
         """Return whether the nodes of one class declare all of them."""
@@ -122,10 +122,12 @@ class _Declared:
         )
 
 
-def _waiting_jobs(requirement: str, jobs: int, oldest_ms: int, declared: _Declared) -> WaitingJobs:
+def _waiting_jobs(
+    requirement: str, jobs: int, oldest_ms: int, abilities: _Abilities
+) -> WaitingJobs:
     source, target, joined = requirement.split(":", 2)
     features = [feature for feature in joined.split(",") if feature]
-    is_declared = declared.has(source, target, features)
+    is_declared = abilities.has(source, target, features)
     return WaitingJobs(
         source=source,
         target=target,
