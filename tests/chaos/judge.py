@@ -120,8 +120,11 @@ def _is_of_entry_until(violation: str, entry_id: str) -> bool:
 
 
 def _session_of(violation: str) -> str:
-    """The session that the violation is about; it begins with the session or with a job key."""
-    subject = violation.partition(": ")[0]
+    """The session that the violation is about; it begins with the session or with a job key.
+
+    A target may follow the session.
+    """
+    subject = violation.partition(": ")[0].partition(" ")[0]
     return session_of_job(subject) if ":" in subject else subject
 
 
