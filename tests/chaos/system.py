@@ -35,7 +35,10 @@ SLOTS = 3
 EACH_ROLE = 2
 READY_S = 60.0
 QUIET_S = 150.0
-"""Everything must have ended within this time after the faults."""
+"""After the faults, everything must have ended within this time after the last utterance."""
+QUIET_S_MAX = 600.0
+"""Everything must have ended within this time after the faults: a slow machine is given time for
+the speech that producers have kept."""
 
 
 class Producers:
@@ -122,7 +125,7 @@ class System:
         """Wait until what was accepted has ended; return what did not end in time, or badly."""
         broken = []
         try:
-            await until(QUIET_S, producers.has_ended, f"{producers.name} have ended")
+            await _until_ended(follower, producers)
             await until(QUIET_S, lambda: _is_quiet(store, follower), "all sessions have ended")
         except TimeoutError as late:
             broken.append(f"liveness: {late}")
@@ -147,6 +150,23 @@ async def until(seconds: float, holds: Callable[[], Awaitable[bool]], what: str)
         if time.monotonic() > ends_at:
             raise TimeoutError(f"not within {seconds:.0f} s: {what}")
         await anyio.sleep(0.2)
+
+
+async def _until_ended(follower: LogFollower, producers: Producers) -> None:
+    """Wait until the producers have ended. The wait begins again with each utterance."""
+
+    def count() -> int:
+        return sum(event.type == "UtteranceFinalized" for event in follower.events)
+
+    ends_at = time.monotonic() + QUIET_S_MAX
+    while not await producers.has_ended():
+        utterances = count()
+
+        async def has_gone_on(before: int = utterances) -> bool:
+            return await producers.has_ended() or count() > before
+
+        what = f"{producers.name} have ended"
+        await until(min(QUIET_S, ends_at - time.monotonic()), has_gone_on, what)
 
 
 async def _is_ready(store: Store, nodes: int) -> bool:
