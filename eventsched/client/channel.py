@@ -1,24 +1,25 @@
 """The tasks that a client's sessions of one cell share.
 
 Owns: batching of appends and finalizes over all sessions, the reader of their outboxes, keepalives,
-the present owner of each session in this client.
+the present owner of each session in this client, the end of sessions whose block did not see it.
 Must not: number or resend chunks (append_buffer.py, session.py).
 Read next: store/batcher.py, subscription.py, session.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import anyio.abc
 import structlog
 
-from eventsched.client.subscription import SubscriptionReader
-from eventsched.errors import Refused, SessionSuperseded, SessionUnknown
+from eventsched.client.subscription import Subscription, SubscriptionReader
+from eventsched.errors import Refused, SessionClosedError, SessionSuperseded, SessionUnknown
 from eventsched.store.batcher import Batcher
 from eventsched.store.cell import Store
-from eventsched.store.retry import Backoff
+from eventsched.store.retry import Backoff, happens_within
 from eventsched.store.session_commands import Chunk, Finalize, Postponed, Receipt
 
 APPEND_ITEMS_MAX = 16
@@ -71,6 +72,7 @@ class CellMultiplexer:
         )
         self._producers: dict[str, Producer] = {}
         """The present owner of each session, by id of the session."""
+        self._tasks: anyio.abc.TaskGroup | None = None
         self._keepalive_s: float = KEEPALIVE_S
         self._ticks = 0
 
@@ -101,11 +103,38 @@ class CellMultiplexer:
         return True
 
     async def run(self) -> None:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self.appends.run)
-            tasks.start_soon(self.finalizes.run)
-            tasks.start_soon(self.listener.run)
-            tasks.start_soon(self._keep_alive)
+        async with anyio.create_task_group() as self._tasks:
+            self._tasks.start_soon(self.appends.run)
+            self._tasks.start_soon(self.finalizes.run)
+            self._tasks.start_soon(self.listener.run)
+            self._tasks.start_soon(self._keep_alive)
+
+    def finish(
+        self, session: str, subscription: Subscription, request_close: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Close a session, however long the server is away, and read its outbox to the end.
+
+        Its block has ended without the reply that it is closed. Its results go on until it is.
+        """
+        if self._tasks is not None:
+            self._tasks.start_soon(self._finish, session, subscription, request_close)
+
+    async def _finish(
+        self, session: str, subscription: Subscription, request_close: Callable[[], Awaitable[None]]
+    ) -> None:
+        backoff = Backoff(self.store.transport, log, cell=self.store.cell)
+        try:
+            while not subscription.closed.is_set():
+                async with backoff.attempt():
+                    with suppress(SessionClosedError):  # it is closing: its outcomes still arrive
+                        await request_close()
+                    await happens_within(self.store.transport, KEEPALIVE_S, subscription.closed)
+        except Refused as refused:
+            log.warning("session not closed", session=session, code=refused.code)
+            subscription.fail(refused)
+        finally:
+            self.listener.remove(subscription)
+            subscription.end()
 
     async def _append(self, chunks: Sequence[Chunk]) -> list[Receipt | Postponed | Refused]:
         # Chunks have numbers, so a repeated call stores none of them twice.

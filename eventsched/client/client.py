@@ -397,9 +397,11 @@ class Client:
     @asynccontextmanager
     async def _during(self, opening: Callable[[], Awaitable[Session]]) -> AsyncIterator[Session]:
         session = await opening()
+        is_cancelled = False
         try:
             yield session
         except anyio.get_cancelled_exc_class():
+            is_cancelled = True
             await self._request_close(session)
             raise
         except Exception:
@@ -411,7 +413,7 @@ class Client:
         else:
             await self._close(session)
         finally:
-            session._release()
+            session._release(is_cancelled=is_cancelled)
 
     async def _close(self, session: Session) -> None:
         if session.is_detached:
@@ -421,9 +423,8 @@ class Client:
                 log.warning("session not closed in time", session=session.id)
         except (SessionSuperseded, SessionUnknown) as refused:
             log.warning("session gone", session=session.id, code=refused.code)
-        except ServerUnavailable as error:
-            # Without keepalives the session is idle, and the server closes it.
-            log.warning("session not closed", session=session.id, error=str(error))
+        except ServerUnavailable as error:  # it is closed once the server is back
+            log.warning("session not closed yet", session=session.id, error=str(error))
 
     async def _request_close(self, session: Session) -> None:
         """Request the close of a cancelled session without waiting for its outcomes."""

@@ -329,9 +329,10 @@ class Session:
         Returns:
             An asynchronous iterator of Result, NoSpeech, Failed, Missing, Truncated and, if asked
             for, Partial. It ends with the session, or with the block of a session that is detached,
-            and waits for a server that is away. A text that cannot be decrypted or read does not
-            end it: see Result. Once another producer has resumed the session, it raises
-            SessionSuperseded; once the records of the session are deleted, SessionUnknown.
+            and waits for a server that is away, also after the block. A text that cannot be
+            decrypted or read does not end it: see Result. Once another producer has resumed the
+            session, it raises SessionSuperseded; once the records of the session are deleted,
+            SessionUnknown.
 
         Raises:
             InvalidMessage: `after` is not the id of an outcome.
@@ -477,13 +478,7 @@ class Session:
             SessionUnknown: The records of the session are deleted.
         """
         store = self._channel.store
-        async with self._turn:
-            with self._owned():
-                await self._flush_before_close()
-                self._channel.unregister(self)
-                await Backoff(store.transport).call(
-                    lambda: store.close_session(self.id, self.epoch)
-                )
+        await self._request_close()
         subscription = self._subscription or self._subscribe(self._start)
         subscription.drains = True
         self._channel.listener.interrupt(subscription)
@@ -491,13 +486,36 @@ class Session:
         wait_s = settings.close_wait_ms / 1_000 + CLOSE_MARGIN_S
         return await happens_within(store.transport, wait_s, subscription.closed)
 
-    def _release(self) -> None:
-        """Stop listening and sending keepalives. `Client` calls it when the block ends."""
+    async def _request_close(self) -> None:
+        """Send the audio that may not have arrived, and request the close."""
+        store = self._channel.store
+        async with self._turn:
+            with self._owned():
+                await self._flush_before_close()
+                self._channel.unregister(self)
+                await Backoff(store.transport).call(
+                    lambda: store.close_session(self.id, self.epoch)
+                )
+
+    def _release(self, *, is_cancelled: bool) -> None:
+        """Stop keepalives and listening; close the session in the background if it is open.
+
+        `Client` calls it when the block ends. The results of a session that is not closed yet,
+        because the server is away or its outcomes have not ended, go on after the block. They end
+        with a block that is cancelled.
+        """
         self._channel.unregister(self)
+        subscription = self._subscription
+        is_over = self.is_detached or is_cancelled or self._refusal is not None
+        if not is_over and (subscription is None or not subscription.closed.is_set()):
+            subscription = subscription or self._subscribe(self._start)
+            subscription.drains = False  # if no results are taken, at most its bounds are read
+            self._channel.finish(self.id, subscription, self._request_close)
+            return
         self._is_left = self.is_detached
-        if self._subscription is not None:
-            self._channel.listener.remove(self._subscription)
-            self._subscription.end()
+        if subscription is not None:
+            self._channel.listener.remove(subscription)
+            subscription.end()
 
 
 class Results:
