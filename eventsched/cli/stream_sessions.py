@@ -335,13 +335,17 @@ def _outcome_text(outcome: Outcome) -> Text:
         text.append("unreadable: its node sent text in an unknown form", "yellow")
     if isinstance(outcome, Result) and outcome.audio:
         text.append(f" ({len(outcome.audio):,} B of audio)", "dim")
+    if isinstance(outcome, Result) and outcome.is_audio_omitted:
+        what = "texts and audio" if outcome.is_text_omitted else "audio"
+        text.append(f" ({what} left out: too many results wait to be read)", "yellow")
     return text
 
 
 _ABSENT: dict[str, Any] = {
     "session": "", "utterance": -1, "target": "", "delivery_no": -1, "code": "",
     "source_text": "", "text": None, "language": "", "audio": None,
-    "is_encrypted": False, "is_unreadable": False, "log": "",
+    "is_encrypted": False, "is_unreadable": False, "is_audio_omitted": False,
+    "is_text_omitted": False, "log": "",
 }  # fmt: skip
 """Values of fields that an outcome does not have, so that every line has the same fields."""
 
@@ -364,5 +368,7 @@ def _as_json(source: Source, outcome: Outcome) -> dict[str, Any]:
         "audio_bytes": len(fields["audio"] or b""),
         "encrypted": fields["is_encrypted"],
         "unreadable": fields["is_unreadable"],
+        "audio_omitted": fields["is_audio_omitted"],
+        "text_omitted": fields["is_text_omitted"],
         "log": fields["log"],
     }

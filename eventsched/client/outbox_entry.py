@@ -40,6 +40,8 @@ class OutcomeData(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Literal["result", "no_speech", "failed", "missing"]
     log: str
     code: str = ""
+    omitted: Literal["", "audio", "text"] = ""
+    """What the server left out of the result: its speech, or its text and its speech."""
 
     def __post_init__(self) -> None:
         """Check what a type cannot say. Raises ValueError."""

@@ -98,6 +98,12 @@ class Result(_Numbered, frozen=True, kw_only=True):
     store, or were not encrypted in a session that has a key; they are left out."""
     is_unreadable: bool = False
     """The node sent a text in an unknown form; a log line names the remedy."""
+    is_audio_omitted: bool = False
+    """The server left the audio out, because more than twice `tenant_outbox_bytes_max` of outcomes
+    wait to be read by the sessions of the tenant."""
+    is_text_omitted: bool = False
+    """For the same reason the server left out the texts, which have more than 3,840 bytes
+    together."""
 
     def __post_init__(self) -> None:
         """Check the types here, where a traceback shows the line of the handler."""
@@ -255,6 +261,8 @@ async def read_outcome(entry: OutboxEntry, listener: Listener) -> Outcome:
         audio=body.audio or None,
         is_encrypted=body.is_encrypted,
         is_unreadable=body.is_unreadable,
+        is_audio_omitted=data.omitted != "",
+        is_text_omitted=data.omitted == "text",
     )
 
 
@@ -271,6 +279,8 @@ async def _read_body(
     entry: OutboxEntry, data: OutcomeData | PartialData, listener: Listener
 ) -> _Body:
     session = data.session
+    if isinstance(data, OutcomeData) and data.omitted == "text":
+        return _Body()
     try:
         return await _decrypt(entry, data, listener)
     except (KeyMissing, KeyStoreError, DecryptionError) as error:

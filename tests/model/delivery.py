@@ -47,13 +47,15 @@ def audience(w: World, name: str, pending: OpenOutcome) -> tuple[list[str], list
 
 ENTRY_BYTES = 256
 PARTIALS_MAX = 32
+PARTIALS_BYTES_MAX = 32 * 1024
 
 
 def tell_partial(w: World, listener: str, d: dict[str, Any], body: bytes) -> None:
-    """Append a partial result, numbered as the last entry of the outbox; the newest 32 stay."""
+    """Append a partial result, numbered as the last entry of the outbox; the newest ones stay."""
     stream, number = w.keys.partials(listener), str(w.session_states[listener].out_no)
     w.append(stream, t="partial", i=number, d=d, b=body, a=b"")
-    w.streams[stream] = w.streams[stream][-PARTIALS_MAX:]
+    most = PARTIALS_BYTES_MAX // (ENTRY_BYTES + len(body))
+    w.streams[stream] = w.streams[stream][-max(1, min(most, PARTIALS_MAX)) :]
 
 
 def tell(

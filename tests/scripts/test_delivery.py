@@ -446,19 +446,24 @@ async def test_rule_26_a_partial_of_an_ended_job_has_no_effect(store: TimedStore
 
 
 async def test_rule_26_partials_displace_no_result(store: TimedStore) -> None:
-    """Neither by their number nor by their bytes; of the partial results the newest 32 stay."""
+    """Neither by their number nor by their bytes; of the partial results the newest 32 stay, and
+    of large ones as many as have 32 KiB together.
+    """
     node, session, messages = await assigned(store, 3)
     await store.answer(node, messages[0])
     await store.answer(node, messages[1])
     for number in range(64):
-        partials = [(messages[2]["j"], 1, bytes([number]) * 65_536)] * 8
+        partials = [(messages[2]["j"], 1, bytes([number]) * 768)] * 8
         assert await store.send_partials(node.node, 1, partials) == [None] * 8
+    small = await store.partials(session)
+    large = [(messages[2]["j"], 1, bytes([number]) * 65_536) for number in range(8)]
+    assert await store.send_partials(node.node, 1, large) == [None] * 8
     await store.answer(node, messages[2])
     assert await outcomes_in_outbox(store, session) == [(number, "result") for number in range(3)]
     assert await numbers(store, session) == [1, 2, 3]
-    waiting = await store.partials(session)
-    assert [entry["b"][0] for entry in waiting] == [60] * 8 + [61] * 8 + [62] * 8 + [63] * 8
-    assert {entry["i"] for entry in waiting} == {"2"}
+    assert [entry["b"][0] for entry in small] == [60] * 8 + [61] * 8 + [62] * 8 + [63] * 8
+    assert {entry["i"] for entry in small} == {"2"}
+    assert [entry["b"] for entry in await store.partials(session)] == [large[-1][2]]
 
 
 async def test_rule_26_partials_are_deleted_with_the_outbox_of_a_closed_session(

@@ -12,6 +12,8 @@ import pytest
 from eventsched.errors import Backpressure
 from eventsched.history.problems import problems_of
 from eventsched.history.status import TenantOutbox, read_status
+from eventsched.schema import codec
+from eventsched.schema.events import Text
 from eventsched.store.client import Client, check_server
 from eventsched.store.connection import Connection
 from eventsched.store.node_commands import NodeGrant
@@ -81,7 +83,7 @@ async def test_rule_33_a_tenant_with_too_many_unread_results_is_refused_alone(
 async def test_rule_33_results_in_flight_of_a_tenant_far_beyond_its_limit_are_bounded(
     store: TimedStore,
 ) -> None:
-    """Beyond twice the limit each outbox of the tenant keeps 1 MiB; those of others keep all."""
+    """Beyond twice the limit results have no speech, and the oldest ones make room."""
     node, session = await store.join(slots=64), await store.open()
     other = await store.open("other", tenant="other")
     for seq in range(20):
@@ -95,9 +97,62 @@ async def test_rule_33_results_in_flight_of_a_tenant_far_beyond_its_limit_are_bo
     for message in await assigned(store, node):
         if message["session"] == session.session:
             await store.answer(node, message, **SOUND)
-    assert await numbers(store, session) == list(range(11, 21))
+    stored = await store.out(session)
+    assert await numbers(store, session) == list(range(21 - len(stored), 21))
+    assert {entry.get("omitted", "") for entry in stored} == {"", "audio"}
+    assert all((entry.get("omitted") == "audio") == (entry["a"] == b"") for entry in stored)
     assert await numbers(store, other) == list(range(1, 21))
-    assert await unread(store) == {"acme": 10 * RESULT, "other": 20 * RESULT}
+    counts = await unread(store)
+    assert 500_000 - RESULT <= counts["acme"] < 500_000 + RESULT
+    assert counts["other"] == 20 * RESULT
+
+
+async def flooded_room(store: TimedStore) -> tuple[NodeGrant, list[dict[str, Any]]]:
+    """A node with the jobs of 40 utterances, which 31 sessions of `acme` listen to, and a speaker.
+
+    Before them the tenant has twice its limit of unread results.
+    """
+    node, session = await store.join(slots=128), await store.open("first")
+    for number in range(31):
+        await store.open(
+            f"l{number}", targets=[], room=store.keys.full("acme/r"), listen_language="es"
+        )
+    speaker = await store.open("speaker", room=store.keys.full("acme/r"))
+    await store.say(session, 0, end_of_utterance=True)
+    for seq in range(40):
+        await store.say(speaker, seq, end_of_utterance=True)
+    await store.dispatch()
+    first, *messages = await assigned(store, node)
+    await store.configure_cell({"tenant_outbox_bytes_max": 50_000}, overwrite=True)
+    await store.answer(node, first, **SOUND)
+    assert await unread(store) == {"acme": RESULT}
+    return node, messages
+
+
+def text_of(size: int) -> bytes:
+    """A text that is encoded in so many bytes."""
+    overhead = len(codec.encode_text(Text(text="x" * size))) - size
+    return codec.encode_text(Text(text="x" * (size - overhead)))
+
+
+@pytest.mark.parametrize(
+    ("size", "omitted"), [(300, "audio"), (3_840, "audio"), (3_841, "text"), (65_536, "text")]
+)
+async def test_rule_33_a_tenant_far_beyond_its_limit_adds_4_kib_an_outbox_to_it(
+    store: TimedStore, size: int, omitted: str
+) -> None:
+    """However many rooms receive speech: the number of outboxes has no limit, but their bytes."""
+    node, messages = await flooded_room(store)
+    for message in messages:
+        await store.answer(node, message, **SOUND | {"body": text_of(size)})
+    for number in range(31):
+        entries = await store.out(await store.resume(store.keys.full(f"l{number}"), "new"))
+        assert sum(256 + len(entry["b"]) + len(entry["a"]) for entry in entries) <= 4_096
+        assert {(entry["omitted"], bool(entry["b"])) for entry in entries} == {
+            (omitted, omitted == "audio")
+        }
+    (count,) = (await unread(store)).values()
+    assert count <= RESULT + 32 * 4_096
 
 
 @pytest.mark.parametrize("by", ["append", "keepalive"])
@@ -159,10 +214,27 @@ async def test_rule_26_partial_results_are_not_counted(store: TimedStore) -> Non
     await store.say(session, 0, end_of_utterance=True)
     await store.dispatch()
     (message,) = await assigned(store, node)
-    for _ in range(16):
-        await store.send_partials(node.node, node.epoch, [(message["j"], 1, bytes(65_536))] * 8)
+    for size in [65_536, 16_000, *(32_768 // kept - 256 for kept in range(3, 33)), 0, 0]:
+        await store.send_partials(node.node, node.epoch, [(message["j"], 1, bytes(size))])
+        partials = await store.partials(session)
+        assert sum(256 + len(partial["b"]) for partial in partials) <= 164 * 1_024
     assert await unread(store) == {}
-    assert len(await store.partials(session)) == 32
+    assert len(partials) == 32
+
+
+async def test_rule_26_a_tenant_at_its_limit_gets_no_partial_results(store: TimedStore) -> None:
+    """They may be lost, and would take memory that no limit counts."""
+    await store.configure_cell(BOUND, overwrite=True)
+    node, session = await store.join(slots=8), await store.open()
+    for seq in range(4):
+        await store.say(session, seq, end_of_utterance=True)
+    await store.dispatch()
+    *messages, last = await assigned(store, node)
+    for message in messages:
+        assert await store.send_partials(node.node, node.epoch, [(last["j"], 1, b"x")]) == [None]
+        await store.answer(node, message, **SOUND)
+    assert await store.send_partials(node.node, node.epoch, [(last["j"], 1, b"late")]) == [None]
+    assert [partial["b"] for partial in await store.partials(session)] == [b"x"] * 3
 
 
 async def test_rule_6_the_outbox_of_a_closed_session_is_freed(store: TimedStore) -> None:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from eventsched.client.results import Failed, Listener, Missing, NoSpeech, read_outcome
+from eventsched.client.results import Failed, Listener, Missing, NoSpeech, Result, read_outcome
 from eventsched.client.subscription import (
     BYTES_MAX,
     ENTRIES_MAX,
@@ -154,6 +154,7 @@ NOT_OURS |= {
         "outcome": (None, "zzz", "partial", "RESULT", 1),
         "log": (None, "", "1", "1-0\n", "x-y", 1),
         "code": (None, 5, ["A"], {"A": 1}),
+        "omitted": (None, "all", 1, ["audio"]),
     }.items()
     for value in values
 }
@@ -200,6 +201,24 @@ async def test_a_code_that_is_none_is_empty(outcome: str, code: str, expected: s
     received = await read_outcome(popped, LISTENER)
     assert isinstance(received, Failed | NoSpeech | Missing)
     assert (received.outcome, received.code) == (outcome, expected)
+
+
+@pytest.mark.parametrize(
+    ("omitted", "is_omitted"), [("audio", (True, False)), ("text", (True, True))]
+)
+async def test_a_result_names_what_the_server_left_out(
+    omitted: str, is_omitted: tuple[bool, bool]
+) -> None:
+    """An empty text is then no text of the node, and a text says nothing about the audio."""
+    subscription = Subscription("c0.s", START)
+    subscription.put([entry(1, outcome="result", code="", omitted=omitted)])
+    popped = subscription.pop()
+    assert popped is not None
+    for listener in (LISTENER, LISTENER._replace(is_encrypted=omitted == "text")):
+        received = await read_outcome(popped, listener)
+        assert isinstance(received, Result)
+        assert (received.text, received.audio, received.is_encrypted) == (None, None, False)
+        assert (received.is_audio_omitted, received.is_text_omitted) == is_omitted
 
 
 async def test_a_missing_outcome_may_have_no_utterance() -> None:

@@ -6,13 +6,15 @@
 -- without a text count as well.
 --
 -- Partial results. A result must arrive, a partial result may be lost. So partial results have a
--- stream of their own, `partials`, which keeps the newest ones: they displace no result.
+-- stream of their own, `partials`, which keeps the newest ones: they displace no result. It keeps
+-- 32, and after a partial result of many bytes as many as have 32 KiB together: at most 164 KiB.
 --
 -- Unread bytes of a tenant. The hash `tenant_outbox` has the bytes that wait to be read, by
 -- tenant of the listening sessions. A session is counted in steps of 16 KiB, so that small results
 -- cost no write: `out_counted` has the bytes of the session that are counted. At
--- `tenant_outbox_bytes_max` the tenant is refused. Results in flight still arrive; beyond twice the
--- limit each of its outboxes keeps 1 MiB.
+-- `tenant_outbox_bytes_max` the tenant is refused, and partial results are not stored. Results in
+-- flight still arrive. Beyond twice the limit no outbox grows beyond 4 KiB: an entry has no speech
+-- and no text of more than 3,840 B, its field `omitted` says so, and the oldest entries make room.
 -- include: cache
 -- include: call
 -- include: clock
@@ -24,7 +26,8 @@
 local outbox = { changes = {} }
 local as_text, as_number = numbers.text, numbers.value
 local entries_max, bytes_max, count_step = 1000, 16 * 1024 * 1024, 16 * 1024
-local partials_max, flooded_bytes_max, entry_bytes = 32, 1024 * 1024, 256
+local partials_max, partials_bytes_max = 32, 32 * 1024
+local grown_bytes_max, entry_bytes = 4 * 1024, 256
 
 call.on_reset(function() outbox.changes = {} end)
 
@@ -96,52 +99,77 @@ local function set_counted(box, bytes)
   box.counted = bytes
 end
 
--- Count the unread bytes. MAXLEN may have removed entries; `low` does not know these.
-local function count(box)
-  if box.number > entries_max then
-    local oldest = redis.call('XRANGE', keys.of('outbox', box.name), '-', '+', 'COUNT', '1')[1]
-    local _, begins = bytes_of(oldest)
-    box.low = math.max(box.low, begins)
-  end
-  set_counted(box, box.total - box.low)
+-- The oldest entry after `id`, or of all without it; nil if there is none.
+local function oldest_after(box, id)
+  local first = id and '(' .. id or '-'
+  return redis.call('XRANGE', keys.of('outbox', box.name), first, '+', 'COUNT', '1')[1]
 end
 
--- How many bytes an outbox of the tenant may have.
-local function bytes_max_of(tenant)
-  if outbox.tenant_bytes(tenant) < 2 * settings.tenant_outbox_bytes_max then return bytes_max end
-  return flooded_bytes_max
+-- What a new entry has of a tenant beyond twice its limit: `d`, which says what is left out, and
+-- the text.
+local function omit(d, body, audio)
+  local omitted = audio ~= '' and 'audio' or nil
+  if entry_bytes + #body > grown_bytes_max then body, omitted = '', 'text' end
+  if omitted then d = string.sub(d, 1, -2) .. ',"omitted":"' .. omitted .. '"}' end
+  return d, body
+end
+
+-- The bytes before the oldest entry that stays if the next entry makes `total` bytes, and the last
+-- entry that is removed for its bytes, or nil. `low` is at most the position of the oldest entry:
+-- entries that were confirmed, or that MAXLEN removed, did not update it. Bound: the entries
+-- removed.
+local function make_room(box, total, most)
+  local low, removed = box.low, nil
+  while total - low > most do
+    local oldest = oldest_after(box, removed)
+    if not oldest then return box.total, removed end
+    local ends, begins = bytes_of(oldest)
+    low = math.max(low, begins)
+    if total - low <= most then break end
+    removed, low = oldest[1], ends
+  end
+  return low, removed
+end
+
+-- The bytes before the oldest entry that stays when the next entry is appended with MAXLEN.
+local function low_after_max_length(box, low, removed)
+  local oldest = oldest_after(box, removed)
+  if not oldest then return low end
+  local ends, begins = bytes_of(oldest)
+  local number = as_number[string.match(oldest[2][4], '^%d+')]
+  return math.max(low, number <= box.number + 1 - entries_max and ends or begins)
 end
 
 -- Append one entry; `d` is JSON. More fields of the session, as name and value, may be written
--- together with the counters.
+-- together with the counters. All is read before the first write.
 function outbox.append(box, kind, d, body, audio, ...)
-  local stream, low = keys.of('outbox', box.name), box.low
-  local total = box.total + entry_bytes + #body + #audio
+  local most = bytes_max
+  if outbox.tenant_bytes(box.tenant) >= 2 * settings.tenant_outbox_bytes_max then
+    most = math.min(bytes_max, math.max(grown_bytes_max, box.total - box.low))
+    d, body = omit(d, body, audio)
+    audio = ''
+  end
+  local stream, total = keys.of('outbox', box.name), box.total + entry_bytes + #body + #audio
+  local low, removed = make_room(box, total, most)
+  local is_counted = math.abs(total - low - box.counted) >= count_step
+  if is_counted and box.number >= entries_max then low = low_after_max_length(box, low, removed) end
   local number_text, total_text = as_text[box.number + 1], as_text[total]
   local id = write('XADD', stream, 'MAXLEN', as_text[entries_max], clock.entry_id(), 't', kind,
     'i', number_text .. ':' .. total_text, 'd', d, 'b', body, 'a', audio)
-  -- `low` is at most the position of the oldest entry: entries that were confirmed, or that MAXLEN
-  -- removed, did not update `low`. So read the oldest entry before an entry is removed for its
-  -- bytes.
-  local most = bytes_max_of(box.tenant)
-  while total - low > most do
-    local first_two = redis.call('XRANGE', stream, '-', '+', 'COUNT', 2)
-    local ends
-    ends, low = bytes_of(first_two[1])
-    if total - low <= most or not first_two[2] then break end
-    write('XTRIM', stream, 'MINID', first_two[2][1])
-    low = ends
-  end
+  if removed then write('XTRIM', stream, 'MINID', entry_ids.successor(removed)) end
   call.or_else(remove_entry, store_counters, box, id, number_text, total_text, low, ...)
   box.number, box.total, box.low = box.number + 1, total, low
-  if math.abs(total - low - box.counted) >= count_step then count(box) end
+  if is_counted then set_counted(box, total - low) end
 end
 
 -- Append a partial result; `d` is JSON. Its number is that of the last entry of the outbox, so that
 -- a reader knows which results the partial result follows.
 function outbox.append_partial(box, d, body)
-  write('XADD', keys.of('partials', box.name), 'MAXLEN', as_text[partials_max], clock.entry_id(),
-    't', 'partial', 'i', as_text[box.number], 'd', d, 'b', body, 'a', '')
+  if outbox.tenant_bytes(box.tenant) >= settings.tenant_outbox_bytes_max then return end
+  local most = math.floor(partials_bytes_max / (entry_bytes + #body))
+  write('XADD', keys.of('partials', box.name), 'MAXLEN',
+    as_text[math.max(1, math.min(most, partials_max))], clock.entry_id(), 't', 'partial', 'i',
+    as_text[box.number], 'd', d, 'b', body, 'a', '')
 end
 
 -- Report the state of a session, a table, to its listeners.
@@ -156,14 +184,18 @@ function outbox.confirm(name, id)
   local session = keys.of('session', name)
   local confirmed = redis.call('HGET', session, 'confirmed')
   if confirmed and not entry_ids.precedes(confirmed, id) then return end
+  local box, low = outbox.get(name), nil
+  local is_counted = box.counted ~= 0
+  if is_counted then
+    local oldest = redis.call('XRANGE', keys.of('outbox', name), id, '+', 'COUNT', '1')[1]
+    local ends, begins = box.total, nil
+    if oldest then ends, begins = bytes_of(oldest) end
+    low = math.max(box.low, oldest and oldest[1] ~= id and begins or ends)
+  end
   write('XTRIM', keys.of('outbox', name), 'MINID', id)
   write('HSET', session, 'confirmed', id)
-  local box = outbox.get(name)
-  if box.counted == 0 then return end
-  local oldest = redis.call('XRANGE', keys.of('outbox', name), '-', '+', 'COUNT', '1')[1]
-  local ends, begins = box.total, nil
-  if oldest then ends, begins = bytes_of(oldest) end
-  box.low = math.max(box.low, oldest and oldest[1] ~= id and begins or ends)
+  if not is_counted then return end
+  box.low = low
   set_counted(box, box.total - box.low)
 end
 
