@@ -12,12 +12,15 @@ import msgspec
 
 from eventsched.store.cell import Store
 
-ORDER = ("status", "attempt", "node", "epoch", "dispatched", "deadline", "place", "outcome", "core")
+ORDER = (
+    "status", "attempt", "node", "epoch", "dispatched", "deadline", "place", "outcome", "refused",
+    "core",
+)  # fmt: skip
 
 
 def parts_of(key: str, record: bytes) -> dict[str, str]:
     """Each part by its name; those that say nothing are empty, or not there."""
-    parts = dict(zip(ORDER, record.decode().split("|", 8), strict=True))
+    parts = dict(zip(ORDER, record.decode().split("|", len(ORDER) - 1), strict=True))
     if place := parts.pop("place"):
         parts["priority"], parts["tag"], entry = place.split(",")
         parts["member"] = f"{entry}:{key}"
@@ -37,6 +40,6 @@ async def job_record(store: Store, key: str) -> dict[str, str]:
 async def falsify(redis: Any, store: Store, key: str, part: str, value: int) -> None:
     """One part says something else, as if by a fault."""
     place = store.keys.job(key)
-    parts = (await redis.get(place)).split(b"|", 8)
+    parts = (await redis.get(place)).split(b"|", len(ORDER) - 1)
     parts[ORDER.index(part)] = b"%d" % value
     await redis.set(place, b"|".join(parts))

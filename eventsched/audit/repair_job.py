@@ -101,7 +101,8 @@ class JobRepair:
             deadline = str(view.deadline_ms)
         else:
             outcome = _OUTCOMES.get(view.outcome, view.outcome)
-        parts = (status, attempt, node, epoch or "", dispatched, deadline, place, outcome)
+        refused = self._stored.get("hash", {}).get("refused", "")
+        parts = (status, attempt, node, epoch or "", dispatched, deadline, place, outcome, refused)
         return "|".join(map(str, parts)) + "|" + self._core(view)
 
     def _core(self, view: Job) -> str:

@@ -12,8 +12,9 @@
 -- Reply: per partial `ok` or `refused CODE key=value`
 -- Refusals: JOB_UNKNOWN, NODE_MISMATCH, ATTEMPT_MISMATCH, LEASE_LOST, DUPLICATE_RESULT,
 --   INVALID_MESSAGE
--- Events: ResultRefused
+-- Events: ResultRefused; none under backpressure, when the memory of the log must not grow
 -- Bound: the partials given, at most 32; 32 recipients and the session's open outcomes each
+-- include: backpressure
 -- include: delivery
 -- include: fencing
 -- include: jobs
@@ -32,7 +33,9 @@ local function take(partial)
   if not job then return 'JOB_UNKNOWN' end
   local refusal = fencing.refusal(job, node, epoch, attempt)
   if refusal then
-    fencing.record_refusal(job, node, epoch, attempt, 'partial', refusal)
+    if not backpressure.is_active() then
+      fencing.record_refusal(job, node, epoch, attempt, 'partial', refusal)
+    end
     return refusal
   end
   local outcome = delivery.find_outcome(job.name, job.target, job.delivery_no)

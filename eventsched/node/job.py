@@ -8,6 +8,9 @@ Read next: node.py, executor.py.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,7 +22,13 @@ from eventsched.audio.chunks import SAMPLE_BYTES, Format, pcm_bytes, split_opus
 from eventsched.client.results import Result, encode_result
 from eventsched.encryption.decrypt import load_cipher, not_encrypted
 from eventsched.encryption.keystore import KeyStore, has_key
-from eventsched.errors import DecryptionError, KeyMissing, KeyStoreError, MissingDependencyError
+from eventsched.errors import (
+    DecryptionError,
+    KeyMissing,
+    KeyStoreError,
+    LeaseLost,
+    MissingDependencyError,
+)
 from eventsched.schema import codec
 from eventsched.schema.events import AudioChunkAppended, ContextText, Event, Text
 from eventsched.schema.keys import name_of
@@ -186,6 +195,8 @@ class Job(_Facts):
         self._reporter = reporter
         self._context_body = context
         self._cipher: SessionCipher | None = None
+        self._lost: LeaseLost | None = None
+        """Why the attempt is over. The handler may call on: no call reaches the server any more."""
 
     async def audio(self) -> bytes:
         """Read the audio of the utterance.
@@ -264,10 +275,12 @@ class Job(_Facts):
         Raises:
             LeaseLost: The attempt is no longer the current one.
         """
+        self._check_lease()
         body = Text(source_text=source_text, text=text)
         if self._cipher is not None:
             body = self._cipher.encrypt_text("partial", self.utterance, self.target, body)
-        await self._reporter.send_partial(self.key, self.attempt, codec.encode_text(body))
+        with self._lease_lost_once():
+            await self._reporter.send_partial(self.key, self.attempt, codec.encode_text(body))
 
     async def extend(self, seconds: float) -> int:
         """Extend the lease to `seconds` from now, and never beyond 300 s after dispatch.
@@ -281,9 +294,24 @@ class Job(_Facts):
         Raises:
             LeaseLost: The attempt is no longer the current one.
         """
+        self._check_lease()
         more_ms = max(1, min(round(seconds * 1_000), EXTEND_S_MAX * 1_000))
-        self.deadline_ms = await self._reporter.extend(self.key, self.attempt, more_ms)
+        with self._lease_lost_once():
+            self.deadline_ms = await self._reporter.extend(self.key, self.attempt, more_ms)
         return self.deadline_ms
+
+    def _check_lease(self) -> None:
+        if self._lost is not None:
+            raise copy(self._lost)
+
+    @contextmanager
+    def _lease_lost_once(self) -> Iterator[None]:
+        """Remember that the attempt is over, so that no further call asks the server."""
+        try:
+            yield
+        except LeaseLost as error:
+            self._lost = error
+            raise
 
 
 class BlockingJob(_Facts):

@@ -455,6 +455,32 @@ async def test_a_partial_of_a_lost_attempt_stops_it(
     assert not await store.log("ResultRecorded")
 
 
+async def test_rule_21_a_job_whose_lease_is_lost_asks_the_server_no_more(
+    client: Client, store: TimedStore, redis: Any
+) -> None:
+    """A handler may send partial results on, and each would be refused and recorded."""
+    refused: list[str] = []
+
+    async def handler(job: Job) -> eventsched.Result:
+        await falsify(redis, store, job.key, "attempt", 2)
+        with anyio.CancelScope(shield=True):
+            for call in (job.partial("ho"), job.partial("hol"), job.extend(10)):
+                with pytest.raises(eventsched.LeaseLost) as lost:
+                    await call
+                refused.append(lost.value.code)
+                await falsify(redis, store, job.key, "attempt", 1)
+        await anyio.sleep_forever()
+        return eventsched.Result()
+
+    async with serving(client, node_of(handler)):
+        session = await say(client, store)
+        await until("refused", lambda: len(refused) == 3)
+    assert refused == ["ATTEMPT_MISMATCH"] * 3
+    assert await redis.xlen(store.keys.partials(name_of(session))) == 0
+    (event,) = await store.log("ResultRefused")
+    assert event.data.what == "partial"
+
+
 async def test_a_thread_that_was_given_up_is_told(client: Client, store: TimedStore) -> None:
     await never_silent(store)
     cancellation_seen = threading.Event()

@@ -29,7 +29,7 @@ from tests.model.world import Ending, World, invalid
 REDISPATCHED_MAX = 3
 RECOVERED_MAX = 16
 HELD_MS_MAX = 300_000
-AUDIO_MAX, PARTIAL_MAX = 512_000, 65_536
+AUDIO_MAX, PARTIAL_MAX, REFUSED_MAX = 512_000, 65_536, 16
 UNREADABLE_MAX = 3
 LOST_CODES = {
     "lease": "JOB_TIMEOUT",
@@ -154,7 +154,11 @@ def refuse(
     what: Literal["result", "partial", "extend"],
     code: str,
 ) -> Refused:
-    """The refusal is recorded in the log."""
+    """The refusal is recorded in the log, once for each token and kind and 16 times a job."""
+    mark, marks = f"{name_of(node)}/{epoch}/{attempt}/{what}", w.refused.setdefault(key, [])
+    if mark in marks or len(marks) >= REFUSED_MAX or (what == "partial" and w.backpressure):
+        return Refused(code)
+    marks.append(mark)
     data = ResultRefused(attempt=attempt, epoch=epoch, what=what, code=code)
     w.emit(data, session=w.jobs[key].session, job=key, node=node)
     return Refused(code)

@@ -206,7 +206,8 @@ def _held(w: World, name: str) -> dict[str, Any]:
 def _job(w: World, key: str) -> dict[str, Any]:
     job = w.jobs[key]
     core = msgspec.to_builtins(w.cores[key])
-    fields: dict[str, Any] = {"status": job.status, "attempt": job.attempt}
+    refused = "".join(f"{mark}," for mark in w.refused.get(key, ()))
+    fields: dict[str, Any] = {"status": job.status, "attempt": job.attempt, "refused": refused}
     if job.attempts:
         fields |= {"node": name_of(job.attempts[-1].node), "epoch": job.attempts[-1].epoch}
     if job.status == "ended":

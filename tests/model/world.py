@@ -172,6 +172,8 @@ class World:
         self.sessions: dict[str, Session] = {}
         self.groups: dict[str, SessionGroups] = {}
         self.jobs: dict[str, Job] = {}
+        self.refused: dict[str, list[str]] = {}
+        """The refused reports of each job that the log has, as its record names them."""
         self.nodes: dict[str, Node] = {}
         self._folds: list[tuple[Any, dict[str, Any]]] = [
             (Sessions(), self.sessions),
@@ -212,8 +214,7 @@ class World:
         """Outcomes of utterances in the dispatch queue, by tenant."""
         self.retired_epoch = 0
         """The highest epoch of a node whose record was deleted."""
-        self.obsolete = 0
-        self.duplicate_finalizes = 0
+        self.obsolete = self.duplicate_finalizes = 0
         self.events: list[Event] = []
         """What the current call has appended to the log."""
         self.log_id = "0-0"

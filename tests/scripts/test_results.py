@@ -90,6 +90,40 @@ async def test_rule_21_a_stale_token_is_refused_recorded_and_has_no_effect(
     assert await reply(store, node, job) == "ok"
 
 
+async def test_rule_21_a_refused_report_is_recorded_once_for_each_token_and_kind(
+    store: TimedStore,
+) -> None:
+    """A handler may send partial results of an ended attempt in a loop."""
+    node, job = await running(store, slots=2)
+    await reply(store, node, job)
+    for _ in range(3):
+        assert await refusals_of_token(store, node, job, 1) == {"DUPLICATE_RESULT"}
+    refused = await logged(store, "ResultRefused")
+    assert [e.data.what for e in refused] == ["result", "partial", "extend"]
+    for attempt in range(2, 20):
+        (late,) = await store.send_partials(node.node, node.epoch, [(job, attempt, b"x")])
+        assert late is not None
+        assert late.code == "ATTEMPT_MISMATCH"
+    assert len(await logged(store, "ResultRefused")) == 16
+    await check(store)
+
+
+async def test_rule_21_refused_partials_are_not_recorded_under_backpressure(
+    store: TimedStore,
+) -> None:
+    """A function that may pass maxmemory adds nothing to the log that a node can repeat."""
+    node, job = await running(store)
+    await store.set_backpressure("memory", is_active=True, seen=90, limit=80)
+    (late,) = await store.send_partials(node.node, node.epoch, [(job, 2, b"x")])
+    assert late is not None
+    assert late.code == "ATTEMPT_MISMATCH"
+    assert not await logged(store, "ResultRefused")
+    await store.set_backpressure("memory", is_active=False, seen=70, limit=80)
+    await store.send_partials(node.node, node.epoch, [(job, 2, b"x")])
+    assert len(await logged(store, "ResultRefused")) == 1
+    await check(store)
+
+
 async def test_rule_21_an_unknown_job_is_refused_and_not_recorded(store: TimedStore) -> None:
     node, _ = await running(store)
     before = await store.types()
@@ -148,7 +182,10 @@ async def test_rule_23_a_job_ends_once(store: TimedStore) -> None:
     assert await reply(store, node, job, status="failed", code="X") == "DUPLICATE_RESULT"
     assert await reply(store, node, job, 2) == "ATTEMPT_MISMATCH"
     assert [e.body for e in await logged(store, "ResultDelivered")] == [text("first")]
-    assert len(await logged(store, "ResultRefused")) == 4
+    refused = await logged(store, "ResultRefused")
+    assert [(e.data.code, e.data.attempt) for e in refused] == [
+        ("DUPLICATE_RESULT", 1), ("ATTEMPT_MISMATCH", 2),
+    ]  # fmt: skip
     await check(store)
 
 

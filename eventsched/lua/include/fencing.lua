@@ -1,9 +1,11 @@
 -- fencing: whether a node may report on an attempt (rules 21, fencing; 23, one result per job). The
 -- fencing token is (node, epoch, attempt).
+-- include: call
 -- include: events
 -- include: jobs
 -- include: nodes
 local fencing = {}
+local refused_max = 16
 local ended_by_the_server = { JOB_TIMEOUT = true, NODE_LOST = true }
 
 -- Why the token is refused, or nil if it is the current token of a running job.
@@ -22,8 +24,15 @@ function fencing.refusal(job, node, epoch, attempt)
   return nil
 end
 
--- A refused report changes nothing, but the log records it.
+-- A refused report changes nothing, but the log records it: once for each token and kind of report,
+-- and at most 16 a job, because a handler can send partial results of an ended attempt in a loop.
+-- The job record has the recorded ones as `node/epoch/attempt/kind`, separated by commas.
 function fencing.record_refusal(job, node, epoch, attempt, what, code)
-  events.ResultRefused(job, node, epoch, attempt, what, code)
+  local mark = string.format('%s/%d/%d/%s,', node, epoch, attempt, what)
+  if string.find(',' .. job.refused, ',' .. mark, 1, true) then return end
+  local _, count = string.gsub(job.refused, ',', '')
+  if count >= refused_max then return end
+  jobs.set_refused(job, job.refused .. mark)
+  call.or_else(jobs.restore, events.ResultRefused, job, node, epoch, attempt, what, code)
 end
 return fencing

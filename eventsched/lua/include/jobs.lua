@@ -1,9 +1,10 @@
 -- jobs: the job record. Its existence is the idempotency key (rules 10, job identity; 11, one
 -- atomic dispatch). The record is one line,
---   status|attempt|node|epoch|at|deadline|place|outcome|core
+--   status|attempt|node|epoch|at|deadline|place|outcome|refused|core
 -- node, epoch: of the last attempt. at: when a running job was dispatched. deadline: when the lease
 -- of a running job ends, or the wait of a queued job. place: `priority,tag,entry` in the queue,
--- once the job has waited. core: JSON that never changes and that assignments repeat; of an ended
+-- once the job has waited. refused: the refused reports that the log has, as `fencing` writes them;
+-- mostly empty. core: JSON that never changes and that assignments repeat; of an ended
 -- job only the first fields, and the code.
 -- include: clock
 -- include: json
@@ -13,7 +14,7 @@
 local jobs = {}
 local as_text, as_number = numbers.text, numbers.value
 
-local record_pattern = '^(%a+)|(%d+)|([^|]*)|(%d*)|(%d*)|(%d*)|([^|]*)|([^|]*)|()'
+local record_pattern = '^(%a+)|(%d+)|([^|]*)|(%d*)|(%d*)|(%d*)|([^|]*)|([^|]*)|([^|]*)|()'
 local header_pattern = record_pattern
   .. '{"session":"([^"]+)","utterance":(%d+),"target":"([^"]+)",'
   .. '"delivery_no":(%d+),"tp":"([^"\\]*)"()'
@@ -29,7 +30,7 @@ function jobs.create(key, record, entry, target, delivery_no)
     session = entry.session, utterance = entry.utterance,
     target = target, delivery_no = delivery_no, tp = entry.tp, tenant = entry.tenant,
     turn = entry.turn, source = entry.source, features = entry.features, ms = entry.ms,
-    priority = entry.priority, node = '', epoch = nil, place = '', status = nil,
+    priority = entry.priority, node = '', epoch = nil, place = '', refused = '', status = nil,
     head = '{"session":"' .. entry.session .. '","utterance":' .. entry.utterance .. ',"target":"'
       .. target .. '","delivery_no":' .. delivery_no .. ',', rest = entry.rest,
   }
@@ -53,17 +54,17 @@ function jobs.load_header(key)
   local record = keys.of('job', key)
   local stored = redis.call('GET', record)
   if not stored then return nil end
-  local status, attempt, node, epoch, at, deadline, place, outcome, core_at, session, utterance,
-    target, delivery_no, tp, core_to = string.match(stored, header_pattern)
+  local status, attempt, node, epoch, at, deadline, place, outcome, refused, core_at, session,
+    utterance, target, delivery_no, tp, core_to = string.match(stored, header_pattern)
   if not status then
-    status, attempt, node, epoch, at, deadline, place, outcome, core_at =
+    status, attempt, node, epoch, at, deadline, place, outcome, refused, core_at =
       string.match(stored, record_pattern)
   end
   local job = {
     key = key, record = record, stored = stored, status = status, attempt = as_number[attempt],
     node = node, epoch = as_number[epoch], at = at, deadline = deadline, place = place,
-    outcome = outcome, core_at = core_at, session = session, utterance = utterance, target = target,
-    delivery_no = delivery_no, tp = tp, core_to = core_to,
+    outcome = outcome, refused = refused, core_at = core_at, session = session,
+    utterance = utterance, target = target, delivery_no = delivery_no, tp = tp, core_to = core_to,
   }
   if place ~= '' then
     local priority, tag, entry = string.match(place, '^(%d+),(%d+),(%d+)$')
@@ -107,7 +108,7 @@ end
 function jobs.fields(key)
   local stored = redis.call('GET', keys.of('job', key))
   if not stored then return nil end
-  local status, attempt, node, epoch, at, deadline, place, outcome, core_at =
+  local status, attempt, node, epoch, at, deadline, place, outcome, refused, core_at =
     string.match(stored, record_pattern)
   local text = string.sub(stored, core_at or 1)
   local is_readable, core = pcall(cjson.decode, text)
@@ -117,7 +118,7 @@ function jobs.fields(key)
   local priority, tag, entry = string.match(place, '^(%d+),(%d+),(%d+)$')
   return { status = status, attempt = attempt, node = node, epoch = epoch, dispatched = at,
     deadline = deadline, priority = priority, tag = tag, member = entry and entry .. ':' .. key,
-    outcome = outcome, code = core.code or '' }, core, text
+    outcome = outcome, refused = refused, code = core.code or '' }, core, text
 end
 
 -- The code of a job that has failed.
@@ -129,7 +130,13 @@ local function store(job, status, at, deadline, outcome, head, rest)
   job.status = status
   write('SET', job.record, status .. '|' .. as_text[job.attempt] .. '|' .. job.node .. '|'
     .. (job.epoch and as_text[job.epoch] or '') .. '|' .. at .. '|' .. deadline .. '|' .. job.place
-    .. '|' .. outcome .. '|' .. head .. rest .. '}')
+    .. '|' .. outcome .. '|' .. job.refused .. '|' .. head .. rest .. '}')
+end
+
+-- The job record names these refused reports. The job is as this call has loaded it.
+function jobs.set_refused(job, refused)
+  local before = string.sub(job.stored, 1, job.core_at - #job.refused - 2)
+  write('SET', job.record, before .. refused .. '|' .. string.sub(job.stored, job.core_at))
 end
 
 -- The job runs on the node until `deadline`, which is text.
