@@ -20,6 +20,9 @@
     │   │   └── CommandRefused    the server refuses a command that eventsched needs
     │   └── UnexpectedReply       an error reply that means a defect, or foreign data
     ├── NotFound                  no such session, group, job or node
+    ├── Unauthenticated           UNAUTHENTICATED: no token, or one that is not acceptable
+    ├── Forbidden                 FORBIDDEN: the role of the token may not do this
+    ├── TokenKeyError             a key of tokens cannot be read, or is not acceptable
     ├── KeyMissing                the key of an encrypted session is not in the key store
     ├── KeyStoreError             no key store is named, or it cannot be used
     ├── DecryptionError           ciphertext does not decrypt
@@ -80,6 +83,22 @@ class CellUnknown(ServerAway):
 
 class NotFound(EventschedError):
     """Raised when no such session, group, job or node exists."""
+
+
+class Unauthenticated(EventschedError):
+    """Raised when a caller shows no token, or one that is not acceptable."""
+
+    code = "UNAUTHENTICATED"
+
+
+class Forbidden(EventschedError):
+    """Raised when the role of a token may not do what its bearer asks for."""
+
+    code = "FORBIDDEN"
+
+
+class TokenKeyError(EventschedError):
+    """Raised when a key that signs or verifies tokens cannot be read, or is not acceptable."""
 
 
 class KeyMissing(EventschedError):

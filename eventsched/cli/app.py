@@ -43,6 +43,7 @@ COMMANDS = {
     "query": "Query the archive with SQL.",
     "audit": "Verify an archive, or prove that it contains an event.",
     "erase": "Erase encrypted sessions by destroying their keys.",
+    "token": "Make keys that sign tokens, and issue tokens for gateways.",
     "dead-letters": "List dead letters, or retry one.",
     "loadtest": "Replay recorded conversations as load and check the outcomes.",
     "demo": "Run a demonstration with real speech.",

@@ -18,7 +18,7 @@ BASE = "the root of eventsched"
 LAYERS = (
     (BASE,),
     ("schema",),
-    ("audio", "encryption"),
+    ("audio", "encryption", "tokens"),
     ("server",),
     ("store",),
     ("client", "projection"),
