@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import msgspec.inspect
 
 from eventsched.schema.settings import PREFIX, Settings
+from eventsched.server.choice import PRECEDENCE
 
 UNITS = {
     "Ms": "ms",
@@ -53,6 +54,16 @@ jobs; [operations.md](operations.md) describes when to change which setting.
 
 | setting | default | unit | least | most | meaning |
 |---|---:|---|---:|---:|---|
+"""
+SERVER = """
+## The server
+
+Every process finds its server in the same way, whether it is a program with
+`eventsched.connect()`, a command, or a node that is started by either. The first row that is set
+counts; an empty variable counts as not set. A command takes its options before or after its name.
+
+| order | library | command | server |
+|---:|---|---|---|
 """
 
 
@@ -110,4 +121,9 @@ def _source() -> tuple[dict[str, str], dict[str, str]]:
 
 def settings_page() -> str:
     """Return the text of docs/settings.md."""
-    return HEAD + "\n".join(setting.row() for setting in described()) + "\n"
+    settings = [setting.row() for setting in described()]
+    servers = [
+        f"| {order} | {each.library} | {each.command} | {each.meaning} |"
+        for order, each in enumerate(PRECEDENCE, 1)
+    ]
+    return HEAD + "\n".join(settings) + "\n" + SERVER + "\n".join(servers) + "\n"

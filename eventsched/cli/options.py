@@ -37,7 +37,7 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="DIR",
-        help="Data folder of the server, without a URL [EVENTSCHED_DATA, else ./.eventsched].",
+        help="Data folder of the embedded server [EVENTSCHED_DATA, else ./.eventsched].",
     ),
 ]
 Keys = Annotated[
@@ -96,16 +96,15 @@ class Options:
     quiet: bool = False
 
     def merged_with(self, outer: Options) -> Options:
-        """Return these options; missing ones come from `outer`, then from the environment.
+        """Return these options; missing ones come from `outer`.
 
         Args:
             outer: the options before the command's name.
         """
-        folder = os.environ.get("EVENTSCHED_DATA")
         return replace(
             self,
             url=self.url or outer.url,
-            data=self.data or outer.data or (Path(folder) if folder else None),
+            data=self.data or outer.data,
             json=self.json or outer.json,
             verbose=self.verbose + outer.verbose,
             quiet=self.quiet or outer.quiet,
@@ -151,11 +150,12 @@ class Options:
 
     def _names_server(self) -> bool:
         """Whether a server is named, or the default data folder had one."""
-        from eventsched.server.embedded import DEFAULT_DATA
+        from eventsched.server.choice import DATA_VARIABLE, choose_server
         from eventsched.server.folder import PROGRAM
 
-        named = self.url or self.data or os.environ.get("EVENTSCHED_URL")
-        return bool(named) or (DEFAULT_DATA / PROGRAM).exists()
+        choice = choose_server(self.url, self.data)
+        is_named = choice.url or self.data or os.environ.get(DATA_VARIABLE)
+        return bool(is_named) or (choice.folder / PROGRAM).exists()
 
 
 def root(

@@ -81,12 +81,11 @@ async def _role_problems(connection: Connection, role: str) -> list[str]:
     """Return the problems of one role; a few reads for each cell."""
     from eventsched.history.problems import role_problems
     from eventsched.history.roles import read_roles
-    from eventsched.history.status import read_now
 
     return [
         f"{store.cell}: {problem}"
         for store in connection.stores.values()
-        for problem in role_problems(await read_roles(store, await read_now(store), [role]))
+        for problem in role_problems(await read_roles(store, await store.read_now(), [role]))
     ]
 
 

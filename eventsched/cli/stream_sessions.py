@@ -44,7 +44,7 @@ CHUNK_BYTES = RATE // 10 * 2
 MS_BYTES = CHUNK_BYTES // 100
 SLICE_BYTES = 10 * CHUNK_BYTES
 """Audio of one call without --realtime: 1 s."""
-HINT_S = 5.0
+HINT_S = 10.0
 """Time without any outcome after which a hint is printed."""
 BACKPRESSURE_NOTE_S = 10.0
 """Time between two notes about backpressure."""
@@ -267,12 +267,12 @@ class Streams:
                 self._note("no more audio; waiting for outcomes (Ctrl-C again to stop at once)")
 
     async def _hint(self) -> None:
-        """Print a hint if no outcome arrives: a dispatcher or a node may be missing."""
+        """Print a hint if no outcome arrives. The client itself reports a missing dispatcher."""
         if self._realtime:
             return
         await anyio.sleep(HINT_S)
         if not self._ended:
-            self._note("no outcome yet: see `eventsched status` for roles, nodes and waiting jobs")
+            self._note("no outcome yet: see `eventsched status` for nodes and waiting jobs")
 
     # --- output -----------------------------------------------------------------------------
 

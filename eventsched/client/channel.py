@@ -3,7 +3,7 @@
 Owns: batching of appends and finalizes over all sessions, the reader of their outboxes, keepalives,
 the present owner of each session in this client, the end of sessions whose block did not see it.
 Must not: number or resend chunks (append_buffer.py, session.py).
-Read next: store/batcher.py, subscription.py, session.py.
+Read next: store/batcher.py, subscription.py, session.py, wait_notice.py.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import anyio.abc
 import structlog
 
 from eventsched.client.subscription import Subscription, SubscriptionReader
+from eventsched.client.wait_notice import WaitNotice
 from eventsched.errors import Refused, SessionClosedError, SessionSuperseded, SessionUnknown
 from eventsched.store.batcher import Batcher
 from eventsched.store.cell import Store
@@ -73,6 +74,7 @@ class CellMultiplexer:
         self._producers: dict[str, Producer] = {}
         """The present owner of each session, by id of the session."""
         self._tasks: anyio.abc.TaskGroup | None = None
+        self._wait_notice = WaitNotice(store)
         self._keepalive_s: float = KEEPALIVE_S
         self._ticks = 0
 
@@ -152,7 +154,9 @@ class CellMultiplexer:
             await self.store.transport.sleep(TICK_S)
             for producer in self._producers.values():
                 producer.quiet_s += 1
+            waited_s = self.listener.count_second()
             async with backoff.attempt():
+                await self._wait_notice.look(waited_s)
                 if self._producers:
                     due_s = await self._keepalive_due_s()
                     due = [p for p in self._producers.values() if p.quiet_s >= due_s]

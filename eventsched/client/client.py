@@ -88,10 +88,10 @@ async def connect(
     A server without cells gets them. Whether the server is a cluster is detected.
 
     Args:
-        url: Address of the server: `redis://`, `rediss://` or `unix://`. Default: EVENTSCHED_URL,
-            else the embedded server in the folder `data`.
-        data: Folder of the embedded server, `./.eventsched` by default. A server is started there
-            if none runs, and ends with its last user.
+        url: Address of the server: `redis://`, `rediss://` or `unix://`.
+        data: Folder of an embedded server. A server is started there if none runs, and ends with
+            its last user. Without both arguments the server is the one of EVENTSCHED_URL, else of
+            the folder EVENTSCHED_DATA, else of `./.eventsched`, as for every command.
         cells: Number of cells of a server that has none yet (default 1).
         settings: Settings that replace those of the cells, by name, as whole numbers.
         keys: Key store for encrypted sessions, or the path of a key folder. Default: the folder

@@ -484,7 +484,8 @@ class Session:
         self._channel.listener.interrupt(subscription)
         settings = await Backoff(store.transport).call(store.read_settings)
         wait_s = settings.close_wait_ms / 1_000 + CLOSE_MARGIN_S
-        return await happens_within(store.transport, wait_s, subscription.closed)
+        with subscription.awaited():
+            return await happens_within(store.transport, wait_s, subscription.closed)
 
     async def _request_close(self) -> None:
         """Send the audio that may not have arrived, and request the close."""

@@ -10,7 +10,8 @@ Read next: outbox_entry.py (the form of an entry), session.py (`results`).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 
 import anyio
@@ -59,6 +60,10 @@ class Subscription:
         self.closed = anyio.Event()
         self.refusal: Refused | None = None
         """Why nothing more is taken from it."""
+        self.waiters = 0
+        """How many calls wait for its next entry or for its end."""
+        self.waited_s = 0
+        """Seconds since the first of them began to wait."""
         self._last_id = after
         """Position after the entries that were added."""
         self._bookmark = "" if after == START else after
@@ -159,7 +164,19 @@ class Subscription:
         """Return when there may be an entry to take."""
         if not self._entries:
             self._arrived = anyio.Event()
-            await self._arrived.wait()
+            with self.awaited():
+                await self._arrived.wait()
+
+    @contextmanager
+    def awaited(self) -> Iterator[None]:
+        """A call waits during the block."""
+        if not self.waiters:
+            self.waited_s = 0
+        self.waiters += 1
+        try:
+            yield
+        finally:
+            self.waiters -= 1
 
 
 class _Shard:
@@ -303,6 +320,18 @@ class SubscriptionReader:
         shard = self._shard_of.get(self._key(subscription))
         if shard is not None:
             shard.interrupt()
+
+    def count_second(self) -> int:
+        """A second has passed. Return the seconds since the longest wait began; 0 without one."""
+        waiting = [
+            subscription
+            for shard in self._shards
+            for subscription in shard.subscriptions.values()
+            if subscription.waiters
+        ]
+        for subscription in waiting:
+            subscription.waited_s += 1
+        return max((subscription.waited_s for subscription in waiting), default=0)
 
     async def run(self) -> None:
         """Read until cancelled."""

@@ -98,16 +98,6 @@ async def read_status(connection: Connection) -> SystemStatus:
     )
 
 
-async def read_now(store: Store) -> int:
-    """Return the current time of a cell's clock, as its scripts compute it."""
-    clock = await store.read_clock()
-    if clock.is_manual:
-        return clock.last_ms
-    seconds, micros = await store.transport.command("TIME", key=store.keys.clock)
-    now = int(seconds) * 1_000 + int(micros) // 1_000 + clock.offset_ms
-    return max(now, clock.last_ms)
-
-
 class _CellReader:
     """Reads the status of one cell."""
 
@@ -119,7 +109,7 @@ class _CellReader:
 
     async def read(self) -> CellStatus:
         """Return the status of the cell."""
-        self._now_ms = await read_now(self._store)
+        self._now_ms = await self._store.read_now()
         counters = await self._store.read_hash(self._keys.counters)
         settings = settings_of(await self._store.read_hash(self._keys.settings))
         classes = await read_classes(self._store, self._now_ms)

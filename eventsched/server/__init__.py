@@ -1,6 +1,7 @@
 """The Redis server: a named one, or one that is started in a data folder and ends with its users.
 
-embedded.py   use() and using(): the URL of a server during a block     (start here)
+choice.py     which server a process uses                              (start here)
+embedded.py   use() and using(): the URL of a server during a block
 discovery.py  the choice of the server program      launch.py    starting it, waiting for it
 watchdog.py   the process that ends it              locks.py     file locks
 folder.py     checks of the data folder             commands.py  the commands that eventsched needs

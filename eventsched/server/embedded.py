@@ -1,8 +1,8 @@
 """The server of this process: a named server, or one that is shared through a data folder.
 
-Owns: finding the server, starting the one of a data folder.
-Never does: end the server (watchdog.py), open clients (store/client.py).
-Read next: launch.py, watchdog.py.
+Owns: joining the server of a data folder, and starting it.
+Never does: choose the server (choice.py), end it (watchdog.py), open clients (store/client.py).
+Read next: choice.py, launch.py, watchdog.py.
 
 Without a URL, all processes with the same data folder use the same server. It runs as long as one
 of them does. Three file locks in the folder coordinate the processes. The kernel releases the locks
@@ -38,6 +38,7 @@ from eventsched.errors import ServerUnavailable
 from eventsched.private_files import read_private, replace_private
 from eventsched.schema.validation import check_url
 from eventsched.server import watchdog
+from eventsched.server.choice import choose_server
 from eventsched.server.discovery import find
 from eventsched.server.folder import PROGRAM, open_data_folder
 from eventsched.server.launch import (
@@ -53,7 +54,6 @@ from eventsched.server.locks import FileLock
 
 Fsync: TypeAlias = Literal["everysec", "always"]
 
-DEFAULT_DATA = Path(".eventsched")
 _PROGRAM_BYTES_MAX = 4_096
 ENCODING_OPTIONS = {"stream-node-max-bytes": "8192", "zset-max-listpack-entries": "16"}
 """Options for the encoding of streams and sorted sets, with values other than the defaults.
@@ -78,20 +78,20 @@ def using(
     """Yield the URL of a server that runs during the block.
 
     Args:
-        url: a server that is managed elsewhere; the default is EVENTSCHED_URL.
-        data: without a URL, the data folder whose server is joined or started; its data outlive
-            the server. The default is ./.eventsched.
+        url: a server that is managed elsewhere.
+        data: the data folder whose server is joined or started; its data outlive the server.
+            Without both, `choose_server` finds the server in the environment.
         fsync: when a started server writes its append-only file to the disk.
 
     Raises:
         InvalidMessage: the URL is not valid.
         ServerUnavailable: the server cannot be joined or started.
     """
-    named = url or os.environ.get("EVENTSCHED_URL")
-    if named:
-        yield check_url(named)
+    choice = choose_server(url, data)
+    if choice.url:
+        yield check_url(choice.url)
         return
-    user = _User(data or DEFAULT_DATA, fsync)
+    user = _User(choice.folder, fsync)
     try:
         yield user.join()
     finally:
@@ -103,11 +103,11 @@ async def use(
     url: str | None = None, *, data: Path | None = None, fsync: Fsync = "everysec"
 ) -> AsyncIterator[str]:
     """Like `using`, without blocking the event loop while a server starts or stops."""
-    named = url or os.environ.get("EVENTSCHED_URL")
-    if named:
-        yield check_url(named)
+    choice = choose_server(url, data)
+    if choice.url:
+        yield check_url(choice.url)
         return
-    user = _User(data or DEFAULT_DATA, fsync)
+    user = _User(choice.folder, fsync)
     try:
         yield await to_thread.run_sync(user.join)
     finally:

@@ -44,3 +44,12 @@ class Store(SessionCommands, NodeCommands, RoleCommands):
         value = await self.transport.command("GET", self.keys.clock, key=self.keys.clock)
         mode, offset, last, _ = (value or b"|0|0|").decode().split("|")
         return Clock(mode == "manual", int(offset), int(last))
+
+    async def read_now(self) -> int:
+        """Return the current time of the cell's clock in ms, as its scripts compute it."""
+        clock = await self.read_clock()
+        if clock.is_manual:
+            return clock.last_ms
+        seconds, micros = await self.transport.command("TIME", key=self.keys.clock)
+        now = int(seconds) * 1_000 + int(micros) // 1_000 + clock.offset_ms
+        return max(now, clock.last_ms)

@@ -7,7 +7,6 @@ Read next: cell.py (the calls), client.py (the checks), schema/keys.py.
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -30,7 +29,8 @@ from eventsched.errors import (
 from eventsched.schema import keys
 from eventsched.schema.settings import Settings, parse_settings
 from eventsched.schema.validation import check_between
-from eventsched.server.embedded import DEFAULT_DATA, use
+from eventsched.server.choice import DATA_VARIABLE, URL_VARIABLE, choose_server
+from eventsched.server.embedded import use
 from eventsched.server.folder import PROGRAM
 from eventsched.store.access import check_access
 from eventsched.store.cell import Store
@@ -101,8 +101,9 @@ async def open_connection(
     """Find the server, or start one in `data`, and make sure that its cells exist.
 
     Args:
-        url: The server; without it EVENTSCHED_URL, else an embedded server in `data`.
-        data: Folder of the embedded server.
+        url: Address of the server.
+        data: Folder of an embedded server. Without both, `choose_server` finds the server in the
+            environment.
         create: Create missing cells. Without it the cells must exist, and an embedded server is
             started only if `data` has the data of an earlier one.
         cells: Number of cells of a new server (default 1); an existing server must have as many.
@@ -115,12 +116,12 @@ async def open_connection(
     if cells is not None:
         check_between("cells", cells, 1, CELLS_MAX)
     new_settings = parse_settings(settings or {})
-    is_named = bool(url or os.environ.get("EVENTSCHED_URL"))
-    if not (create or is_named):
-        _check_folder(data or DEFAULT_DATA)
+    choice = choose_server(url, data)
+    if not (create or choice.url):
+        _check_folder(choice.folder)
     async with use(url, data=data) as address:
         backoff = Backoff(EventLoopTime(), log, server=display_url(address))
-        errors = ServerAway if wait and is_named else ()
+        errors = ServerAway if wait and choice.url else ()
         while True:
             async with AsyncExitStack() as stack, backoff.attempt(errors):
                 connection = await _connect(stack, address, create, cells, new_settings)
@@ -163,7 +164,7 @@ def _check_folder(folder: Path) -> None:
     if not (folder / PROGRAM).exists():
         raise ServerUnavailable(
             f"no server has run in {folder}: start one with `eventsched up`, "
-            f"or say where it is with --data or --url"
+            f"or name the server with --url, --data, {URL_VARIABLE} or {DATA_VARIABLE}"
         )
 
 

@@ -7,7 +7,6 @@ from typing import Any
 from structlog.testing import capture_logs
 
 from eventsched.history.roles import RoleStatus, read_roles
-from eventsched.history.status import read_now
 from eventsched.roles import runner
 from eventsched.roles.presence import PresenceRenewer
 from eventsched.roles.runner import Loops, Process, running
@@ -19,7 +18,7 @@ from tests.systems import until
 
 
 async def role(store: Store, name: str) -> RoleStatus:
-    listed = await read_roles(store, await read_now(store))
+    listed = await read_roles(store, await store.read_now())
     return next(each for each in listed if each.name == name)
 
 

@@ -80,9 +80,9 @@ def setting(url: str, name: str) -> str:
 
 async def test_named_server_is_used_as_it_is(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVENTSCHED_URL", "rediss://env:1")
-    with using("redis://given:1", data=data) as argument, using(data=data) as from_environment:
+    with using("redis://given:1", data=data) as argument, using() as from_environment:
         assert (argument, from_environment) == ("redis://given:1", "rediss://env:1")
-        async with use(data=data) as url:
+        async with use() as url:
             assert url == from_environment
     assert os.listdir(data.parent) == []
 
