@@ -22,6 +22,15 @@ Names = Annotated[
     list[str],
     typer.Argument(metavar="NAME…", help="session, group, job, node or another read model."),
 ]
+AllowFailures = Annotated[
+    int,
+    typer.Option(
+        "--allow-failures",
+        metavar="N",
+        min=0,
+        help="Switch even if up to N events cannot be folded; they are left out.",
+    ),
+]
 COUNTS = {"entries": "FOLDED", "skipped": "NOT FOLDABLE", "dropped": "OLD RECORDS"}
 
 
@@ -30,11 +39,14 @@ class RebuildRunning(EventschedError):
 
 
 @command
-async def rebuild(options: Options, names: Names, archive: Archive = None) -> None:
+async def rebuild(
+    options: Options, names: Names, archive: Archive = None, allow_failures: AllowFailures = 0
+) -> None:
     """Rebuild read models from the log and switch readers to the new records.
 
     The system may run meanwhile: readers use the old records until the new ones have caught up.
-    Entries that were trimmed from the log are read from the archive.
+    Entries that were trimmed from the log are read from the archive. If an event cannot be folded,
+    the old records stay live, the first failures are printed, and the exit code is 1.
     """
     from eventsched.archive.layout import ArchiveFolder
     from eventsched.cli.output import console, print_json
@@ -47,7 +59,7 @@ async def rebuild(options: Options, names: Names, archive: Archive = None) -> No
     async with options.connect() as connection:
         for store in connection.stores.values():
             for projection_set, set_names in selection:
-                counts = await _rebuild(store, projection_set, set_names, folder)
+                counts = await _rebuild(store, projection_set, set_names, folder, allow_failures)
                 rebuilds.append({"cell": store.cell, "set": projection_set.name} | counts)
                 revisions = ", ".join(
                     f"{name} {revision}" for name, revision in counts["revisions"].items()
@@ -76,7 +88,11 @@ def _select(names: list[str]) -> list[tuple[ProjectionSet, list[str]]]:
 
 
 async def _rebuild(
-    store: Store, projection_set: ProjectionSet, names: list[str], archive: ArchiveFolder | None
+    store: Store,
+    projection_set: ProjectionSet,
+    names: list[str],
+    archive: ArchiveFolder | None,
+    failures_max: int,
 ) -> dict[str, Any]:
     from eventsched.cli.output import progress
     from eventsched.history.log import History
@@ -88,8 +104,9 @@ async def _rebuild(
         projection_store = ProjectionStore(store.transport, store.cell)
         history = await History.open(projection_store, archive, projection_set)
         rebuild = Rebuild(
-            projection_store, projection_set, names, history=history, progress=set_progress
-        )
+            projection_store, projection_set, names,
+            history=history, progress=set_progress, failures_max=failures_max,
+        )  # fmt: skip
         outcome = await rebuild.run()
     if outcome is None:
         raise RebuildRunning(f"a rebuild of {projection_set.name} is running in {store.cell}; wait")

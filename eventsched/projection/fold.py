@@ -11,7 +11,9 @@ Read next: roles/projector.py, roles/rebuild.py and audit/verify.py (the callers
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import msgspec
@@ -61,6 +63,11 @@ class FailedEvent(msgspec.Struct, frozen=True):
     """
     too_large: frozenset[str] = frozenset()
     """The records that would be too large, if nothing else failed."""
+
+    @property
+    def is_of_projection(self) -> bool:
+        """Whether a projection failed, and not the entry: every decoder refuses such an entry."""
+        return bool(self.too_large) or not self.is_permanent
 
 
 Change: TypeAlias = "tuple[ProjectionState, str, Any, int]"
@@ -306,7 +313,12 @@ _PERMANENT = (UnreadableText, RecordTooLarge)
 
 
 def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    """The type and the text of an error of a projection, and the file and line that raised it."""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, _PERMANENT):  # raised here, and the text says all
+        return text
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{text} ({'/'.join(Path(frame.filename).parts[-2:])}:{frame.lineno})"
 
 
 def decode_event(entry: Entry) -> Event | FailedEvent:

@@ -42,7 +42,7 @@ from eventsched.projection.store import (
 )
 from eventsched.roles.rebuild import Rebuild, RebuildFailed
 from eventsched.schema.ids import START
-from eventsched.store.retry import Backoff
+from eventsched.store.retry import Backoff, first_error
 from eventsched.store.transport import Entry
 
 LEASE_MS = 1_500
@@ -306,10 +306,10 @@ class Projector:
             history = await History.open(self._store, self._archive, self.set)
             rebuild = Rebuild(self._store, self.set, outdated, history=history, owner=self._owner)
             return await rebuild.run() is not None
-        except (RebuildFailed, ArchiveError) as error:
-            self._log.error("cannot rebuild", reason=str(error))
-            await self._store.transport.sleep(REBUILD_RETRY_S)
-            return False
+        except* (RebuildFailed, ArchiveError) as group:
+            self._log.error("cannot rebuild", reason=str(first_error(group)))
+        await self._store.transport.sleep(REBUILD_RETRY_S)
+        return False
 
     async def release(self) -> None:
         """Release the lease, if this projector has it."""

@@ -24,7 +24,7 @@ from msgspec.structs import replace
 from eventsched.errors import EventschedError
 from eventsched.history.log import History
 from eventsched.projection.batch import BatchProcessor
-from eventsched.projection.fold import Folding
+from eventsched.projection.fold import FailedEvent, Folding
 from eventsched.projection.protocol import Projection, ProjectionSet
 from eventsched.projection.store import Changes, ProjectionStore, Save, SetLease
 from eventsched.schema.ids import START, parse_id
@@ -41,8 +41,44 @@ Progress = Callable[[int], None]
 """Called with the number of entries folded so far."""
 
 
+FAILURES_SHOWN_MAX = 5
+"""Events that could not be folded which the result and the error of a rebuild name."""
+
+
 class RebuildFailed(EventschedError):
     """Raised when the new revisions were not promoted. The live revisions are unchanged."""
+
+
+class RebuildFailure(msgspec.Struct, frozen=True, kw_only=True):
+    """A log entry that a projection could not fold in a rebuild."""
+
+    id: str
+    type: str
+    """Type of the event."""
+    projections: tuple[str, ...]
+    """The projections that failed."""
+    reason: str
+    """The error, with the file and the line of the projection that raised it."""
+
+    def __str__(self) -> str:
+        """Return the failure as one line."""
+        return f"{self.type} {self.id}: {self.reason}"
+
+
+class TooManyFailures(RebuildFailed):
+    """Raised when projections could not fold more events than are allowed.
+
+    Attributes:
+        failures: The first of these events.
+    """
+
+    def __init__(self, names: Sequence[str], failures: Sequence[RebuildFailure]) -> None:
+        self.failures = failures
+        listed = "; ".join(map(str, failures))
+        super().__init__(
+            f"{', '.join(names)}: events that cannot be folded: {listed}; the old records stay "
+            "live: correct the read model, or leave these events out with --allow-failures N"
+        )
 
 
 class RebuildResult(msgspec.Struct, frozen=True):
@@ -55,6 +91,8 @@ class RebuildResult(msgspec.Struct, frozen=True):
     """Entries that could not be folded."""
     dropped: int
     """Old records that were removed."""
+    failures: Sequence[RebuildFailure] = ()
+    """The first FAILURES_SHOWN_MAX of the events that a projection could not fold."""
 
 
 class Rebuild:
@@ -67,6 +105,9 @@ class Rebuild:
         history: The log with the archive that has its trimmed entries; by default the log alone.
         owner: Identifies this rebuild as owner of the lease; random by default.
         progress: Called after every batch.
+        failures_max: The most events that a projection may fail to fold. Entries that no projection
+            could fold, because no decoder reads them or their text, are left out as in the live
+            fold.
 
     Raises:
         RebuildFailed: The set has no projection of such a name.
@@ -81,6 +122,7 @@ class Rebuild:
         history: History | None = None,
         owner: str | None = None,
         progress: Progress | None = None,
+        failures_max: int = 0,
     ) -> None:
         self.set = projection_set
         self.projections = [each for each in projection_set.projections if each.name in names]
@@ -92,12 +134,17 @@ class Rebuild:
         self._history = history or History(store, None, projection_set)
         self._owner = owner or secrets.token_hex(8)
         self._progress = progress or (lambda _: None)
-        self._entries = self._skipped = 0
+        self._failures_max = failures_max
+        self._failures: list[RebuildFailure] = []
+        self._entries = self._skipped = self._failed = 0
 
     async def run(self) -> RebuildResult | None:
         """Fold, promote, drop old records. Return None if another rebuild of the set is running.
 
+        An error may be in a group of errors.
+
         Raises:
+            TooManyFailures: Projections could not fold more than `failures_max` events.
             RebuildFailed: The new revisions were not promoted.
             ArchiveError: Trimmed entries are in an archive that was not passed.
         """
@@ -116,7 +163,7 @@ class Rebuild:
         names = [each.name for each in self.projections]
         by_name = dict(zip(names, revisions, strict=True))
         _log.info("rebuilt", revisions=by_name, entries=self._entries, skipped=self._skipped)
-        return RebuildResult(by_name, self._entries, self._skipped, dropped)
+        return RebuildResult(by_name, self._entries, self._skipped, dropped, self._failures)
 
     async def _check_complete(self) -> None:
         """Raise unless the history has every entry since the first."""
@@ -161,7 +208,7 @@ class Rebuild:
             async for entries in receive:
                 batch = await batches.fold(entries)
                 self._entries += batch.count
-                self._skipped += len(batch.dead_letters) + len(batch.repeated)
+                self._count_failures([*batch.dead_letters, *batch.repeated])
                 if batch.to == upto:
                     await self._save(lease, checkpoint, batches.writes(), batch.to)
                     batches.saved()
@@ -170,6 +217,25 @@ class Rebuild:
                     await self._save(lease, checkpoint, evicted, checkpoint)
                 self._progress(self._entries)
         return checkpoint
+
+    def _count_failures(self, skipped: Sequence[FailedEvent]) -> None:
+        """Count the entries that are left out. Raises TooManyFailures."""
+        self._skipped += len(skipped)
+        for each in skipped:
+            if each.event is not None and each.is_of_projection:
+                self._failed += 1
+                self._failures.append(
+                    RebuildFailure(
+                        id=each.id,
+                        type=each.event.type,
+                        projections=each.projections,
+                        reason=each.reason,
+                    )
+                )
+        del self._failures[FAILURES_SHOWN_MAX:]
+        if self._failed > self._failures_max:
+            names = [each.name for each in self.projections]
+            raise TooManyFailures(names, self._failures)
 
     async def _read_ahead(
         self, send: MemoryObjectSendStream[Sequence[Entry]], after: str, upto: str

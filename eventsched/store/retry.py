@@ -79,7 +79,7 @@ class Backoff:
         try:
             yield
         except* errors as group:
-            error = _first_of(group)
+            error = first_error(group)
         if error is not None:
             self._report(error)
             await self._pause(PAUSE_S_MAX)
@@ -109,7 +109,8 @@ class Backoff:
         await self._time.sleep(pause_s * random.uniform(0.5, 1.0))
 
 
-def _first_of(error: BaseException) -> Any:
+def first_error(error: BaseException) -> Any:
+    """Return the first error of a group, at any depth; any other error itself."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 import projections
 from eventsched.audit.verify import Verifier
@@ -18,17 +19,23 @@ from eventsched.projection.installed import load_core
 from eventsched.projection.protocol import Projection, ProjectionSet, record_codec
 from eventsched.projection.store import Changes, ProjectionStore, Put, Save, SetLease
 from eventsched.roles.projector import BLOCK_MS, LEASE_MS, LINGER_MS, Projector, StepResult
-from eventsched.roles.rebuild import Rebuild
+from eventsched.roles.rebuild import (
+    FAILURES_SHOWN_MAX,
+    Rebuild,
+    RebuildResult,
+    TooManyFailures,
+)
 from eventsched.schema import codec
 from eventsched.schema.codec import UndecodableEvent, encode
 from eventsched.schema.events import FIELDS, Event, ResultRecorded
 from eventsched.schema.ids import START
 from eventsched.schema.keys import name_of
 from eventsched.store.replies import named_fields_of
+from eventsched.store.retry import first_error
 from eventsched.store.transport import Arg, Entry
 from projections.session import Session, Sessions
 from tests.fixtures_store import TimedStore
-from tests.projector.counts import COUNTS, UtteranceCount
+from tests.projector.counts import COUNTS, Counts, UtteranceCount
 from tests.scripts.calls import chunk
 from tests.stream_entries import LOG_BODY, replace_value
 from tests.systems import until
@@ -583,7 +590,9 @@ async def test_poison_is_a_dead_letter_with_its_reason_after_three_tries(store: 
     (dead,) = await dead_of(store)
     (bad,) = await store.log("ResultDelivered")
     assert (dead["from"], dead["id"], dead["k"]) == ("log", bad.id, "ResultDelivered")
-    assert dead["reason"] == "ValueError: no ResultDelivered, please"
+    line = Picky.apply.__code__.co_firstlineno + 2
+    place = f"projector/test_projector.py:{line}"
+    assert dead["reason"] == f"ValueError: no ResultDelivered, please ({place})"
     context = msgspec.json.decode(dead["d"])
     assert context == {"set": "picky", "projections": ["picky"], "tries": 3}
 
@@ -841,7 +850,8 @@ async def test_an_event_that_makes_a_record_too_large_is_a_dead_letter_that_name
         await redis.xadd(store.keys.log, encode(event), id=f"{store.at_ms}-*")
     await fold_all(projector_of(store, of=TRANSCRIPT))
     if is_rebuilt:
-        report = await Rebuild(views_of(store), TRANSCRIPT, ["transcript"]).run()
+        rebuild = Rebuild(views_of(store), TRANSCRIPT, ["transcript"], failures_max=3)
+        report = await rebuild.run()
         assert report is not None
         assert report.skipped == 3
     revision = await views_of(store).active_revision("transcript")
@@ -933,6 +943,88 @@ async def test_a_rebuild_without_any_projector_ever_is_as_empty_as_the_live_view
     assert report is not None
     assert report.entries == 0
     assert await fold_all(projector_of(store)) == len(await store.log())
+
+
+class BrokenCount(Counts):
+    """A newer version of the counts whose fold of two speakers fails."""
+
+    version = 2
+
+    def apply(self, view: UtteranceCount, event: Event) -> UtteranceCount:
+        if event.session.endswith(("s2", "s4")):
+            raise KeyError("speaker")
+        return super().apply(view, event)
+
+
+BROKEN = ProjectionSet("counts", (BrokenCount(),))
+
+
+async def rebuild_broken(store: TimedStore, failures_max: int) -> RebuildResult | None:
+    rebuild = Rebuild(views_of(store), BROKEN, ["counts"], failures_max=failures_max)
+    try:
+        return await rebuild.run()
+    except* TooManyFailures as group:
+        error: TooManyFailures = first_error(group)
+    raise error
+
+
+@pytest.mark.parametrize("failures_max", [0, 5])
+async def test_a_rebuild_does_not_switch_to_a_view_that_lacks_events(
+    store: TimedStore, failures_max: int
+) -> None:
+    """Speakers 2 and 4 speak three times each. The error names events, files and lines."""
+    await take_turns(store)
+    with pytest.raises(TooManyFailures) as failed:
+        await rebuild_broken(store, failures_max)
+    assert await views_of(store).active_revision("counts") == "1.1"
+    assert await counted(store) == [3, 3, 3, 3]
+    bad = [each.id for each in await store.log("UtteranceFinalized") if each.session[-1] in "24"]
+    line = BrokenCount.apply.__code__.co_firstlineno + 2
+    reason = f"KeyError: 'speaker' (projector/test_projector.py:{line})"
+    failures = failed.value.failures
+    assert [each.id for each in failures] == bad[:FAILURES_SHOWN_MAX]
+    assert {(each.type, each.projections, each.reason) for each in failures} == {
+        ("UtteranceFinalized", ("counts",), reason)
+    }
+    assert f"UtteranceFinalized {bad[0]}: {reason}" in str(failed.value)
+    assert "--allow-failures" in str(failed.value)
+
+
+async def test_a_rebuild_switches_if_as_many_failures_are_allowed(store: TimedStore) -> None:
+    await take_turns(store)
+    result = await rebuild_broken(store, 6)
+    assert result is not None
+    assert (result.skipped, len(result.failures)) == (6, FAILURES_SHOWN_MAX)
+    assert await views_of(store).active_revision("counts") == "2.2"
+    assert await views_of(store).load("counts", "2.2", ["s2"]) == [{}]
+
+
+async def test_an_entry_that_no_decoder_reads_does_not_stop_a_rebuild(
+    store: TimedStore, redis: Any
+) -> None:
+    """As an event of a later release: no read model of this release can fold it."""
+    await take_turns(store)
+    later = {"t": "MoonRisen", "v": "2", "s": "c0.s1", "d": "{}"}
+    await redis.xadd(store.keys.log, dict.fromkeys(FIELDS, "") | later, f"{store.at_ms}-*")
+    store.tick(LEASE_MS)
+    await fold_all(projector_of(store, of=COUNTS))
+    result = await Rebuild(views_of(store), COUNTS, ["counts"]).run()
+    assert result is not None
+    assert (result.skipped, result.failures) == (1, [])
+
+
+async def test_a_newer_version_that_cannot_fold_the_log_leaves_the_old_records_live(
+    store: TimedStore,
+) -> None:
+    await take_turns(store)
+    projector = projector_of(store, of=BROKEN)
+    store.tick(LEASE_MS)
+    assert (await projector.step()).state == "other_version"
+    with capture_logs() as logs:
+        assert not await projector._rebuild_outdated()
+    assert [line["event"] for line in logs] == ["cannot rebuild"]
+    assert "--allow-failures" in logs[0]["reason"]
+    assert await views_of(store).active_revision("counts") == "1.1"
 
 
 class NewerSessions(Sessions):
