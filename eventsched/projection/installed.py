@@ -19,8 +19,9 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import msgspec
+import structlog
 
-from eventsched.errors import InvalidMessage
+from eventsched.errors import EventschedError, InvalidMessage
 from eventsched.projection.protocol import Projection, ProjectionSet
 from eventsched.schema.keys import NAME
 
@@ -36,6 +37,9 @@ REBUILD = "rebuild-"
 """What the lease and the checkpoint of a rebuild begin with."""
 
 
+_log = structlog.get_logger("eventsched.projection.installed")
+
+
 class NotEnabled(msgspec.Struct, frozen=True, kw_only=True):
     """An installed projection that is not loaded."""
 
@@ -44,8 +48,15 @@ class NotEnabled(msgspec.Struct, frozen=True, kw_only=True):
     """Name of the package that provides it."""
 
 
+class ProjectionUnavailable(EventschedError):
+    """Raised when the code of an enabled projection cannot be loaded."""
+
+
 def load_sets(environ: Mapping[str, str] | None = None) -> Sequence[ProjectionSet]:
     """Load the enabled sets: the built-in `core`, and one for each named projection of a package.
+
+    A set whose code cannot be loaded is left out and logged as an error; `load_set` raises its
+    error.
 
     Args:
         environ: the environment; if left out, that of the process.
@@ -53,16 +64,50 @@ def load_sets(environ: Mapping[str, str] | None = None) -> Sequence[ProjectionSe
     Raises:
         InvalidMessage: a name is installed by no package, or by several; or a package has a
             projection with a name of the system, of a built-in record or of another package.
-        TypeError: an entry point is not a projection, or is one with another name.
+    """
+    sets: list[ProjectionSet] = []
+    for name, loaded in _load_all(environ).items():
+        if isinstance(loaded, ProjectionSet):
+            sets.append(loaded)
+        else:
+            _log.error("projection left out", projection=name, reason=str(loaded))
+    return sets
+
+
+def load_set(name: str, environ: Mapping[str, str] | None = None) -> ProjectionSet:
+    """Load the enabled set of this name.
+
+    Args:
+        name: one of `enabled_names`.
+        environ: the environment; if left out, that of the process.
+
+    Raises:
+        InvalidMessage: as in `load_sets`.
+        ProjectionUnavailable: the code raises at its import, is not a projection, or is one with
+            another name.
+    """
+    loaded = _load_all(environ)[name]
+    if isinstance(loaded, ProjectionUnavailable):
+        raise loaded
+    return loaded
+
+
+def check_names(environ: Mapping[str, str] | None = None) -> list[str]:
+    """Return the names of the enabled sets, in order, without an import.
+
+    Args:
+        environ: the environment; if left out, that of the process.
+
+    Raises:
+        InvalidMessage: as in `load_sets`, as far as metadata tells it.
     """
     installed = list(entry_points(group=ENTRY_POINTS))
     names = enabled_names(environ)
-    sets = {CORE: _load(CORE, installed)}
-    owners = {each.name: PACKAGE for each in sets[CORE].projections}
     for name in names:
+        point = _find(name, installed)
         if name != CORE:
-            sets[name] = _load_foreign(name, installed, owners)
-    return [sets[name] for name in names]
+            _check_name(name, _package(point), {})
+    return names
 
 
 def load_core() -> ProjectionSet:
@@ -96,7 +141,12 @@ def not_enabled(environ: Mapping[str, str] | None = None) -> list[NotEnabled]:
 
 
 def missing_read_model(field: str, name: str, known: Iterable[str]) -> InvalidMessage:
-    """Return the error for a read model that is not loaded, with what enables it if it can be."""
+    """Return the error for a read model that is not loaded, with what enables it if it can be.
+
+    Raises ProjectionUnavailable if its code cannot be loaded.
+    """
+    if name in enabled_names():
+        load_set(name)
     packages = [each.package for each in not_enabled() if each.name == name]
     if not packages:
         return InvalidMessage.of(field, f"no read model {name!r}", f"choose of {', '.join(known)}")
@@ -107,9 +157,24 @@ def missing_read_model(field: str, name: str, known: Iterable[str]) -> InvalidMe
     )
 
 
+def _load_all(
+    environ: Mapping[str, str] | None,
+) -> dict[str, ProjectionSet | ProjectionUnavailable]:
+    """Each enabled set, or the error of its code, in the order of the names."""
+    installed = list(entry_points(group=ENTRY_POINTS))
+    names = enabled_names(environ)
+    core = _load(CORE, installed)
+    sets: dict[str, ProjectionSet | ProjectionUnavailable] = {CORE: core}
+    owners = {each.name: PACKAGE for each in core.projections}
+    for name in names:
+        if name != CORE:
+            sets[name] = _load_foreign(name, installed, owners)
+    return {name: sets[name] for name in names}
+
+
 def _load_foreign(
     name: str, installed: Sequence[EntryPoint], owners: dict[str, str]
-) -> ProjectionSet:
+) -> ProjectionSet | ProjectionUnavailable:
     """Load a projection of another package, and add the names of its records to `owners`.
 
     The keys of groups, leases and records contain the name. A package with the name of another
@@ -117,7 +182,17 @@ def _load_foreign(
     """
     package = _package(_find(name, installed))
     _check_name(name, package, owners)  # before its code runs
-    loaded = _load(name, installed)
+    try:
+        loaded = _load(name, installed)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001  also SystemExit of a user's code
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        unavailable = ProjectionUnavailable(
+            f"the projection {name} of the package {package} cannot be loaded: {reason}"
+        )
+        unavailable.__cause__ = error
+        return unavailable
     for projection in loaded.projections:
         _check_name(projection.name, package, owners)
         owners[projection.name] = package

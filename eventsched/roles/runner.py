@@ -15,8 +15,7 @@ from typing import NamedTuple, TypeAlias
 import anyio
 
 from eventsched.archive.config import ArchiveSettings
-from eventsched.projection.installed import load_sets
-from eventsched.projection.protocol import ProjectionSet
+from eventsched.projection.installed import check_names, load_set
 from eventsched.projection.store import ProjectionStore
 from eventsched.roles.backpressure import BackpressureMonitor
 from eventsched.roles.dispatcher import Dispatcher
@@ -49,12 +48,13 @@ def _projector(store: Store, process: Process) -> Loops:
     projection_store = ProjectionStore(store.transport, store.cell)
     archive = process.archive.folder if process.archive else None
 
-    def starting(projection_set: ProjectionSet) -> Run:
+    def starting(name: str) -> Run:
+        """Load the set at the start, so a set that cannot be loaded fails alone."""
         return lambda: Projector(
-            projection_store, projection_set, archive=archive, owner=process.instance
+            projection_store, load_set(name), archive=archive, owner=process.instance
         ).run()
 
-    return {(each.name, f"projector {each.name}"): starting(each) for each in load_sets()}
+    return {(name, f"projector {name}"): starting(name) for name in check_names()}
 
 
 def _timer(store: Store, _: Process) -> Loops:

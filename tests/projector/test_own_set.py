@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import time
 from pathlib import Path
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from eventsched.errors import InvalidMessage
-from eventsched.projection.installed import VARIABLE, NotEnabled, load_core, load_sets, not_enabled
+from eventsched.projection.installed import (
+    VARIABLE,
+    NotEnabled,
+    ProjectionUnavailable,
+    check_names,
+    load_core,
+    load_set,
+    load_sets,
+    not_enabled,
+)
 from eventsched.projection.store import ProjectionStore
 from eventsched.roles.projector import Projector
 from examples.minutes import Day
@@ -171,8 +183,54 @@ def test_the_built_in_set_is_never_that_of_another_package(site: Path) -> None:
     assert not_enabled({VARIABLE: "core"}) == [NotEnabled(name="core", package="speech-core")]
 
 
-def test_a_projection_has_the_name_of_its_entry_point(site: Path) -> None:
-    """Otherwise it could fold into the records of another set."""
-    install(site, "speech-minutes", "hours = examples.minutes:Minutes")
-    with pytest.raises(TypeError, match="'hours' has the projection 'minutes'"):
-        load_sets({VARIABLE: "hours"})
+BROKEN = {
+    "minutes = examples.minutes:Absent": "AttributeError: module 'examples.minutes' has no",
+    "minutes = speech_absent:Minutes": "ModuleNotFoundError: No module named 'speech_absent'",
+    "minutes = speech_exits:Minutes": "SystemExit: no licence",
+    "minutes = examples.minutes:__name__": "TypeError: entry point 'minutes' in ",
+    "hours = examples.minutes:Minutes": "TypeError: entry point 'hours' has the projection 'min",
+}
+"""Entry points whose code cannot be loaded, and the beginning of the reason."""
+
+
+@pytest.mark.parametrize("point", BROKEN)
+def test_a_projection_whose_code_cannot_be_loaded_is_left_out_and_named(
+    site: Path, point: str
+) -> None:
+    """The last one could fold into the records of another set."""
+    (site / "speech_exits.py").write_text("raise SystemExit('no licence')\n")
+    install(site, "speech-minutes", point)
+    name = point.partition(" ")[0]
+    reason = (
+        f"the projection {name} of the package speech-minutes cannot be loaded: {BROKEN[point]}"
+    )
+    environ = {VARIABLE: name}
+    with capture_logs() as logs:
+        assert load_sets(environ) == [load_core()]
+    ((event, line),) = [(each["event"], each["reason"]) for each in logs]
+    assert event == "projection left out"
+    assert line.startswith(reason)
+    with pytest.raises(ProjectionUnavailable, match=re.escape(reason)):
+        load_set(name, environ)
+    assert check_names(environ) == sorted(["core", name])
+
+
+def test_roles_run_beside_a_projection_whose_code_cannot_be_loaded(
+    site: Path, tmp_path: Path
+) -> None:
+    install(site, "speech-minutes", "minutes = speech_absent:Minutes")
+    here = {"PYTHONPATH": f"{site}:{Path(__file__).parents[2]}", VARIABLE: "minutes"}
+    data = tmp_path / "data"
+    with program(data, "up", "--json", env=here) as up:
+        up.first_line()
+        until_check = time.monotonic() + 60
+        while b"minutes" not in (checked := run(data, "status", "--check", env=here)).stdout:
+            assert time.monotonic() < until_check
+        verified = run(data, "verify", env=here)
+        state = run(data, "state", "minutes", "2026-11-25", env=here)
+    assert checked.returncode == 1
+    assert b"projector minutes" in checked.stdout
+    assert b"No module named 'speech_absent'" in checked.stdout
+    assert verified.returncode == 0
+    assert state.returncode == 1
+    assert b"projection minutes of the package speech-minutes cannot be loaded" in state.stderr
