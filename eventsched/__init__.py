@@ -45,8 +45,12 @@ _PUBLIC = {
         "SessionSuperseded",
         "SessionUnknown",
     ),
+    "history.reader": ("State",),
+    "history.status": ("SystemStatus",),
     "node.job": ("BlockingJob", "Job", "JobError", "NoSpeechError"),
     "node.node": ("Node",),
+    "projection.fold": ("FailedEvent",),
+    "schema.events": ("Event",),
     "store.session_commands": ("Receipt",),
 }
 """Module -> the public names that it defines."""

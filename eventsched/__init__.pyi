@@ -23,8 +23,12 @@ from eventsched.errors import (
     SessionSuperseded,
     SessionUnknown,
 )
+from eventsched.history.reader import State
+from eventsched.history.status import SystemStatus
 from eventsched.node.job import BlockingJob, Job, JobError, NoSpeechError
 from eventsched.node.node import Node
+from eventsched.projection.fold import FailedEvent
+from eventsched.schema.events import Event
 from eventsched.store.session_commands import Receipt
 
 _PUBLIC: dict[str, tuple[str, ...]]
@@ -33,8 +37,10 @@ __all__ = [
     "BlockingJob",
     "ChunkTooLarge",
     "Client",
+    "Event",
     "EventschedError",
     "Failed",
+    "FailedEvent",
     "InvalidMessage",
     "Job",
     "JobError",
@@ -63,6 +69,8 @@ __all__ = [
     "SessionClosedError",
     "SessionSuperseded",
     "SessionUnknown",
+    "State",
+    "SystemStatus",
     "Truncated",
     "connect",
     "read_wav",

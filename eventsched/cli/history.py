@@ -1,15 +1,15 @@
 """`eventsched history`: the events of a session, a job, a node, or all events.
 
-Owns: the filters of the command line, the order of reading and following.
-Never does: reads. Read next: history/reader.py, timeline.py (lines), timeline/render.py (picture).
+Owns: the options of the command, the order of reading and following.
+Never does: reads.
+Read next: history/filters.py, history/reader.py, timeline.py (lines), timeline/render.py (picture).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,7 +18,6 @@ from eventsched.errors import EventschedError, InvalidMessage
 
 if TYPE_CHECKING:
     from eventsched.history.reader import EventFilter, Reader
-    from eventsched.history.source import HistorySource
     from eventsched.projection.fold import FailedEvent
     from eventsched.schema.events import Event
 
@@ -83,12 +82,16 @@ async def history(
     from eventsched.cli.timeline import Timeline
     from eventsched.encryption.decrypt import EventDecryptor
     from eventsched.encryption.keystore import find_key_store
+    from eventsched.history.filters import parse_filter
     from eventsched.history.reader import Reader
 
     async with options.history_source(archive) as source:
         key_store = find_key_store(keys)
         reader = Reader(source, EventDecryptor(key_store) if key_store else None)
-        wanted = await _filter(source, reader, what, node, tenant, types or [], since, until)
+        wanted = await parse_filter(
+            reader, subject=what, node=node, tenant=tenant, types=types or [],
+            since=since, until=until,
+        )  # fmt: skip
         if svg is not None:
             await _draw(reader, wanted, svg)
             return
@@ -117,43 +120,6 @@ async def _show_all(
     async for event in reader.history(wanted, ends):
         show(event)
     await reader.follow(wanted, ends, show)
-
-
-async def _filter(
-    source: HistorySource,
-    reader: Reader,
-    what: str,
-    node: str,
-    tenant: str,
-    types: list[str],
-    since: str,
-    until: str,
-) -> EventFilter:
-    """Return the filter for the arguments of the command. Raises InvalidMessage or NotFound."""
-    from eventsched.history.position import parse_position
-    from eventsched.history.reader import EventFilter
-
-    is_job = ":" in what
-    return EventFilter(
-        session=source.complete(what) if what and not is_job else "",
-        job=await reader.job_key(what) if is_job else "",
-        node=source.complete(node) if node else "",
-        tenant=tenant,
-        types=frozenset(map(_event_type, types)),
-        since=parse_position(since, "--since") if since else None,
-        until=parse_position(until, "--until") if until else None,
-    )
-
-
-def _event_type(name: str) -> str:
-    """Return `name`, an event type. Raises InvalidMessage with the most similar type."""
-    from eventsched.schema.events import AnyData
-
-    names = [kind.__name__ for kind in get_args(AnyData)]
-    if name in names:
-        return name
-    similar = get_close_matches(name, names, 1) or ["UtteranceFinalized"]
-    raise InvalidMessage.of("--type", f"no event type {name!r}", f"did you mean {similar[0]}?")
 
 
 async def _draw(reader: Reader, wanted: EventFilter, path: Path) -> None:

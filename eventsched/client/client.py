@@ -3,7 +3,7 @@
 Owns: `connect`, `Client`, the names, tokens and secrets that clients create (rule 7, resumable
 sessions), the checks of a session's arguments, and the end of a session's block.
 Must not: start roles.
-Read next: session.py (producing), node/node.py (serving).
+Read next: reading.py (reading), session.py (producing), node/node.py (serving).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import structlog
 from eventsched.audio.chunks import RATE_MAX, RATE_MIN, Format
 from eventsched.client.append_buffer import StoredLimits
 from eventsched.client.channel import CellMultiplexer
+from eventsched.client.reading import ReadingClient
 from eventsched.client.session import Session
 from eventsched.encryption.decrypt import check_plain, load_cipher, make_cipher
 from eventsched.encryption.keystore import VARIABLE, AnyKeys, Key, KeyStore, find_key_store
@@ -53,7 +54,7 @@ from eventsched.schema.validation import (
     check_traceparent,
 )
 from eventsched.store.cell import Store
-from eventsched.store.connection import open_connection
+from eventsched.store.connection import Connection, open_connection
 from eventsched.store.retry import Backoff
 from eventsched.store.session_commands import SessionGrant, hash_secret
 
@@ -111,7 +112,13 @@ async def connect(
     async with (
         open_connection(url, data=folder, cells=cells, settings=settings) as connection,
         running_client(
-            Client(connection.stores, url=connection.url, keys=find_key_store(keys), limits=limits)
+            Client(
+                connection.stores,
+                url=connection.url,
+                keys=find_key_store(keys),
+                limits=limits,
+                connection=connection,
+            )
         ) as client,
     ):
         yield client
@@ -163,7 +170,7 @@ def _is_of_encrypted(secret: str) -> bool:
     return int(secret, 16) % 2 == 1
 
 
-class Client:
+class Client(ReadingClient):
     """A connection to all cells of a server, made by `connect`."""
 
     def __init__(
@@ -174,20 +181,14 @@ class Client:
         rng: random.Random | None = None,
         keys: KeyStore | None = None,
         limits: StoredLimits | None = None,
+        connection: Connection | None = None,
     ) -> None:
-        self.stores = stores
-        self.keys = keys
-        """The keys of encrypted sessions; without a key store they cannot be opened or read."""
+        super().__init__(stores, keys=keys, connection=connection)
         self.url = url
         """Address at which another thread can connect to the server; empty if it cannot."""
         self.channels = {cell: CellMultiplexer(store) for cell, store in stores.items()}
         self._rng = rng or random.SystemRandom()
         self._limits = limits
-
-    @property
-    def cells(self) -> list[str]:
-        """Names of the cells of the server."""
-        return list(self.stores)
 
     def store_of(self, full_id: str) -> Store:
         """The store of the cell of `<cell>.<name>`.

@@ -103,6 +103,10 @@ class Reader:
         """The loaded read models by name."""
         return {part.name: part for each in self._source.sets for part in each.projections}
 
+    def complete(self, name: str) -> str:
+        """`<cell>.<name>`. Raises InvalidMessage if the name has an unknown cell."""
+        return self._source.complete(name)
+
     # --- events ---------------------------------------------------------------------------------
 
     async def history(

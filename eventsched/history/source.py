@@ -8,7 +8,8 @@ Read next: log.py (the history of a cell), reader.py, audit/service.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.errors import InvalidMessage, NotFound
@@ -19,8 +20,20 @@ from eventsched.projection.protocol import ProjectionSet, indexing_set
 from eventsched.projection.store import ProjectionStore
 from eventsched.schema import keys
 from eventsched.schema.ids import START, parse_id
-from eventsched.store.connection import Connection
+from eventsched.store.cell import Store
 from eventsched.store.transport import Transport
+
+
+class Server(Protocol):
+    """A server that a connection or a client is connected to."""
+
+    @property
+    def cells(self) -> list[str]:
+        """Names of the cells."""
+
+    @property
+    def stores(self) -> Mapping[str, Store]:
+        """The store of each cell."""
 
 
 class HistorySource:
@@ -28,7 +41,7 @@ class HistorySource:
 
     def __init__(
         self,
-        connection: Connection | None,
+        connection: Server | None,
         archive: ArchiveFolder | None = None,
         sets: Sequence[ProjectionSet] | None = None,
     ) -> None:

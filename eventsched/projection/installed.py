@@ -92,6 +92,24 @@ def load_set(name: str, environ: Mapping[str, str] | None = None) -> ProjectionS
     return loaded
 
 
+def set_of(kind: str) -> ProjectionSet:
+    """Return the enabled set that has this read model.
+
+    Args:
+        kind: name of the read model.
+
+    Raises:
+        InvalidMessage: there is no such read model, or it is not enabled.
+        ProjectionUnavailable: its code cannot be loaded.
+    """
+    sets = load_sets()
+    for each in sets:
+        if any(projection.name == kind for projection in each.projections):
+            return each
+    known = [projection.name for each in sets for projection in each.projections]
+    raise missing_read_model("kind", kind, known)
+
+
 def check_names(environ: Mapping[str, str] | None = None) -> list[str]:
     """Return the names of the enabled sets, in order, without an import.
 
