@@ -184,7 +184,7 @@ def _import(each: dict[str, Any]) -> AnyKey:
         public = key.public_key
     except Exception as error:  # joserfc raises errors of several libraries
         raise TokenKeyError(f"the key {kid} cannot be read") from error
-    if kind == "RSA" and public.key_size < RSA_BITS_MIN:
+    if kind == "RSA" and getattr(public, "key_size", 0) < RSA_BITS_MIN:
         raise TokenKeyError(f"the key {kid} has fewer than {RSA_BITS_MIN:,} bits")
     return key
 

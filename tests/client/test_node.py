@@ -18,7 +18,7 @@ import eventsched
 from eventsched.client.client import Client
 from eventsched.node.job import BlockingJob, Job
 from eventsched.node.registration import RESULTS_MAX
-from eventsched.schema.events import AttemptEnded, JobFailed, ResultRecorded
+from eventsched.schema.events import AttemptEnded, JobFailed, ResultRecorded, ResultRefused
 from eventsched.schema.keys import name_of
 from tests.client import handlers
 from tests.client.test_session import CHUNK, Cut, cut, opened
@@ -478,6 +478,7 @@ async def test_rule_21_a_job_whose_lease_is_lost_asks_the_server_no_more(
     assert refused == ["ATTEMPT_MISMATCH"] * 3
     assert await redis.xlen(store.keys.partials(name_of(session))) == 0
     (event,) = await store.log("ResultRefused")
+    assert isinstance(event.data, ResultRefused)
     assert event.data.what == "partial"
 
 

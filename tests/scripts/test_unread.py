@@ -214,6 +214,7 @@ async def test_rule_26_partial_results_are_not_counted(store: TimedStore) -> Non
     await store.say(session, 0, end_of_utterance=True)
     await store.dispatch()
     (message,) = await assigned(store, node)
+    partials: list[dict[str, Any]] = []
     for size in [65_536, 16_000, *(32_768 // kept - 256 for kept in range(3, 33)), 0, 0]:
         await store.send_partials(node.node, node.epoch, [(message["j"], 1, bytes(size))])
         partials = await store.partials(session)
