@@ -112,7 +112,10 @@ class StreamChecks:
         self._store = store
 
     async def chunks(self, name: str) -> Chunks:
-        """I1: the chunk numbers of a session have no hole, as far as its audio is stored."""
+        """I1: the chunk numbers of an utterance have no hole, as far as its audio is stored.
+
+        An empty chunk between two utterances has a number and is not stored.
+        """
         numbered = await self._numbered("audio", name, "I1")
         return Chunks(numbered.ids, numbered.violations, numbered.holes, numbered.last)
 
@@ -131,13 +134,15 @@ class StreamChecks:
         holes: list[str] = []
         violations: list[Violation] = []
         number: int | None = None
-        total = -1
+        utterance, total = -1, -1
         while page := await self._store.read_entry_numbers(kind, name, ids[-1] if ids else START):
             for index, (entry_id, field) in enumerate(page):
-                previous = number
-                number = _number(kind, field)
+                previous, previous_utterance = number, utterance
+                number, utterance = _place(kind, field)
                 total = _total(field) if kind == "outbox" else -1
                 is_hole = previous is not None and number != previous + 1
+                if previous is not None and utterance == previous_utterance + 1:
+                    is_hole = number <= previous
                 # the oldest entries may be trimmed between two reads
                 if is_hole and (index or not await self._is_trimmed(kind, name, ids[-1])):
                     what = f"{entry_id}: number {number} after {previous}"
@@ -180,17 +185,21 @@ class StreamChecks:
             after = entries[-1][0]
 
 
-def _number(kind: str, field: bytes) -> int:
+def _place(kind: str, field: bytes) -> tuple[int, int]:
     """The number of an entry, from the field that `read_entry_numbers` returns; -1 if it has none.
 
     A program other than the scripts has written an entry without a number.
+
+    Returns:
+        The number, and the utterance of a chunk, -2 of another entry.
     """
     try:
         if kind == "audio":
-            return _CHUNK.decode(check_json(field)).seq
-        return int(field.partition(b":")[0])
+            chunk = _CHUNK.decode(check_json(field))
+            return chunk.seq, chunk.utterance
+        return int(field.partition(b":")[0]), -2
     except (msgspec.DecodeError, ValueError):
-        return -1
+        return -1, -2
 
 
 def _total(field: bytes) -> int:

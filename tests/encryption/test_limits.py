@@ -72,13 +72,13 @@ async def test_duration_is_that_of_the_audio_and_the_guard_counts_what_is_stored
         session.detach()
 
 
-async def test_rule_3_an_empty_final_chunk_stays_empty_and_finalizes_nothing(
+async def test_rule_3_an_empty_final_chunk_is_not_stored_and_finalizes_nothing(
     store: TimedStore, key_store: KeyFolder
 ) -> None:
     async with client_of(store, key_store) as es, es.session(**ASKED) as session:
         receipt = await session.append(b"", end_of_utterance=True)
         assert (receipt.finalized, receipt.utterance) == ((), 0)
-        assert await stored(store, session) == [(0, 0, 0)]
+        assert await stored(store, session) == []
         session.detach()
 
 

@@ -316,7 +316,8 @@ def _append(w: World, name: str, chunk: Chunk) -> list[int]:
     is_paused, reasons = _reasons(w, name, chunk)
     if is_paused:
         finalized.append(finalize(w, name, "pause"))
-    _store_chunk(w, name, chunk)
+    if chunk.payload or state.buffer:  # otherwise it belongs to no utterance (rule 3)
+        _store_chunk(w, name, chunk)
     state.next_seq, state.seen_ms = chunk.seq + 1, w.now
     if reasons:
         finalized.append(finalize(w, name, reasons[-1]))
@@ -341,8 +342,6 @@ def _store_chunk(w: World, name: str, chunk: Chunk) -> None:
         body=chunk.payload,
     )
     w.audio.setdefault(name, []).append(event)
-    if not chunk.payload and not state.buffer:
-        return  # an empty utterance stays empty (rule 3)
     if not state.buffer:
         w.set_timer(now + w.settings.pause_ms, "pause", view.session)
     state.buffer.append(Buffered(entry_id, chunk.seq, chunk.ms, len(chunk.payload)))

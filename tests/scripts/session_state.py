@@ -8,6 +8,7 @@ Never does: steps of a test. Read next: projections/session.py (the fold).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -125,10 +126,15 @@ async def _assert_held(store: TimedStore, name: str, view: Session) -> None:
 
 
 async def _assert_audio(store: TimedStore, name: str, view: Session, next_seq: int) -> None:
-    """I1: the chunks are consecutive up to the last; each open outcome has its first chunk."""
+    """I1: the chunks of an utterance are consecutive, and numbers between two utterances are those
+    of empty chunks. Each open outcome has its first chunk.
+    """
     chunks = await store.read_range(store.keys.audio(name), "-", "+", 100_000)
-    seqs = [msgspec.json.decode(fields[15])["seq"] for _, fields in chunks]
-    assert seqs == list(range(next_seq - len(seqs), next_seq)), name
+    data = [msgspec.json.decode(fields[15]) for _, fields in chunks]
+    for chunk, following in pairwise(data):
+        steps = following["seq"] - chunk["seq"], following["utterance"] - chunk["utterance"]
+        assert steps == (1, 0) or (steps[0] >= 1 and steps[1] == 1), name
+    assert all(chunk["seq"] < next_seq for chunk in data), name
     ids = [chunk_id for chunk_id, _ in chunks]
     for pending in view.open_outcomes.values():
         assert pending.first in ids, (name, pending)

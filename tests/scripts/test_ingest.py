@@ -25,6 +25,7 @@ from tests.scripts.calls import (
     word_of,
 )
 from tests.session_buffer import buffer_of
+from tests.verify.test_verify import project, verified
 
 TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
 
@@ -218,6 +219,26 @@ async def test_rule_3_an_empty_utterance_never_finalizes(store: TimedStore) -> N
     await store.timers()
     await store.close_session(session.session, 1)
     assert await store.types() == ["SessionOpened", "SessionClosing", "SessionClosed"]
+
+
+async def test_rule_3_empty_last_chunks_without_an_utterance_are_not_stored(
+    store: TimedStore,
+) -> None:
+    """No limit counts them, and nothing would trim them. Their numbers are taken."""
+    await store.join()
+    session = await store.open()
+    await store.say(session, 0, end_of_utterance=True)
+    for seq in range(1, 100):
+        reply = await append(store, session, seq, ms=0, end_of_utterance=True, payload=b"")
+        assert reply == Receipt("ok", 1, ())
+    await store.say(session, 100)
+    reply = await append(store, session, 101, ms=0, end_of_utterance=True, payload=b"")
+    assert reply == Receipt("ok", 2, (1,))
+    reply = await append(store, session, 50, ms=0, end_of_utterance=True, payload=b"")
+    assert reply == Receipt("duplicate", 2, ())
+    assert await chunks_of(store) == [(0, 0), (100, 1), (101, 1)]
+    await project(store)
+    assert (await verified(store)).violations == []
 
 
 async def test_rule_3_an_empty_last_chunk_ends_what_is_buffered(store: TimedStore) -> None:

@@ -118,23 +118,25 @@ function utterances.count_finalizes(s, ms, end_of_utterance, bytes)
   return count, count > 0 and count * #recipients_of(s) or 0
 end
 
--- Store the next chunk (rule 2, finalize reasons: steps a to c). Returns the finalized utterances,
--- each after a space.
+-- Store the next chunk (rule 2, finalize reasons: steps a to c). An empty chunk that belongs to no
+-- utterance has its number and is not stored, because nothing would trim it. Returns the finalized
+-- utterances, each after a space.
 function utterances.append(s, seq, ms, end_of_utterance, payload)
   local now, finalized = clock.now(), ''
   if s.buf_bytes > 0 and now - s.buf_at >= settings.pause_ms and not playback.is_active(s) then
     finalized = ' ' .. as_text[s.utterance]
     utterances.finalize(s, 'pause')
   end
-  local is_buffered = #payload > 0 or s.buf_bytes > 0
-  if is_buffered and s.buf_count == 0 then timers.set(now + settings.pause_ms, 'pause', s.full) end
+  if #payload == 0 and s.buf_bytes == 0 then
+    s.next_seq, s.seen_at, s.is_dirty = seq + 1, now, true
+    return finalized
+  end
+  if s.buf_count == 0 then timers.set(now + settings.pause_ms, 'pause', s.full) end
   local id = events.AudioChunkAppended(s, seq, ms, end_of_utterance, payload)
   s.next_seq, s.seen_at, s.is_dirty = seq + 1, now, true
-  if is_buffered then
-    if s.buf_count == 0 then s.buf_first, s.buf_seq = id, seq end
-    s.buf_last, s.buf_at, s.buf_count = id, now, s.buf_count + 1
-    s.buf_bytes, s.buf_ms = s.buf_bytes + #payload, s.buf_ms + ms
-  end
+  if s.buf_count == 0 then s.buf_first, s.buf_seq = id, seq end
+  s.buf_last, s.buf_at, s.buf_count = id, now, s.buf_count + 1
+  s.buf_bytes, s.buf_ms = s.buf_bytes + #payload, s.buf_ms + ms
   local reason
   if s.buf_ms >= settings.audio_ms_max then reason = 'max_duration' end
   if end_of_utterance then reason = 'final' end
