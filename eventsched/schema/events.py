@@ -13,7 +13,7 @@ a default, and a new meaning gets a new type.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
@@ -26,6 +26,9 @@ POLICY_VERSION = 1
 Outcome: TypeAlias = Literal["result", "no_speech", "failed", "missing"]
 Rule: TypeAlias = Literal["turn", "session", "load", "last", "fill"]
 SuspensionScope: TypeAlias = Literal["node", "feature", "language_pair"]
+Int: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**53) + 1, le=2**53 - 1)]
+"""A whole number that a function counts exactly. An event with a greater one is not decoded: no
+function writes it, and records, columns of the archive and other languages could not hold it."""
 
 
 class Data(msgspec.Struct, frozen=True, tag=True, tag_field="type", omit_defaults=True):
@@ -44,11 +47,11 @@ class SessionOpened(Data, frozen=True, kw_only=True):
     features: list[str] = []
     features_hash: str = "none"
     encoding: str = "pcm16"
-    sample_rate: int = 16_000
-    priority: int = 1
+    sample_rate: Int = 16_000
+    priority: Int = 1
     room: str = ""
     listen_language: str = ""
-    epoch: int = 1
+    epoch: Int = 1
     key: str = ""
     """Id of the key that encrypts its audio and texts; empty if they are not encrypted."""
 
@@ -56,15 +59,15 @@ class SessionOpened(Data, frozen=True, kw_only=True):
 class SessionResumed(Data, frozen=True, kw_only=True):
     """A producer took over the session under a new epoch. Older epochs can no longer append."""
 
-    epoch: int
+    epoch: Int
 
 
 class AudioChunkAppended(Data, frozen=True, kw_only=True):
     """A producer appended one chunk of audio, the body. Stored on `audio:<session>` only."""
 
-    seq: int
-    ms: int
-    utterance: int
+    seq: Int
+    ms: Int
+    utterance: Int
     end_of_utterance: bool = False
 
 
@@ -72,7 +75,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A target language of an utterance: its listeners get exactly one outcome."""
 
     target: str
-    delivery_no: int
+    delivery_no: Int
     to: list[str] = []
     """Recipient sessions; empty means the speaker alone."""
 
@@ -83,17 +86,17 @@ class UtteranceFinalized(Data, frozen=True, kw_only=True):
     Caused by an append or a finalize of the producer, by a timer, or by the close.
     """
 
-    utterance: int
-    turn: int
+    utterance: Int
+    turn: Int
     reason: Literal["pause", "max_duration", "final", "max_bytes", "close"]
-    padding_ms: int = 0
+    padding_ms: Int = 0
     first: str
     """Id of its first chunk on the session's audio stream."""
     last: str
-    first_seq: int
-    count: int
-    bytes: int
-    ms: int
+    first_seq: Int
+    count: Int
+    bytes: Int
+    ms: Int
     targets: list[Target] = []
 
 
@@ -106,7 +109,7 @@ class SessionClosing(Data, frozen=True, kw_only=True):
 class SessionClosed(Data, frozen=True, kw_only=True):
     """All outcomes of the session have ended. By the call that ended the last one, or a timer."""
 
-    missing: int = 0
+    missing: Int = 0
     """Outcomes that ended as missing because `close_wait_ms` had passed."""
 
 
@@ -115,7 +118,7 @@ class SessionRetired(Data, frozen=True, kw_only=True):
 
     tenant: str = ""
     features_hash: str = "none"
-    utterances: int = 0
+    utterances: Int = 0
     targets: list[str] = []
     """Languages of its jobs: there was one job per utterance and language at most."""
 
@@ -131,8 +134,8 @@ class PlaybackStarted(Data, frozen=True, kw_only=True):
 
     origin: str
     target: str
-    utterance: int
-    until_ms: int
+    utterance: Int
+    until_ms: Int
     """When the playback counts as ended without an end mark."""
 
 
@@ -141,7 +144,7 @@ class PlaybackEnded(Data, frozen=True, kw_only=True):
 
     origin: str
     target: str
-    utterance: int
+    utterance: Int
     reason: Literal["ended", "deadline", "closed"] = "ended"
 
 
@@ -167,19 +170,19 @@ class RoomLeft(Data, frozen=True, kw_only=True):
 class JobQueued(Data, frozen=True, kw_only=True):
     """The job waits for a slot. By dispatch, a timer, a node or a session."""
 
-    utterance: int
+    utterance: Int
     target: str
-    delivery_no: int
+    delivery_no: Int
     source: str
     features: list[str] = []
-    attempt: int
+    attempt: Int
     """The attempt that the next slot will start."""
     reason: Literal["NO_POOL_FOR_LANG_PAIR", "NO_AVAILABLE_NODE"]
-    priority: int
-    tag: int
+    priority: Int
+    tag: Int
     member: str
     """Its place among equals in the queue: `<16-digit entry count>:<job_key>`."""
-    deadline_ms: int
+    deadline_ms: Int
 
 
 class JobPromoted(Data, frozen=True, kw_only=True):
@@ -188,12 +191,12 @@ class JobPromoted(Data, frozen=True, kw_only=True):
     Its tag, its member and its deadline stay as JobQueued named them.
     """
 
-    utterance: int
+    utterance: Int
     target: str
-    delivery_no: int
-    attempt: int
+    delivery_no: Int
+    attempt: Int
     """The attempt that the next slot will start."""
-    priority: int
+    priority: Int
     """The priority at which the job waits from now on."""
 
 
@@ -203,20 +206,20 @@ class ClassSeen(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     id: str
     head: str = ""
     """Its least loaded node with a free slot; empty without one."""
-    load: int = 0
+    load: Int = 0
     """Load of the head in thousandths: floor(1000 x live leases / slots)."""
-    free: int = 0
-    full: int = 0
-    draining: int = 0
+    free: Int = 0
+    full: Int = 0
+    draining: Int = 0
 
 
 class OtherClasses(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The capability classes that could serve the job and are not named, and their nodes."""
 
-    classes: int
-    free: int = 0
-    full: int = 0
-    draining: int = 0
+    classes: Int
+    free: Int = 0
+    full: Int = 0
+    draining: Int = 0
 
 
 class Affinity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -230,8 +233,8 @@ class Affinity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Rank(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The position of a waiting job in the queue's order; smaller is earlier."""
 
-    priority: int
-    tag: int
+    priority: Int
+    tag: Int
     member: str = ""
 
 
@@ -242,19 +245,19 @@ class JobDispatched(Data, frozen=True, kw_only=True):
     evidence for the choice of the node (rule 17, evidence).
     """
 
-    utterance: int
+    utterance: Int
     target: str
-    delivery_no: int
-    turn: int
+    delivery_no: Int
+    turn: Int
     source: str
     features: list[str] = []
-    attempt: int
-    epoch: int
+    attempt: Int
+    epoch: Int
     """Epoch of the node's registration: with node and attempt, the fencing token."""
-    audio_ms: int
-    deadline_ms: int
+    audio_ms: Int
+    deadline_ms: Int
     rule: Rule
-    policy: int
+    policy: Int
     affinity: Affinity | None = None
     classes: list[ClassSeen] = []
     """The class of the chosen node, then at most seven further classes by (load, head)."""
@@ -262,7 +265,7 @@ class JobDispatched(Data, frozen=True, kw_only=True):
     """The classes that are not named; none if all are named, and of a fill."""
     last: str = ""
     """Node of the previous attempt; another candidate is preferred."""
-    compared: int = 0
+    compared: Int = 0
     """Number of waiting requirements that were compared; of a fill only."""
     winner: Rank | None = None
     runner_up: Rank | None = None
@@ -273,10 +276,10 @@ class JobDispatched(Data, frozen=True, kw_only=True):
 class AttemptEnded(Data, frozen=True, kw_only=True):
     """The attempt ended without a result; its slot is free. By a timer, a node or a session."""
 
-    utterance: int
+    utterance: Int
     target: str
-    attempt: int
-    epoch: int
+    attempt: Int
+    epoch: Int
     reason: Literal[
         "lease", "node_lost", "superseded", "drained", "suspended", "failed", "cancelled"
     ]
@@ -286,24 +289,24 @@ class AttemptEnded(Data, frozen=True, kw_only=True):
 class JobFailed(Data, frozen=True, kw_only=True):
     """The job ended without a result and is not retried. By the dispatcher, a timer or a node."""
 
-    utterance: int
+    utterance: Int
     target: str
-    delivery_no: int
-    attempt: int
+    delivery_no: Int
+    attempt: Int
     code: str
 
 
 class ResultRecorded(Data, frozen=True, kw_only=True):
     """The job ended with a result from a node; its slot is free. The body is the text."""
 
-    utterance: int
+    utterance: Int
     target: str
-    delivery_no: int
-    attempt: int
-    epoch: int
+    delivery_no: Int
+    attempt: Int
+    epoch: Int
     status: Literal["ok", "no_speech"]
     code: str = ""
-    audio_bytes: int = 0
+    audio_bytes: Int = 0
     audio_sha256: str = ""
 
 
@@ -314,8 +317,8 @@ class ResultReplaced(ResultRecorded, frozen=True, kw_only=True):
 class ResultRefused(Data, frozen=True, kw_only=True):
     """A message of a node was refused because its fencing token is stale; nothing changed."""
 
-    attempt: int
-    epoch: int
+    attempt: Int
+    epoch: Int
     what: Literal["result", "partial", "extend"]
     code: str
 
@@ -326,9 +329,9 @@ class ResultDelivered(Data, frozen=True, kw_only=True):
     Caused by the call that ended the outcome, or by the end of an earlier one in the order.
     """
 
-    utterance: int
+    utterance: Int
     target: str
-    delivery_no: int
+    delivery_no: Int
     outcome: Literal["result", "no_speech", "failed"]
     code: str = ""
     to: list[str] = []
@@ -342,10 +345,10 @@ class ResultMissing(Data, frozen=True, kw_only=True):
     The timer is that of the delivery gap or of the session's close.
     """
 
-    utterance: int
+    utterance: Int
     """-1 with the reason `no_outcome`."""
     target: str
-    delivery_no: int
+    delivery_no: Int
     reason: Literal["gap", "close", "no_outcome"]
     """`no_outcome`: no utterance has the number, because a call failed after allocating it."""
     to: list[str] = []
@@ -358,11 +361,11 @@ class ResultMissing(Data, frozen=True, kw_only=True):
 class NodeRegistered(Data, frozen=True, kw_only=True):
     """The node is registered under a new epoch, with all its slots free. By the node."""
 
-    epoch: int
+    epoch: Int
     sources: list[str]
     targets: list[str]
     features: list[str] = []
-    slots: int
+    slots: Int
     version: str = ""
     cls: str = msgspec.field(name="class")
 
@@ -370,13 +373,13 @@ class NodeRegistered(Data, frozen=True, kw_only=True):
 class NodeDraining(Data, frozen=True, kw_only=True):
     """The node gets no new attempts and finishes those that it has. By the node."""
 
-    epoch: int
+    epoch: Int
 
 
 class NodeDrained(Data, frozen=True, kw_only=True):
     """The registration ended in order: the node has no leases left. By the node."""
 
-    epoch: int
+    epoch: Int
 
 
 class NodeLost(Data, frozen=True, kw_only=True):
@@ -385,28 +388,28 @@ class NodeLost(Data, frozen=True, kw_only=True):
     Caused by a timer (no heartbeat), or by a newer registration of the same node.
     """
 
-    epoch: int
+    epoch: Int
     reason: Literal["silent", "superseded"]
-    leases: int = 0
+    leases: Int = 0
 
 
 class NodeRetired(Data, frozen=True, kw_only=True):
     """The record of a node that is gone is deleted; its events stay in the log. By a timer."""
 
-    epoch: int
+    epoch: Int
     """Epoch of the last registration. Later registrations of the node get higher epochs."""
 
 
 class NodeSuspended(Data, frozen=True, kw_only=True):
     """The node is not chosen for the subject until then (rule 14, suspended nodes). By a node."""
 
-    epoch: int
+    epoch: Int
     scope: SuspensionScope
     subject: str = ""
     """The feature, or the language pair as `<source>><target>`; empty for the whole node."""
     reason: Literal["MODEL_NOT_AVAILABLE", "RESULT_UNREADABLE"]
     """Code of the report that led to the suspension."""
-    until_ms: int
+    until_ms: Int
     cls: str = msgspec.field(name="class")
     """Capability class of the node with this suspension."""
 
@@ -414,7 +417,7 @@ class NodeSuspended(Data, frozen=True, kw_only=True):
 class NodeResumed(Data, frozen=True, kw_only=True):
     """That suspension has ended; the node can be chosen again. By a timer."""
 
-    epoch: int
+    epoch: Int
     scope: SuspensionScope
     subject: str = ""
     reason: Literal["expired"]
@@ -429,23 +432,23 @@ class BackpressureStarted(Data, frozen=True, kw_only=True):
     """The cell refuses new sessions, audio and registrations. By the timer role."""
 
     reason: Literal["memory", "group", "archive", "dead_letters"]
-    seen: int
-    limit: int
+    seen: Int
+    limit: Int
 
 
 class BackpressureEnded(Data, frozen=True, kw_only=True):
     """The cell accepts new sessions, audio and registrations again. By the timer role."""
 
     reason: Literal["memory", "group", "archive", "dead_letters"]
-    seen: int
-    limit: int
+    seen: Int
+    limit: Int
 
 
 class ClockAdjusted(Data, frozen=True, kw_only=True):
     """The server's clock was behind the cell's clock, and a script added an offset to it."""
 
-    behind_ms: int
-    offset_ms: int
+    behind_ms: Int
+    offset_ms: Int
 
 
 class StreamTrimmed(Data, frozen=True, kw_only=True):
@@ -456,8 +459,8 @@ class StreamTrimmed(Data, frozen=True, kw_only=True):
 
     stream: str
     before: str
-    count: int
-    total: int = 0
+    count: Int
+    total: Int = 0
     """Entries that were deleted from the stream so far, by this trim and earlier ones."""
 
 
@@ -468,7 +471,7 @@ class ArchiveAbandoned(Data, frozen=True, kw_only=True):
     """Fingerprint of the archive's public key."""
     to: str
     """Id of the last log entry in the archive."""
-    gone: int = 0
+    gone: Int = 0
     """Number of log entries that only the archive had."""
 
 
@@ -480,10 +483,10 @@ class ArchiveSetAside(Data, frozen=True, kw_only=True):
 
     of: str
     """Fingerprint of the archive's public key."""
-    first_segment: int = 0
+    first_segment: Int = 0
     """Number of the first of these segments."""
-    segments: int
-    entries: int
+    segments: Int
+    entries: Int
     first: str
     """Id of their first entry."""
     last: str
@@ -558,7 +561,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     id: str
     type: str
-    v: int = SCHEMA_VERSION
+    v: Int = SCHEMA_VERSION
     session: str = ""
     job: str = ""
     node: str = ""
@@ -584,7 +587,7 @@ class Text(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Recognised language, if the source language is `auto`."""
     encrypted: bytes = b""
     """The fields above, encrypted; they are empty in that case."""
-    characters: int = 0
+    characters: Int = 0
     """Number of encrypted characters, for rule 28, group bounds."""
 
 
@@ -593,7 +596,7 @@ class ContextText(msgspec.Struct, frozen=True, array_like=True):
 
     source_text: str = ""
     text: str | None = None
-    utterance: int = -1
+    utterance: Int = -1
     """Number of the utterance; this field and those below are absent without encryption."""
     encrypted: bytes = b""
-    characters: int = 0
+    characters: Int = 0

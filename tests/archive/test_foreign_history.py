@@ -38,13 +38,19 @@ HISTORIES = {
     "beyond the year 9999": [
         entry("1000000000000-0", b"SessionOpened", OPENED),
         entry("253402300800000-0", b"UtteranceFinalized", FINALIZED % (100, b"1-0")),
-        entry("999999999999999-0", b"JobDispatched", DISPATCHED % 10**17, JOB, "c0.n"),
+        entry("999999999999999-0", b"JobDispatched", DISPATCHED % 10**15, JOB, "c0.n"),
         entry("999999999999999-1", b"ResultDelivered", DELIVERED, JOB),
     ],
     "huge numbers": [
         entry("1700000000000-0", b"SessionOpened", OPENED),
-        entry("1700000000001-0", b"UtteranceFinalized", FINALIZED % (10**18, b"x")),
-        entry("1700000000002-0", b"JobDispatched", DISPATCHED % 10**17, JOB, "c0.n"),
+        entry("1700000000001-0", b"UtteranceFinalized", FINALIZED % (2**53 - 1, b"x")),
+        entry("1700000000002-0", b"JobDispatched", DISPATCHED % (2**53 - 1), JOB, "c0.n"),
+    ],
+    "numbers of no 64 bits": [
+        entry("1700000000000-0", b"SessionOpened", OPENED),
+        entry("1700000000001-0", b"JobDispatched", DISPATCHED % 1, JOB, "c0.n"),
+        entry("1700000000002-0", b"UtteranceFinalized", FINALIZED % (10**30, b"x")),
+        entry("1700000000003-0", b"ResultDelivered", DELIVERED.replace(b":0", b":%d" % 10**30)),
     ],
     "a job without its utterance": [
         entry("1700000000000-0", b"JobDispatched", DISPATCHED % 0, JOB, "c0.n"),
