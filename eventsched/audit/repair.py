@@ -310,6 +310,8 @@ class Repair(msgspec.Struct, kw_only=True):
     applied: list[Change] = []
     left: list[Violation] = []
     """Violations that remain; empty if the cell is clean."""
+    not_compared: list[str] = []
+    """As in the report of the last check: nothing is written for these entities."""
 
 
 class Repairer:
@@ -342,7 +344,7 @@ class Repairer:
         done = Repair()
         for done.rounds in range(1, ROUNDS_MAX + 1):
             plan = await self.plan()
-            done.left = plan.report.violations
+            done.left, done.not_compared = plan.report.violations, plan.report.not_compared
             if plan.report.is_clean and not plan.changes:
                 return done
             applied = 0
@@ -356,7 +358,7 @@ class Repairer:
             if not applied:
                 return done
         plan = await self.plan()
-        done.left = plan.report.violations
+        done.left, done.not_compared = plan.report.violations, plan.report.not_compared
         return done
 
     async def _apply(self, change: Change, why: str, by: str) -> bool:

@@ -6,6 +6,9 @@ Read next: invariants.py (checks of each event), state_diff.py, stream_checks.py
 
 Every read returns the log id at which it is exact. The fold advances to that id before the two are
 compared, so the system can keep running. Memory: the records of all sessions that are not retired.
+
+An entity that an entry concerns which could not be folded is not compared: its record lacks the
+entry, and its stored state does not. The report names it.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from eventsched.audit.incomplete import Incomplete
 from eventsched.audit.invariants import Hole, Records, Violation, holes_of, violations_of
 from eventsched.audit.missing_timers import retry_timer
 from eventsched.audit.state_diff import (
@@ -25,7 +29,7 @@ from eventsched.audit.state_diff import (
     session_differences,
     utterances_without_job,
 )
-from eventsched.audit.stream_checks import Chunks, Outbox, StreamChecks
+from eventsched.audit.stream_checks import READ_MAX, Chunks, Outbox, StreamChecks
 from eventsched.errors import UnreadableRecord
 from eventsched.history.log import History
 from eventsched.projection.fold import FailedEvent, ProjectionState, decode_event
@@ -40,9 +44,11 @@ from eventsched.schema.events import (
     SessionRetired,
     StreamTrimmed,
 )
-from eventsched.schema.ids import START, parse_id
+from eventsched.schema.ids import START, id_before, is_id, parse_id
 from eventsched.schema.keys import name_of, session_of_job
 from eventsched.store.lag import ConsumerLag
+from eventsched.store.replies import fields_of
+from eventsched.store.transport import Entry
 from projections.node import Node
 from projections.session import Session
 
@@ -100,6 +106,10 @@ class Report(msgspec.Struct, kw_only=True):
     """The first VIOLATIONS_MAX other repairs."""
     failed_entries: list[str] = []
     """Log entries that a projection could not fold: id and reason."""
+    not_compared: list[str] = []
+    """The first VIOLATIONS_MAX sessions, jobs and nodes that such an entry concerns, with its id.
+    The jobs of such a session are not compared either."""
+    not_compared_total: int = 0
     trimmed_entries: int = 0
     """Entries trimmed from the log."""
     is_complete: bool = True
@@ -154,6 +164,7 @@ class Verifier:
         self._recorded_trims = 0
         self._not_compared: set[str] = set()
         """Sessions with a key of another type."""
+        self._incomplete = Incomplete()
         self._compared_rooms: set[str] = set()
         self._other_type: set[str] = set()
         """Keys of another type, after the prefix of the cell."""
@@ -177,6 +188,7 @@ class Verifier:
         first = await self._store.first_id(self._store.keys.log)
         self.report.last_id, self._folding = await self._history.nearest_folding(first)
         self._parts = {part.projection.name: part for part in self._folding.parts}
+        await self._note_failed_before(self.report.last_id)
         self._records = Records(
             self._parts["session"].views, self._parts["job"].views, self._parts["node"].views
         )
@@ -185,6 +197,9 @@ class Verifier:
         await self._check_trims()
         for found in self._log_violations.values():
             self.report.add(found)
+        lines = self._incomplete.lines()
+        self.report.not_compared = lines[:VIOLATIONS_MAX]
+        self.report.not_compared_total = len(lines)
         return self.report
 
     async def _compare_all(self) -> None:
@@ -204,7 +219,7 @@ class Verifier:
             return
         async for entries in self._history.batches(self.report.last_id, upto):
             for entry in entries:
-                self._fold(decode_event(entry))
+                self._fold(entry)
             self.report.events += len(entries)
             self.report.last_id = entries[-1][0]
             self._progress(self.report.events)
@@ -213,8 +228,9 @@ class Verifier:
             self.report.add([Violation("I10", where, f"no entry after it up to {upto}")])
             self.report.last_id = upto
 
-    def _fold(self, event: Event | FailedEvent) -> None:
+    def _fold(self, entry: Entry) -> None:
         """Check the event against the records before it, then fold it."""
+        event = decode_event(entry)
         if isinstance(event, Event):
             self._check_event(event)
             failed = self._folding.fold(event, atomic=False)
@@ -222,10 +238,34 @@ class Verifier:
             self._note_delivery(event)
             self._note_trim(event)
             self._note_retired_epoch(event)
+            self._incomplete.retire(event)
         else:
             failed = event
         if failed is not None:
             self.report.failed_entries.append(f"{failed.id} {failed.reason}")
+            self._incomplete.add(entry, failed, self._folding)
+
+    async def _note_failed_before(self, start: str) -> None:
+        """Note the dead letters of entries up to the start of the fold, which a snapshot lacks."""
+        low, key = "-", self._store.keys.dead_letters
+        while page := await self._store.read_range(key, low, "+", READ_MAX):
+            for _, flat in page:
+                letter = fields_of(flat)
+                id_ = letter.get(b"id", b"").decode(errors="replace")
+                if letter.get(b"from") != b"log" or not is_id(id_):
+                    continue
+                if parse_id(id_) <= parse_id(start):
+                    await self._note_failed(id_)
+            low = f"({page[-1][0]}"
+
+    async def _note_failed(self, id_: str) -> None:
+        """Note what an entry concerns that became a dead letter."""
+        async for entry in self._history.entries(id_before(id_), id_):
+            event = decode_event(entry)
+            if isinstance(event, Event):
+                names = tuple(self._parts)
+                event = FailedEvent(event.id, event, names, "dead letter", event.session)
+            self._incomplete.add(entry, event, self._folding)
 
     def _check_event(self, event: Event) -> None:
         """Note the violations of the event. A repair accepts those of an earlier entry."""
@@ -234,7 +274,7 @@ class Verifier:
             self.report.accepted += len(self._log_violations.pop(event.data.accepts, ()))
             self._accepted_ids.add(event.data.accepts)
         found = violations_of(event, self._records)
-        if found:
+        if found and not self._incomplete.concerns(event):
             self._log_violations[event.id] = found
             self._holes += [(event.id, hole) for hole in holes_of(event, self._records)]
         if self._holes:
@@ -338,9 +378,10 @@ class Verifier:
 
         The log is folded up to the checkpoint of the records first.
         """
+        name = part.projection.name
+        entities = [each for each in entities if not self._incomplete.has(name, each)]
         if not entities:
             return
-        name = part.projection.name
         checkpoint, records = await self._store.read_records(self._set.name, name, entities)
         await self._fold_to(checkpoint)
         for entity, stored in zip(entities, records, strict=True):
@@ -381,6 +422,10 @@ class Verifier:
             if other_type := stored.get("other_type"):
                 await self._note_other_type("room", name, other_type)
                 continue
+            if any(self._incomplete.has("session", name_of(each)) for each in stored["members"]):
+                continue
+            if any(self._incomplete.has("session", name_of(each)) for each in folded[name]):
+                continue
             found = list(room_differences(name, folded[name], stored))
             self.report.add(found)
             if found:
@@ -410,6 +455,7 @@ class Verifier:
         differences: Callable[..., Any],
         names: Sequence[str],
     ) -> int:
+        names = [name for name in names if not self._incomplete.has(kind, name)]
         if not names:
             return 0
         nodes = [name for name in names if kind == "node" and name in folded]
@@ -417,6 +463,8 @@ class Verifier:
         last, entities = await self._store.read_entities(kind, names, epochs)
         await self._fold_to(last)
         for name, stored in zip(names, entities, strict=True):
+            if self._incomplete.has(kind, name):
+                continue  # by an entry that the last fold has read
             if other_type := stored.get("other_type"):
                 await self._note_other_type(kind, name, other_type)
                 continue
@@ -427,7 +475,8 @@ class Verifier:
             await self._note_differences(kind, name, stored, found)
         if kind == "job":
             for name in names:
-                await self._check_retry(name)
+                if not self._incomplete.has(kind, name):
+                    await self._check_retry(name)
         return len(names)
 
     async def _note_other_type(self, kind: str, name: str, keys: Sequence[str]) -> None:
@@ -475,6 +524,8 @@ class Verifier:
     async def _compare_streams(self) -> None:
         streams = StreamChecks(self._store)
         for name in self._records.sessions.keys() - self._not_compared:
+            if self._incomplete.has("session", name):
+                continue
             chunks = await streams.chunks(name)
             deliveries = [*self._deliveries.get(name, ())]  # before the outbox is read
             outbox = await streams.outbox(name)

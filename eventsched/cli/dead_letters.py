@@ -1,4 +1,5 @@
-"""`eventsched dead-letters`: list the dead letters; `retry ID` processes one again.
+"""`eventsched dead-letters`: list the dead letters; `retry ID` processes one again, `discard ID`
+deletes that of a read model.
 
 Owns: the printed list, the messages about a retry. Never does: the retry itself.
 Read next: lua/retry_dead_letter.lua.
@@ -12,7 +13,7 @@ import typer
 
 from eventsched.cli.options import Options, command
 from eventsched.errors import EventschedError, InvalidMessage, NotFound
-from eventsched.schema.ids import ms_of
+from eventsched.schema.ids import is_id, ms_of
 from eventsched.store.replies import fields_of
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 PAGE = 500
 SHOWN_MAX = 50
 """Dead letters in the text output; --json prints all."""
-app = typer.Typer(add_completion=False, help="List dead letters, or retry one.")
+app = typer.Typer(add_completion=False, help="List dead letters, retry or discard one.")
 
 Id = Annotated[
     str, typer.Argument(metavar="ID", help="Id from the list, such as c0/1700000000000-0.")
@@ -32,7 +33,7 @@ Force = Annotated[bool, typer.Option("--force", help="Retry even a partially pro
 
 
 class RetryRefused(EventschedError):
-    """Raised when a dead letter cannot be retried and stays in the list."""
+    """Raised when a dead letter cannot be retried or discarded and stays in the list."""
 
 
 @app.callback(invoke_without_command=True)
@@ -72,6 +73,31 @@ async def retry(options: Options, id_: Id, force: Force = False) -> None:
         print_json({"id": f"{store.cell}/{entry_id}", "outcome": outcome} | counts)
     else:
         print_line(message)
+
+
+@app.command()
+@command
+async def discard(options: Options, id_: Id) -> None:
+    """Delete the dead letter of an event that a read model could not fold.
+
+    The event stays in the log: a rebuild folds it, once the read model can. Other dead letters are
+    not deleted, because they are work that nothing else does: retry them.
+    """
+    from eventsched.cli.output import print_json, print_line
+
+    async with options.connect() as connection:
+        store, entry_id = await _find(connection, id_)
+        if not is_id(entry_id):
+            raise InvalidMessage.of("ID", "an id from the list expected", "copy it from the list")
+        outcome = await store.discard_dead_letter(entry_id)
+    if outcome == "unknown":
+        raise NotFound(f"no dead letter {id_}")
+    if outcome == "work":
+        raise RetryRefused(f"{id_} is work that is not done: retry it")
+    if options.json:
+        print_json({"id": f"{store.cell}/{entry_id}", "outcome": outcome})
+    else:
+        print_line(f"{id_}: discarded; the log keeps the event")
 
 
 async def _entries(store: Store) -> list[dict[str, Any]]:
@@ -144,7 +170,9 @@ def _message(id_: str, done: RetryOutcome) -> str:
                 f"{id_} was processed partially: run `eventsched verify`, then retry with --force"
             )
         case "projection":
-            raise RetryRefused(f"{id_} could not be folded: repair the read model, then rebuild it")
+            raise RetryRefused(
+                f"{id_} could not be folded: repair the read model, rebuild it, then discard it"
+            )
         case "unreadable":
             raise RetryRefused(f"{id_} cannot be read by this version; a later one may read it")
         case "passed_over":

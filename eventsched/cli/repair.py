@@ -89,8 +89,10 @@ def _planned(cell: str, plan: Plan, *, shows: bool) -> dict[str, Any]:
 
     if shows:
         verdict = "clean" if plan.report.is_clean else plural(len(plan.changes), "change")
-        _show(cell, f"{verdict}, nothing is written without --apply", plan.changes)
-    return {"cell": cell, "changes": [_shown(change) for change in plan.changes]}
+        verdict += ", nothing is written without --apply"
+        _show(cell, verdict, plan.changes, plan.report.not_compared)
+    changes = [_shown(change) for change in plan.changes]
+    return {"cell": cell, "changes": changes, "not_compared": plan.report.not_compared}
 
 
 def _applied(cell: str, done: Repair, *, shows: bool) -> dict[str, Any]:
@@ -98,20 +100,24 @@ def _applied(cell: str, done: Repair, *, shows: bool) -> dict[str, Any]:
 
     if shows:
         left = f", {plural(len(done.left), 'violation')} left" if done.left else ", clean"
-        _show(cell, plural(len(done.applied), "change") + " made" + left, done.applied)
+        verdict = plural(len(done.applied), "change") + " made" + left
+        _show(cell, verdict, done.applied, done.not_compared)
     changes = [_shown(change) for change in done.applied]
-    return {"cell": cell, "changes": changes, "left": msgspec.to_builtins(done.left)}
+    left_over = {"left": msgspec.to_builtins(done.left), "not_compared": done.not_compared}
+    return {"cell": cell, "changes": changes} | left_over
 
 
 def _shown(change: Change) -> dict[str, str]:
     return {field: getattr(change, field) for field in _SHOWN}
 
 
-def _show(cell: str, verdict: str, changes: list[Change]) -> None:
+def _show(cell: str, verdict: str, changes: list[Change], not_compared: list[str]) -> None:
     from eventsched.cli.output import console
     from eventsched.formatting import Text, table
 
     console().print(Text.assemble((f"cell {cell}: ", "bold"), verdict))
+    for line in not_compared[:SHOWN_MAX]:
+        console().print(Text(f"not compared, nothing is written: {line}"))
     if not changes:
         return
     result = table("WHERE", "CHANGE", "REASON", "GIVES UP")

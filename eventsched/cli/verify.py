@@ -83,15 +83,18 @@ def _show(cell: str, report: Report) -> None:
     verdict = "clean" if report.is_clean else plural(report.violations_total, "violation")
     if report.accepted:
         verdict += f", {plural(report.accepted, 'violation')} accepted"
+    if report.not_compared_total:
+        verdict += f", {report.not_compared_total:,} not compared"
     rows = [(title, f"{getattr(report, name):,}") for name, title in COUNTS.items()]
     rows += [("skipped, not foldable", f"{len(report.failed_entries):,}")] * bool(
         report.failed_entries
     )
     rows += [("", entry) for entry in report.failed_entries[:SHOWN_MAX]]
+    rows += [("not compared", line) for line in report.not_compared[:SHOWN_MAX]]
     if not report.is_complete:
         rows.append(("not compared", "the first log entries were trimmed and not archived"))
     style = "bold green" if report.is_clean else "bold red"
-    if report.is_clean and report.accepted:
+    if report.is_clean and (report.accepted or report.not_compared_total):
         style = "bold yellow"
     console().print(Text.assemble((f"cell {cell}: ", "bold"), (verdict, style)))
     console().print(pairs("", rows))

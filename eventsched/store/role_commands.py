@@ -132,6 +132,22 @@ class RoleCommands(CellConnection):
         word, retried, passed_over = await self.run("retry_dead_letter", dead_id, int(force))
         return RetryOutcome(word.decode(), retried, passed_over)
 
+    async def discard_dead_letter(self, dead_id: str) -> Literal["discarded", "work", "unknown"]:
+        """Delete the dead letter of an event that could not be folded; the log keeps the event.
+
+        Returns:
+            `work` for a dead letter of the dispatch queue or of a timer, which stays: without it
+            its outcomes would never end.
+        """
+        letters = await self.read_range(self.keys.dead_letters, dead_id, dead_id, 1)
+        if not letters:
+            return "unknown"
+        if fields_of(letters[0][1]).get(b"from") != b"log":
+            return "work"
+        key = self.keys.dead_letters
+        await self.transport.command("XDEL", key, dead_id, key=key)
+        return "discarded"
+
 
 def _presence(name: bytes, value: bytes) -> StoredPresence | None:
     """Decode a field of the key `presence`, which lua/renew_presence.lua writes; None if other."""

@@ -119,3 +119,17 @@ async def test_a_missing_entry_is_unknown(store: TimedStore) -> None:
     assert (await store.retry_dead_letter("1-1", force=False)).word == "unknown"
     with pytest.raises(InvalidMessage):
         await store.retry_dead_letter("latest", force=False)
+
+
+async def test_the_dead_letter_of_an_event_can_be_discarded(
+    store: TimedStore, redis: Client
+) -> None:
+    """It asks for nothing: the log has the event. All others are work that nothing else does."""
+    of_event = await add_dead_letter(store, redis, **{"from": "log"}, d="{}")
+    of_timer = await add_dead_letter(store, redis, **{"from": "timers"}, id="idle|c0.s1", d="")
+    of_queue = await add_dead_letter(store, redis, k="fill", d="n1")
+    assert await store.discard_dead_letter(of_event) == "discarded"
+    assert await store.discard_dead_letter(of_event) == "unknown"
+    for work in (of_timer, of_queue):
+        assert await store.discard_dead_letter(work) == "work"
+    assert await redis.xlen(store.keys.dead_letters) == 2
