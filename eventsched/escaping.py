@@ -27,6 +27,8 @@ def escape_controls(text: str) -> str:
 
 def escape_line(text: str) -> str:
     """Return the text as one line: control characters, tabs and line ends are written out."""
+    if text.isprintable():  # most lines: no character to escape is printable
+        return text
     line = escape_controls(text)
     for character, escaped in _IN_LINES.items():
         line = line.replace(character, escaped)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Self
 
 from rich import box
@@ -67,12 +68,16 @@ def clock(ms: int, *, seconds: bool = False) -> str:
     """
     if not _has_calendar(ms):
         return str(ms)
-    return _local(ms).strftime("%H:%M:%S") + ("" if seconds else f".{ms % 1000:03d}")
+    time = _day_and_time(ms // 1_000)[1]
+    return time if seconds else f"{time}.{ms % 1000:03d}"
 
 
 def day_and_clock(ms: int) -> str:
     """Return the local date and time, with milliseconds; the number itself as in `clock`."""
-    return _local(ms).strftime("%Y-%m-%d ") + clock(ms) if _has_calendar(ms) else str(ms)
+    if not _has_calendar(ms):
+        return str(ms)
+    day, time = _day_and_time(ms // 1_000)
+    return f"{day} {time}.{ms % 1000:03d}"
 
 
 def utc_time(ms: int) -> str:
@@ -87,8 +92,11 @@ def _has_calendar(ms: int) -> bool:
     return 0 <= ms < LAST_MS
 
 
-def _local(ms: int) -> datetime:
-    return datetime.fromtimestamp(ms / 1000, tz=UTC).astimezone()
+@lru_cache(maxsize=128)
+def _day_and_time(second: int) -> tuple[str, str]:
+    """Return the local date and the local time of day. Many events have the same second."""
+    local = datetime.fromtimestamp(second, tz=UTC).astimezone()
+    return local.strftime("%Y-%m-%d"), local.strftime("%H:%M:%S")
 
 
 def duration(ms: int | None) -> str:

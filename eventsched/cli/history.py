@@ -78,7 +78,7 @@ async def history(
     their keys.
     """
     from eventsched.cli.event_text import as_json
-    from eventsched.cli.output import print_json
+    from eventsched.cli.output import write_json
     from eventsched.cli.timeline import Timeline
     from eventsched.encryption.decrypt import EventDecryptor
     from eventsched.encryption.keystore import find_key_store
@@ -99,7 +99,7 @@ async def history(
         timeline = Timeline(title, shows_subject=not wanted.index)
         show: Show = timeline.show
         if options.json:
-            show = lambda event: print_json(as_json(event))  # noqa: E731  one call for both forms
+            show = lambda event: write_json(as_json(event))  # noqa: E731  one call for both forms
         is_live = source.connection is not None
         await _show_all(reader, wanted, show, follow=follow, is_live=is_live)
 
@@ -108,6 +108,8 @@ async def _show_all(
     reader: Reader, wanted: EventFilter, show: Show, *, follow: bool, is_live: bool
 ) -> None:
     """Show the stored events, then new ones if `follow` is set. Raises InvalidMessage."""
+    from eventsched.cli.output import flush
+
     if not follow:
         async for event in reader.history(wanted):
             show(event)
@@ -119,7 +121,13 @@ async def _show_all(
     ends = await reader.ends(wanted)
     async for event in reader.history(wanted, ends):
         show(event)
-    await reader.follow(wanted, ends, show)
+    flush()
+
+    def show_now(event: Event | FailedEvent) -> None:
+        show(event)
+        flush()
+
+    await reader.follow(wanted, ends, show_now)
 
 
 async def _draw(reader: Reader, wanted: EventFilter, path: Path) -> None:

@@ -6,12 +6,12 @@ Never does: reads. Read next: event_text.py (the descriptions), output.py.
 
 from __future__ import annotations
 
-import textwrap
+import re
 
 from eventsched.cli.event_text import describe
-from eventsched.cli.output import console
+from eventsched.cli.output import console, write_line
 from eventsched.escaping import escape_line
-from eventsched.formatting import Text, clock, day_and_clock, duration, join_lines
+from eventsched.formatting import day_and_clock, duration
 from eventsched.projection.fold import FailedEvent
 from eventsched.schema.events import Event
 from eventsched.schema.ids import ms_of
@@ -35,7 +35,7 @@ JOBS_MAX = 50_000
 
 
 class Timeline:
-    """Prints events one by one, oldest first."""
+    """Writes events on stdout one by one, oldest first, without flushing it."""
 
     def __init__(self, title: str, *, shows_subject: bool = False) -> None:
         """Create a timeline.
@@ -50,33 +50,44 @@ class Timeline:
         self._last_ms: dict[str, int] = {}
         lead = TIME + AFTER + EVENT + 2
         self._indent = " " * lead
-        self._width = max(console().width - lead, TEXT_MIN)
+        self._width = width = max(console().width - lead, TEXT_MIN)
+        self._parts = re.compile(rf"\S.{{0,{width - 1}}}(?= |$)|\S{{{width}}}")
+        """Splits a description into lines: between words, or within a word that fills a line."""
 
     def show(self, event: Event | FailedEvent) -> None:
-        """Print one event, after a line with its day if the day is a new one."""
+        """Write one event, after a line with its day if the day is a new one."""
         ms = ms_of(event.id)
-        self._begin_day(ms)
+        day, _, time = day_and_clock(ms).partition(" ")
+        self._begin_day(day)
         if isinstance(event, FailedEvent):
-            name, after, description = Text("unreadable", "red"), "", event.reason
+            name, style, after, description = "unreadable", "red", "", event.reason
         else:
-            name, after = Text(event.type, STYLES.get(event.type, "")), self._after(event)
+            name, style, after = event.type, STYLES.get(event.type, ""), self._after(event, ms)
             description = self._subject(event) + describe(event)
-            self._remember(event)
-        name.pad_right(max(0, EVENT - len(name)))
-        description = escape_line(description)  # before wrapping, since it makes it longer
-        first, *more = textwrap.wrap(description, self._width, break_on_hyphens=False) or [""]
-        line = Text.assemble((clock(ms), "dim"), after.rjust(AFTER), "  ", name, first)
-        line.rstrip()
-        lines = join_lines([line, *map(Text, more)], self._indent)
-        console().print(lines, no_wrap=True, overflow="ignore", crop=False)
+            self._remember(event.job, ms)
+        first, *more = self._wrapped(description)
+        name_end = " " * (EVENT - len(name)) + first
+        write_line(
+            (time or day, "dim"),
+            (f"{after:>{AFTER}}  ", ""),
+            (name, style),
+            (name_end.rstrip(" "), ""),
+        )
+        for each in more:
+            write_line((self._indent + each, ""))
 
-    def _begin_day(self, ms: int) -> None:
-        day = day_and_clock(ms).partition(" ")[0]
+    def _wrapped(self, description: str) -> list[str]:
+        """Return the lines of a description; one at least."""
+        line = escape_line(description)  # before wrapping, since it makes it longer
+        if len(line) <= self._width:
+            return [line]
+        return [part.rstrip(" ") for part in self._parts.findall(line)] or [""]
+
+    def _begin_day(self, day: str) -> None:
         if day != self._day:
             if not self._day:
-                head = f"{'TIME':>{TIME}}{'AFTER':>{AFTER}}  EVENT"
-                console().print(Text(head, "dim"))
-            console().print(Text(f"{day}  {self._title}".rstrip(), "bold"))
+                write_line((f"{'TIME':>{TIME}}{'AFTER':>{AFTER}}  EVENT", "dim"))
+            write_line((f"{day}  {self._title}".rstrip(), "bold"))
             self._day = day
 
     def _subject(self, event: Event) -> str:
@@ -85,18 +96,18 @@ class Timeline:
         subject = event.session or event.node
         return f"{subject}  " if subject else ""
 
-    def _after(self, event: Event) -> str:
+    def _after(self, event: Event, ms: int) -> str:
         """Return the time since the event's cause, else since its job's last event, else ''."""
         stream, _, cause = event.cause.rpartition("/")
         if stream and cause:
-            return duration(event.ms - ms_of(cause))
+            return duration(ms - ms_of(cause))
         last_ms = self._last_ms.get(event.job)
-        return duration(event.ms - last_ms) if event.job and last_ms is not None else ""
+        return duration(ms - last_ms) if event.job and last_ms is not None else ""
 
-    def _remember(self, event: Event) -> None:
+    def _remember(self, job: str, ms: int) -> None:
         """Store the time of the job's last event; it becomes the newest of the stored jobs."""
-        if event.job:
-            self._last_ms.pop(event.job, None)
-            self._last_ms[event.job] = event.ms
+        if job:
+            self._last_ms.pop(job, None)
+            self._last_ms[job] = ms
             if len(self._last_ms) > JOBS_MAX:
                 del self._last_ms[next(iter(self._last_ms))]
