@@ -299,7 +299,7 @@ class History:
         to = min(parse_id(ids[-1]), upto)
         if to == upto:
             ids = [id_ for id_ in ids if parse_id(id_) <= upto]
-        entries = [entry for entry in await store.read_entries(ids) if where.matches(entry)]
+        entries = [entry for entry in await index.entries(ids) if where.matches(entry)]
         return _LogRead(entries, to, is_last=False)
 
     def _is_listed(self, entry: Entry, session: str) -> bool:

@@ -81,6 +81,7 @@ class Meanwhile:
 def _small_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log, "READ_MAX", 5)
     monkeypatch.setattr(index, "IDS_MAX", 3)
+    monkeypatch.setattr(index, "RANGE_MAX", 5)
 
 
 async def read(history: History, *args: Any, **kwargs: Any) -> list[Entry]:
