@@ -15,7 +15,7 @@ from eventsched.errors import NotFound
 from eventsched.history.log import History
 from eventsched.history.position import LogPosition
 from eventsched.history.reader import EventFilter, Reader
-from eventsched.history.source import HistorySource, session_of_job
+from eventsched.history.source import HistorySource
 from eventsched.projection.fold import FailedEvent, decode_event
 from eventsched.schema import keys
 from eventsched.schema.events import Event
@@ -30,11 +30,12 @@ PROGRESS_ENTRIES = 1_000
 async def why(source: HistorySource, job: str) -> JobExplanation:
     """Explain the job by its decisions and stages. Raises NotFound if there is no such job."""
     reader = Reader(source)
-    key = await reader.job_key(job)
-    session = source.complete(session_of_job(key))
+    name = reader.job_name(job)
+    session = name.session
     entries = [entry async for entry in reader.history(EventFilter(session=session))]
     session_events = [entry for entry in entries if isinstance(entry, Event)]
-    if not any(event.job == key for event in session_events):
+    key = next((event.job for event in session_events if name.matches(event.job)), "")
+    if not key:
         raise NotFound(f"no job {job}")
     history = await source.history_for(session)
     decisions = await _decisions(history, [event for event in session_events if event.job == key])

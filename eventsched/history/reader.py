@@ -73,6 +73,23 @@ def _is_utterance_of(event: Event, job: str) -> bool:
     return isinstance(data, UtteranceFinalized) and str(data.utterance) == job.split(":")[2]
 
 
+class JobName(msgspec.Struct, frozen=True):
+    """What a text says of a job: its key, or its session, utterance and target."""
+
+    session: str
+    """Full id."""
+    key: str = ""
+    """Empty if the text has only parts of it: `middle` and `target`."""
+    middle: str = ""
+    target: str = ""
+
+    def matches(self, key: str) -> bool:
+        """Whether the key is that of the job."""
+        if self.key:
+            return key == self.key
+        return self.middle in key and key.split(":")[4] == self.target
+
+
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """A record of a read model at a position."""
 
@@ -171,6 +188,10 @@ class Reader:
         """Events of the cell of a session or node, or of every cell, in the order of times."""
         entity = where.index or where.node
         cells = [keys.cell_of(self._source.complete(entity))] if entity else self._source.cells
+        if len(cells) == 1:
+            async for event in self._events_of_cell(cells[0], where, ends.get(cells[0], "")):
+                yield event
+            return
         next_events = {}
         for cell in cells:
             rest = self._events_of_cell(cell, where, ends.get(cell, ""))
@@ -197,8 +218,9 @@ class Reader:
         after = where.since.before if where.since else START
         upto = where.until.last if where.until else end
         history = await self._source.history_of(cell)
-        async for entry in history.entries(after, upto, entries_where):
-            yield decode_event(entry)
+        async for batch in history.batches(after, upto, entries_where):
+            for entry in batch:
+                yield decode_event(entry)
 
     async def _matches(self, event: Event | FailedEvent, where: EventFilter) -> bool:
         if isinstance(event, FailedEvent):
@@ -256,20 +278,22 @@ class Reader:
         `<session>:<utterance>:<target>`. Raises NotFound if the text is neither, or if the job
         `<session>:<utterance>:<target>` does not exist.
         """
-        parts = text.split(":")
-        if len(parts) != 3:
-            session_of_job(text)
-            return text
-        session, utterance, target = self._source.complete(parts[0]), parts[1], parts[2]
-        middle = f":{session}:{utterance.removeprefix('u')}:translation:"
-        async for event in self._merged(EventFilter(session=session), {}):
-            if (
-                isinstance(event, Event)
-                and middle in event.job
-                and event.job.split(":")[4] == target
-            ):
+        name = self.job_name(text)
+        if name.key:
+            return name.key
+        async for event in self._merged(EventFilter(session=name.session), {}):
+            if isinstance(event, Event) and name.matches(event.job):
                 return event.job
         raise NotFound(f"no job {text}")
+
+    def job_name(self, text: str) -> JobName:
+        """Parse the name of a job, without a look-up. Raises NotFound if the text is no name."""
+        parts = text.split(":")
+        if len(parts) != 3:
+            return JobName(self._source.complete(session_of_job(text)), key=text)
+        session, utterance, target = self._source.complete(parts[0]), parts[1], parts[2]
+        middle = f":{session}:{utterance.removeprefix('u')}:translation:"
+        return JobName(session, middle=middle, target=target)
 
     # --- states ---------------------------------------------------------------------------------
 
