@@ -271,7 +271,7 @@ def sources_of(script: str) -> list[str]:
     """The source of a script, followed by those of all modules that it includes."""
     text = _read(f"{script}.lua")
     modules: dict[str, str] = {}
-    for include in (*ROOTS, *_INCLUDE.findall(text)):
+    for include in (*ROOTS, *_includes_of(text)):
         _add_module(include, modules, ())
     return [text, *modules.values()]
 
@@ -289,10 +289,10 @@ def library_of(scripts: Iterable[str]) -> Library:
     for root in ROOTS:
         _add_module(root, modules, ())
     for text in texts.values():
-        for include in _INCLUDE.findall(text):
+        for include in _includes_of(text):
             _add_module(include, modules, ())
     bodies = "".join(_script(name, text) for name, text in texts.items())
-    includes = "".join(modules.values())
+    includes = "".join(_module(name, text) for name, text in modules.items())
     flags = {name: _flags(name, text) for name, text in texts.items()}
 
     def source(release: str) -> str:
@@ -344,6 +344,11 @@ def _script(name: str, text: str) -> str:
     )
 
 
+def _module(name: str, text: str) -> str:
+    return _MODULE.format(name=name, body=_INCLUDE.sub("", text))
+
+
+@cache
 def _read(path: str) -> str:
     file = files("eventsched").joinpath("lua", *path.split("/"))
     if not file.is_file():
@@ -351,8 +356,14 @@ def _read(path: str) -> str:
     return file.read_text(encoding="utf-8")
 
 
+@cache
+def _includes_of(text: str) -> tuple[str, ...]:
+    """The names of the modules that a source includes."""
+    return tuple(_INCLUDE.findall(text))
+
+
 def _add_module(name: str, modules: dict[str, str], path: tuple[str, ...]) -> None:
-    """Add the module `name` to `modules`, after the modules that it includes.
+    """Add the source of the module `name` to `modules`, after the modules that it includes.
 
     `path` are the modules that led to this include, to detect a circle.
     """
@@ -361,6 +372,6 @@ def _add_module(name: str, modules: dict[str, str], path: tuple[str, ...]) -> No
     if name in modules:
         return
     text = _read(f"include/{name}.lua")
-    for include in _INCLUDE.findall(text):
+    for include in _includes_of(text):
         _add_module(include, modules, (*path, name))
-    modules[name] = _MODULE.format(name=name, body=_INCLUDE.sub("", text))
+    modules[name] = text

@@ -64,12 +64,15 @@ def commands_of(script: str) -> frozenset[str]:
     """
     texts = lua_library.sources_of(script)
     patterns = [_READ] if "no-writes" in texts[0].partition("\n")[0] else [_READ, _WRITE]
-    return frozenset().union(*(_called(text, patterns) for text in texts))
+    called = (_called(text, pattern) for text in texts for pattern in patterns)
+    return frozenset().union(*called)
 
 
-def _called(text: str, patterns: list[re.Pattern[str]]) -> set[str]:
-    pairs = [pair for pattern in patterns for pair in pattern.findall(text)]
-    return {f"{name}|{part}" if name in _CONTAINERS else name for name, part in pairs}
+@cache
+def _called(text: str, pattern: re.Pattern[str]) -> frozenset[str]:
+    """The commands in a source. Most modules belong to many scripts."""
+    pairs = pattern.findall(text)
+    return frozenset(f"{name}|{part}" if name in _CONTAINERS else name for name, part in pairs)
 
 
 @cache
