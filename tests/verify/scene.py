@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -48,6 +49,18 @@ return function(...)
   if fault and redis.call('DECR', fault) == 0 then error('the write fails', 0) end
   return redis.call(...)
 end
+"""
+DUMP = """
+local dumps = {redis.call('GET', KEYS[2])}
+for _, key in ipairs(redis.call('KEYS', ARGV[1])) do
+  dumps[#dumps + 1] = key
+  dumps[#dumps + 1] = redis.call('DUMP', key)
+end
+return dumps
+"""
+RESTORE = """
+for _, key in ipairs(redis.call('KEYS', ARGV[1])) do redis.call('DEL', key) end
+for at = 2, #ARGV, 2 do redis.call('RESTORE', ARGV[at], 0, ARGV[at + 1]) end
 """
 WRITES_MAX = 150
 SETTINGS = Settings()
@@ -99,6 +112,13 @@ class Scene:
         await project(store)
         return self
 
+    def copy(self, store: TimedStore) -> Scene:
+        """The same scene, with what it knows of the cell, through another store."""
+        scene = Scene(store, self.redis)
+        scene.node, scene.sessions = self.node, [*self.sessions]
+        scene.epoch, scene.sealed_to = self.epoch, self.sealed_to
+        return scene
+
     async def play(self, *, started: bool) -> None:
         session = self.sessions[0].session
         await self.store.mark_playback(
@@ -136,7 +156,7 @@ class Scene:
                 break
             store.tick(20_000)
             await store.timers()
-        await project(store)
+        await project(store, batch_max=100)
 
     async def timers(self) -> list[str]:
         """The timers that are due."""
@@ -146,7 +166,40 @@ class Scene:
     async def states(self) -> set[str]:
         """The states of the sessions."""
         keys = [self.store.keys.session(name_of(each.session)) for each in self.sessions]
-        return {(await self.store.read_hash(key)).get("status", "closed") for key in keys}
+        replies = await self.store.transport.commands([("HGET", key, "status") for key in keys])
+        return {(status or b"closed").decode() for status in replies}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A scene at one moment: the keys of its cell, the time, and what the scene knows.
+
+    If snapshots are equal, all later steps and checks have the same effect. The generation of the
+    cell is not compared: it is new after each call.
+    """
+
+    scene: Scene = field(compare=False)
+    dumps: list[bytes] = field(compare=False)
+    at_ms: int
+    known: tuple[Any, ...]
+    keys: dict[bytes, bytes]
+
+    @classmethod
+    async def of(cls, scene: Scene) -> Snapshot:
+        names = scene.store.keys
+        clock, *dumps = await scene.redis.eval(DUMP, 2, names.log, names.clock, f"{names.prefix}*")
+        keys = dict(zip(dumps[::2], dumps[1::2], strict=True))
+        keys[names.clock.encode()] = clock.rpartition(b"|")[0]
+        known = (scene.node, (*scene.sessions,), scene.epoch, scene.sealed_to)
+        return cls(scene.copy(scene.store), dumps, scene.store.at_ms, known, keys)
+
+    async def restore(self) -> Scene:
+        """Replace all keys of the cell, and set the time back."""
+        before, keys = self.scene.store, self.scene.store.keys
+        await self.scene.redis.eval(RESTORE, 1, keys.log, f"{keys.prefix}*", *self.dumps)
+        store = TimedStore(before.transport, before.cell)
+        store.at_ms = self.at_ms
+        return self.scene.copy(store)
 
 
 Step = Callable[[Scene], Awaitable[Any]]

@@ -51,9 +51,9 @@ async def verified(store: TimedStore) -> Report:
     return await Verifier(views_of(store), CORE).run()
 
 
-async def project(store: TimedStore, owner: str | None = None) -> None:
+async def project(store: TimedStore, owner: str | None = None, batch_max: int = 7) -> None:
     """Fold the log. After a failure only the same owner may go on before its lease ends."""
-    projector = Projector(views_of(store), CORE, batch_max=7, owner=owner)
+    projector = Projector(views_of(store), CORE, batch_max=batch_max, owner=owner)
     while (await projector.step()).state != "idle":
         pass
     await projector.release()
