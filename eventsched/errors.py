@@ -220,10 +220,11 @@ class Backpressure(Refused):
     """Raised when the cell refuses work for now; `eventsched status` shows the reason.
 
     The field `cause` is `session_outcomes` if the session has 1,024 open outcomes,
-    `session_resumes` if the session was resumed 16 times in less than 160 s, and `tenant_outbox` if
-    the results that nobody has read reach the bound of the field `tenant`. After an append, the
-    field `accepted_bytes` is the number of bytes of audio that count as appended; append the rest
-    later.
+    `session_resumes` if the session was resumed 16 times in less than 160 s, `tenant_outbox` if the
+    results that nobody has read reach the bound of the field `tenant`, and `tenant_lag` if the
+    projections have not folded as many of this tenant's log entries (`seen`) as the setting
+    `tenant_lag_max` (`limit`). After an append, the field `accepted_bytes` is the number of bytes
+    of audio that count as appended; append the rest later.
     """
 
     remedy = "try again after retry_after_ms; `eventsched status` shows the reason"

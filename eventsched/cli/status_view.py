@@ -56,6 +56,9 @@ def _cell(cell: CellStatus) -> list[RenderableType]:
         if outbox.is_refused:
             unread = size(outbox.unread_bytes)
             head.append(f"  tenant {outbox.tenant} is refused: {unread} unread", "bold red")
+    for lagging in cell.lagging_tenants:
+        entries = plural(lagging.lag, "entry", "entries")
+        head.append(f"  tenant {lagging.tenant} is refused: {entries} not folded", "bold red")
     if cell.stalled_timers:
         head.append(f"  {plural(cell.stalled_timers, 'stalled timer')}", "red")
     parts = [_roles(cell), "", _consumers(cell.consumers), "", _nodes(cell.classes)]

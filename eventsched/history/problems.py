@@ -37,10 +37,7 @@ def _of_cell(cell: CellStatus) -> Iterator[str]:
     if cell.dead_letters:
         count = plural(cell.dead_letters, "dead letter")
         yield f"{count}, newest: {cell.newest_dead_letter}"
-    for outbox in cell.outboxes:
-        if outbox.is_refused:
-            unread = size(outbox.unread_bytes)
-            yield f"tenant {outbox.tenant} is refused: {unread} of results wait to be read"
+    yield from _refused_tenants(cell)
     for consumer in cell.consumers:
         if _is_late(consumer):
             yield f"{consumer.consumer} is {duration(consumer.oldest_ms)} late"
@@ -55,6 +52,16 @@ def _of_cell(cell: CellStatus) -> Iterator[str]:
                 names += f" and {len(each.nodes) - NAMES_MAX:,} more"
             subjects = "every job" if "*" in each.suspended else ", ".join(each.suspended)
             yield f"suspended for {subjects}: {names}"
+
+
+def _refused_tenants(cell: CellStatus) -> Iterator[str]:
+    for outbox in cell.outboxes:
+        if outbox.is_refused:
+            unread = size(outbox.unread_bytes)
+            yield f"tenant {outbox.tenant} is refused: {unread} of results wait to be read"
+    for lagging in cell.lagging_tenants:
+        entries = plural(lagging.lag, "entry", "entries")
+        yield f"tenant {lagging.tenant} is refused: {entries} of the log are not folded"
 
 
 def _is_late(consumer: ConsumerStatus) -> bool:

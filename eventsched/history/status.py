@@ -25,7 +25,7 @@ from eventsched.store.lag import ARCHIVE, ConsumerLag
 from eventsched.store.replies import fields_of
 
 TENANTS_MAX = 5
-"""Tenants whose unread results are shown."""
+"""Tenants whose unread results are shown, and those whose lag is."""
 
 
 class ConsumerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +50,14 @@ class TenantOutbox(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the tenant has so many that it is refused."""
 
 
+class RefusedTenant(msgspec.Struct, frozen=True, kw_only=True):
+    """A tenant that is refused because the projections lag behind it."""
+
+    tenant: str
+    lag: int
+    """Number of its log entries that a projection set has not folded."""
+
+
 class CellStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The status of one cell. Its reads are not atomic, so counts may differ by a few."""
 
@@ -71,6 +79,8 @@ class CellStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Number of timers whose last call had no effect and that are called again after a pause."""
     outboxes: list[TenantOutbox]
     """The tenants with the most bytes of results that wait to be read, at most five."""
+    lagging_tenants: list[RefusedTenant]
+    """The tenants that are refused for their lag; at most five, those with the largest lag."""
 
 
 class SystemStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,6 +143,7 @@ class _CellReader:
             dead_letters=await self._command("XLEN", self._keys.dead_letters),
             newest_dead_letter=_field(newest[0][1], b"reason") if newest else "",
             outboxes=await self._outboxes(settings),
+            lagging_tenants=await self._lagging_tenants(),
             stalled_timers=await self._command("ZCARD", self._keys.stalled_timers),
         )
 
@@ -180,6 +191,11 @@ class _CellReader:
             )
             for tenant in most
         ]
+
+    async def _lagging_tenants(self) -> list[RefusedTenant]:
+        lags = await self._store.read_hash(self._keys.tenant_lag)
+        most = sorted(lags, key=lambda tenant: (-int(lags[tenant]), tenant))[:TENANTS_MAX]
+        return [RefusedTenant(tenant=tenant, lag=int(lags[tenant])) for tenant in most]
 
     async def _command(self, name: str, key: str, *more: str | int) -> Any:
         return await self._store.transport.command(name, key, *more, key=key)

@@ -1,10 +1,11 @@
 """Backpressure: producers are refused before data is lost, and accepted again afterwards.
 
 Owns: measuring memory, consumer lag and dead letters once a second; deciding when backpressure
-starts (at the limit) and ends (below nine tenths of the limit).
-Must not: keep state between two measurements, because any number of monitors may run and the active
+starts (at the limit) and ends (below nine tenths of the limit), for a cell and, by its part of the
+lag, for a tenant.
+Must not: decide by what it has in memory, because any number of monitors may run and the active
 reasons are stored in the cell; refuse calls, which the scripts of producers and nodes do.
-Read next: lua/set_backpressure.lua, store/lag.py, schema/settings.py.
+Read next: lua/set_backpressure.lua, store/lag.py, store/tenant_lag.py, schema/settings.py.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from eventsched.schema.settings import Settings
 from eventsched.store.cell import Store
 from eventsched.store.lag import ARCHIVE, ConsumerLag
 from eventsched.store.retry import Backoff
+from eventsched.store.tenant_lag import TenantLag
 
 MEASURE_S = 1.0
 """Interval between two measurements."""
-Reason: TypeAlias = Literal["memory", "group", "archive", "dead_letters"]
+Reason: TypeAlias = Literal["memory", "group", "archive", "dead_letters", "tenant_lag"]
 UNMEASURED: dict[Reason, str] = {"memory": "maxmemory is 0 now", "archive": "no archive any more"}
 """Reasons that may have no measurement, and why. Their backpressure ends then."""
 
@@ -45,11 +47,12 @@ class Measurement(msgspec.Struct, frozen=True):
 
 
 class BackpressureMonitor:
-    """Starts and ends the backpressure of one cell."""
+    """Starts and ends the backpressure of one cell and of its tenants."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lag = ConsumerLag(store)
+        self._tenant_lag = TenantLag(store)
         self._gauges: list[Callable[[Settings], Awaitable[Measurement | None]]] = [
             self._memory,
             self._groups,
@@ -72,6 +75,7 @@ class BackpressureMonitor:
         for reason, description in UNMEASURED.items():
             if reason in active and reason not in measured:
                 await self._update(Measurement(reason, 0, 1, description), was_active=True)
+        await self._update_tenants(settings)
         return measurements
 
     async def _update(self, measurement: Measurement, *, was_active: bool) -> None:
@@ -95,6 +99,39 @@ class BackpressureMonitor:
                 seen=measurement.seen,
                 limit=measurement.limit,
             )
+
+    async def _update_tenants(self, settings: Settings) -> None:
+        """Refuse the tenants that the projections lag behind, and serve those again that they
+        follow.
+
+        The log is read only while the lag is so large that a tenant may have reached the limit, or
+        while a tenant is refused.
+        """
+        refused = await self._store.read_hash(self._store.keys.tenant_lag)
+        lags = await self._set_lags()
+        slowest = max(lags, key=lambda name: lags[name], default=None)
+        if slowest is None or (lags[slowest] < settings.tenant_lag_max and not refused):
+            self._tenant_lag.clear()
+            return
+        counts = await self._tenant_lag.count(slowest)
+        for tenant in sorted(refused.keys() | counts.keys()):
+            seen = counts.get(tenant, 0)
+            lag = Measurement("tenant_lag", seen, settings.tenant_lag_max, "entries not folded")
+            was_active = tenant in refused
+            is_active = lag.is_active(was_active=was_active)
+            if is_active or was_active:
+                await self._store.set_tenant_lag(tenant, seen if is_active else 0)
+            if is_active != was_active:
+                log.warning(
+                    "backpressure",
+                    change="started" if is_active else "ended",
+                    cell=self._store.cell,
+                    reason=lag.reason,
+                    tenant=tenant,
+                    projection_set=slowest,
+                    seen=seen,
+                    limit=lag.limit,
+                )
 
     async def run(self) -> None:
         """Measure every second until cancelled."""
@@ -127,14 +164,16 @@ class BackpressureMonitor:
                 "group", await self._lag.of_dispatch(), settings.dispatch_queue_max, "dispatch"
             ),
             *[
-                Measurement(
-                    "group", await self._lag.of_set(name), settings.projection_lag_max, name
-                )
-                for name in await self._lag.projection_sets()
-                if name != ARCHIVE
+                Measurement("group", lag, settings.projection_lag_max, name)
+                for name, lag in (await self._set_lags()).items()
             ],
         ]
         return max(lags, key=lambda lag: lag.seen / lag.limit)
+
+    async def _set_lags(self) -> dict[str, int]:
+        """The lag of each projection set."""
+        names = await self._lag.projection_sets()
+        return {name: await self._lag.of_set(name) for name in names if name != ARCHIVE}
 
     async def _archive(self, settings: Settings) -> Measurement | None:
         """The lag of the archive; None without one. Only archived entries are trimmed."""

@@ -37,6 +37,7 @@ S  ephemeral state: it may be lost.
     tenant_queued           hash   D  tenant -> waiting jobs
     tenant_undispatched     hash   D  tenant -> outcomes of utterances in the dispatch queue
     tenant_outbox           hash   S  tenant -> bytes of results that wait to be read
+    tenant_lag              hash   S  tenant that is refused for its lag -> log entries not folded
     tenant_finish_tag       zset   D  tenant -> F of fair queuing; values below V are dropped
     counters                hash   D  entry count, virtual time, classes, trimmed; backpressure
                                    set_aside: the last segments that were set aside
@@ -203,6 +204,10 @@ class Keys:
     @property
     def tenant_outbox(self) -> str:
         return self._key("tenant_outbox")
+
+    @property
+    def tenant_lag(self) -> str:
+        return self._key("tenant_lag")
 
     @property
     def tenant_queued(self) -> str:

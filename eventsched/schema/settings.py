@@ -96,6 +96,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A tenant with so many bytes of outcomes and synthesised speech that wait to be read in a cell
     is refused with BACKPRESSURE (rule 33, limits). Each outcome counts 256 bytes beside its text
     and speech."""
+    tenant_lag_max: Entries = 10_000
+    """A tenant with this many log entries that a projection set has not folded is refused with
+    BACKPRESSURE (rule 33, limits)."""
     memory_percent_max: Percent = 80
     """Backpressure starts when the server uses this percentage of its maxmemory, if it has one."""
     projection_lag_max: Entries = 50_000

@@ -85,6 +85,10 @@ class RoleCommands(CellConnection):
         reply = await self.run("set_backpressure", reason, int(is_active), seen, limit)
         return reply.decode()  # type: ignore[no-any-return]
 
+    async def set_tenant_lag(self, tenant: str, entries: int) -> None:
+        """The cell refuses the tenant for this many entries that are not folded; 0: no longer."""
+        await self.run("set_tenant_lag", tenant, entries)
+
     async def dispatch_jobs(self, lease_ms: int = 0) -> DispatchReply:
         """Dispatch or queue the jobs of up to 12 entries of the dispatch stream.
 

@@ -45,9 +45,10 @@ CALLED_BY_SETS = {
     "trim_log",
     "trim_node_indexes",
 }
-RECORD_A_REPORT = {"renew_presence", "set_aside_archive"}
-"""They record what a process or an operator reports. Nothing is decided by it later; their own
-tests are tests/roles/test_presence.py and tests/archive/test_set_aside.py."""
+RECORD_A_REPORT = {"renew_presence", "set_aside_archive", "set_tenant_lag"}
+"""They record what a process or an operator reports, in no event. Their own tests are
+tests/roles/test_presence.py, tests/archive/test_set_aside.py and tests/scripts/test_tenant_lag.py.
+"""
 REPAIR = {"repair_job", "repair_state", "repair_trim"}
 """They write the state that the fold of the log gives; tests/verify/test_repair.py checks it."""
 

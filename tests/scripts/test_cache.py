@@ -51,7 +51,7 @@ local found = { nodes = {}, leases = {}, classes = {}, free_nodes = {}, sessions
   keeps_audio = cell.keeps_audio, pairs = cell.pairs,
   dispatcher_lease = cell.dispatcher_lease, places = cell.places,
   waiting_heads = cell.waiting_heads, tenant_counts = cell.tenant_counts,
-  tenant_outbox = cell.tenant_outbox,
+  tenant_outbox = cell.tenant_outbox, tenant_lag = cell.tenant_lag,
   outboxes = cell.outboxes, outcomes = cell.outcomes, count = cell.stable + cell.live,
   live = cell.live, matches = cell.matches, matches_by_key = cell.matches_by_key, orders = {} }
 for name, s in pairs(cell.sessions) do
@@ -122,6 +122,7 @@ WRITERS = {
     r"keys\.of\('requirements'": {"classes"},
     r"keys\.tenant_queued": {"queue"},
     r"keys\.tenant_outbox": {"outbox"},
+    r"keys\.tenant_lag": {"backpressure"},
     r"key, |session, |keys\.of\('session'": {
         "sessions", "closing", "delivery", "outbox", "affinity", "open_session",
         "playback", "resume_session", "record_seal", "outcome_timers", "retire_timer",
@@ -130,7 +131,7 @@ WRITERS = {
 """The modules that write live state and update the cache, by the key of the state."""
 COUNTED = (
     "nodes", "classes", "pairs", "matches", "matches_by_key", "orders", "places", "waiting_heads",
-    "tenant_counts", "tenant_outbox",
+    "tenant_counts", "tenant_outbox", "tenant_lag",
     "sessions", "outboxes", "outcomes", "affinity",
 )  # fmt: skip
 
@@ -296,6 +297,9 @@ async def assert_requirements_stored(store: TimedStore, cached: Any) -> None:
     unread = await store.read_hash(store.keys.tenant_outbox)
     for tenant, count in dict(cached["tenant_outbox"]).items():
         assert int(unread.get(tenant, 0)) == count
+    lags = await store.read_hash(store.keys.tenant_lag)
+    for tenant, entries in dict(cached["tenant_lag"]).items():
+        assert int(lags.get(tenant, 0)) == entries
     if "dispatcher_lease" in cached:
         counters = await store.read_hash(store.keys.counters)
         assert int(counters.get("dispatcher", 0)) == cached["dispatcher_lease"]
@@ -314,12 +318,17 @@ async def test_rule_17_cached_values_equal_stored_values(played: TimedStore) -> 
             await played.set_backpressure("memory", is_active=raised, seen=1, limit=1)
             await assert_stored(played)
 
+    async def lag() -> None:
+        for entries in (play.rng.randrange(1, 100), 0):
+            await played.set_tenant_lag("acme", entries)
+            await assert_stored(played)
+
     async def hold() -> None:
         await views.acquire(load_core(), "me", 1_500)
 
     seen, parts = 0, set[str]()
     for _ in range(300):
-        await play.rng.choice([*play.steps(), *play.steps(), configure, press, hold])()
+        await play.rng.choice([*play.steps(), *play.steps(), configure, press, lag, hold])()
         seen += await assert_stored(played)
         cached = await cached_contents(played)
         parts |= {part for part in COUNTED if cached.get(part)}
