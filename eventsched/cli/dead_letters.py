@@ -14,14 +14,12 @@ import typer
 from eventsched.cli.options import Options, command
 from eventsched.errors import EventschedError, InvalidMessage, NotFound
 from eventsched.schema.ids import is_id, ms_of
-from eventsched.store.replies import fields_of
 
 if TYPE_CHECKING:
     from eventsched.store.cell import Store
     from eventsched.store.connection import Connection
     from eventsched.store.role_commands import RetryOutcome
 
-PAGE = 500
 SHOWN_MAX = 50
 """Dead letters in the text output; --json prints all."""
 app = typer.Typer(add_completion=False, help="List dead letters, retry or discard one.")
@@ -43,9 +41,14 @@ async def dead_letters(options: Options, context: typer.Context) -> None:
     if context.invoked_subcommand is not None:
         return
     from eventsched.cli.output import print_json
+    from eventsched.history.dead_letters import read_dead_letters
 
     async with options.connect() as connection:
-        letters = [each for store in connection.stores.values() for each in await _entries(store)]
+        letters = [
+            letter
+            for store in connection.stores.values()
+            async for letter in read_dead_letters(store)
+        ]
     if options.json:
         for letter in letters:
             print_json(letter)
@@ -98,26 +101,6 @@ async def discard(options: Options, id_: Id) -> None:
         print_json({"id": f"{store.cell}/{entry_id}", "outcome": outcome})
     else:
         print_line(f"{id_}: discarded; the log keeps the event")
-
-
-async def _entries(store: Store) -> list[dict[str, Any]]:
-    """Return the dead letters of a cell."""
-    letters: list[dict[str, Any]] = []
-    low = "-"
-    while page := await store.read_range(store.keys.dead_letters, low, "+", PAGE):
-        for entry_id, flat in page:
-            text = {k.decode(): v.decode(errors="replace") for k, v in fields_of(flat).items()}
-            letters.append({
-                "id": f"{store.cell}/{entry_id}",
-                "source": text.get("from", ""),
-                "source_id": text.get("id", ""),
-                "kind": text.get("k", ""),
-                "reason": text.get("reason", ""),
-                "partial": text.get("partial") == "1",
-                "data": text.get("d", ""),
-            })  # fmt: skip
-        low = f"({page[-1][0]}"
-    return letters
 
 
 def _show(letters: list[dict[str, Any]]) -> None:

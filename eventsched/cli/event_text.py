@@ -1,66 +1,27 @@
-"""The description of an event in one line, and its JSON.
+"""The description of an event in one line.
 
 Owns: one description per event type, as `eventsched history` prints it.
-Never does: I/O. Read next: history.py, schema/events.py (the event types).
+Never does: I/O. Read next: history.py, history/event_json.py, schema/events.py (the event types).
 """
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from eventsched.formatting import clock, duration, plural, utc_time
-from eventsched.projection.fold import FailedEvent
-from eventsched.schema import codec, events
+from eventsched.formatting import clock, duration, plural
+from eventsched.history.event_json import text_of
+from eventsched.schema import events
 from eventsched.schema.events import Event
 from eventsched.schema.keys import name_of
-
-TYPES_WITH_TEXT = frozenset({"ResultRecorded", "ResultReplaced", "ResultDelivered"})
 
 
 def describe(event: Event) -> str:
     """Return the event's data in a few words, without the name of the type."""
     description = _DESCRIPTIONS.get(type(event.data))
     return description(event, event.data) if description else _fields(event.data)
-
-
-def as_json(event: Event | FailedEvent) -> dict[str, Any]:
-    """Return the event as a JSON object, with its text if it has one."""
-    if isinstance(event, FailedEvent):
-        return {"id": event.id, "undecodable": event.reason}
-    data = msgspec.to_builtins(event.data)
-    data.pop("type")
-    result = {
-        "id": event.id,
-        "time": utc_time(event.ms),
-        "type": event.type,
-        "v": event.v,
-        "session": event.session,
-        "job": event.job,
-        "node": event.node,
-        "cause": event.cause,
-        "traceparent": event.traceparent,
-        "data": data,
-    }
-    text = _text(event)
-    if text is not None:
-        result["text"] = text
-    elif event.body:
-        result["body"] = base64.b64encode(event.body).decode()
-    return result
-
-
-def _text(event: Event) -> events.Text | None:
-    """Return the text of a result; None if the event has none, or it cannot be decoded."""
-    if event.type not in TYPES_WITH_TEXT or not event.body:
-        return None
-    try:
-        return codec.decode_text(event.body)
-    except codec.UnreadableText:
-        return None  # the JSON has the body in base64
 
 
 def _fields(data: events.Data) -> str:
@@ -70,7 +31,7 @@ def _fields(data: events.Data) -> str:
 
 
 def _quoted_text(event: Event) -> str:
-    text = _text(event)
+    text = text_of(event)
     if text is None:
         return "  unreadable" if event.body else ""
     if text.encrypted:

@@ -2,7 +2,7 @@
 
 Owns: the options of the command, the order of reading and following.
 Never does: reads.
-Read next: history/filters.py, history/reader.py, timeline.py (lines), timeline/render.py (picture).
+Read next: history/event_filter.py, history/reader.py, timeline.py (lines), timeline/render.py.
 """
 
 from __future__ import annotations
@@ -77,21 +77,28 @@ async def history(
     prints JSON Lines, --svg draws one session. Encrypted texts are shown if the key store has
     their keys.
     """
-    from eventsched.cli.event_text import as_json
     from eventsched.cli.output import write_json
     from eventsched.cli.timeline import Timeline
     from eventsched.encryption.decrypt import EventDecryptor
     from eventsched.encryption.keystore import find_key_store
-    from eventsched.history.filters import parse_filter
+    from eventsched.history.event_filter import make_filter
+    from eventsched.history.event_json import event_json
     from eventsched.history.reader import Reader
 
     async with options.history_source(archive) as source:
         key_store = find_key_store(keys)
         reader = Reader(source, EventDecryptor(key_store) if key_store else None)
-        wanted = await parse_filter(
-            reader, subject=what, node=node, tenant=tenant, types=types or [],
-            since=since, until=until,
-        )  # fmt: skip
+        wanted = await make_filter(
+            source,
+            reader,
+            what,
+            node=node,
+            tenant=tenant,
+            types=types or [],
+            since=since,
+            until=until,
+            prefix="--",
+        )
         if svg is not None:
             await _draw(reader, wanted, svg)
             return
@@ -99,7 +106,7 @@ async def history(
         timeline = Timeline(title, shows_subject=not wanted.index)
         show: Show = timeline.show
         if options.json:
-            show = lambda event: write_json(as_json(event))  # noqa: E731  one call for both forms
+            show = lambda event: write_json(event_json(event))  # noqa: E731  one call for both forms
         is_live = source.connection is not None
         await _show_all(reader, wanted, show, follow=follow, is_live=is_live)
 

@@ -9,6 +9,16 @@ from typing import Annotated
 
 import typer
 
+from eventsched.cli.gateway_options import (
+    BasePath,
+    Listen,
+    Origins,
+    Proxies,
+    TlsCert,
+    TlsKey,
+    TokenKeys,
+    gateway_config,
+)
 from eventsched.cli.options import Options, command
 from eventsched.cli.serve import (
     ArchiveAudio,
@@ -21,9 +31,10 @@ from eventsched.cli.serve import (
 )
 from eventsched.errors import InvalidMessage
 
+GATEWAY = "gateway"
 Roles = Annotated[
     list[str],
-    typer.Argument(metavar="ROLE…", help="dispatcher, projector, timer or archiver."),
+    typer.Argument(metavar="ROLE…", help="dispatcher, projector, timer, archiver or gateway."),
 ]
 
 
@@ -36,15 +47,39 @@ async def run(
     archive: ArchiveDir = None,
     archive_key: ArchiveKey = None,
     archive_audio: ArchiveAudio = False,
+    listen: Listen = "",
+    token_keys: TokenKeys = "",
+    base_path: BasePath = "",
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    proxies: Proxies = None,
+    origins: Origins = None,
 ) -> int:
     """Run one or several roles in this process.
 
     Any number of processes may run the same role against one server, on any number of machines.
+    The role gateway serves HTTP and WebSockets at --listen.
     """
     from eventsched.roles.runner import ROLES
 
+    names = [*ROLES, GATEWAY]
     for role in roles:
-        if role not in ROLES:
-            raise InvalidMessage.of("role", f"no role {role!r}", f"choose of {', '.join(ROLES)}")
+        if role not in names:
+            raise InvalidMessage.of("role", f"no role {role!r}", f"choose of {', '.join(names)}")
+    gateway = None
+    if GATEWAY in roles:
+        gateway = gateway_config(
+            listen=listen,
+            token_keys=token_keys,
+            base_path=base_path,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            proxies=proxies or [],
+            origins=origins or [],
+            archive=archive,
+        )
+    elif listen:
+        raise InvalidMessage.of("--listen", "only with the role gateway", "leave it out")
     archive_options = ArchiveOptions(archive, archive_key, archive_audio)
-    return await serve(options, list(dict.fromkeys(roles)), cells, set_ or [], archive_options)
+    names = [role for role in dict.fromkeys(roles) if role != GATEWAY]
+    return await serve(options, names, cells, set_ or [], archive_options, gateway)

@@ -20,7 +20,11 @@ from eventsched.errors import InvalidMessage
 from eventsched.interrupts import open_signals
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from eventsched.archive.config import ArchiveSettings
+    from eventsched.gateway.config import GatewayConfig
+    from eventsched.store.connection import Connection
 
 Cells = Annotated[
     int | None,
@@ -112,6 +116,7 @@ async def serve(
     cells: int | None,
     assignments: Sequence[str],
     archive: ArchiveOptions,
+    gateway: GatewayConfig | None = None,
 ) -> int:
     """Run the roles until a signal and return the exit code.
 
@@ -124,6 +129,7 @@ async def serve(
         cells: number of cells of a new server.
         assignments: values of `--set`, each `NAME=VALUE`.
         archive: the options of the archive.
+        gateway: the gateway that runs beside the roles; none without it.
     """
     settings = settings_of(assignments)
     archiver_settings = archive.archiver_settings(roles)
@@ -134,16 +140,24 @@ async def serve(
     from eventsched.roles.runner import running
 
     async def run() -> None:
+        # A gateway without roles is a client: it creates no cells, and waits for them.
+        create = bool(roles)
         async with (
-            options.connect(create=True, cells=cells, settings=settings, wait=True) as connection,
+            options.connect(create=create, cells=cells, settings=settings, wait=True) as connection,
             running(connection, roles, archiver_settings),
+            _serving(connection, gateway) as address,
         ):
             url, names = display_url(connection.url), connection.cells
+            shown = [*roles, *["gateway"] * (gateway is not None)]
             if options.json:
-                status = {"ready": True, "url": url, "cells": names, "roles": roles}
+                status = {"ready": True, "url": url, "cells": names, "roles": shown}
+                if address:
+                    status["gateway"] = address
                 print_json(status | {"pid": os.getpid()})
             else:
-                print_line(f"ready: {url}  cells: {', '.join(names)}  roles: {', '.join(roles)}")
+                print_line(f"ready: {url}  cells: {', '.join(names)}  roles: {', '.join(shown)}")
+                if address:
+                    print_line(f"gateway: {address}")
             await anyio.sleep_forever()
 
     async with anyio.create_task_group() as tasks:
@@ -152,3 +166,16 @@ async def serve(
             number = await signals.get()
         tasks.cancel_scope.cancel()  # a second Ctrl-C has its usual effect
     return 130 if number == signal.SIGINT else 0
+
+
+def _serving(
+    connection: Connection, gateway: GatewayConfig | None
+) -> AbstractAsyncContextManager[str]:
+    """Return a block in which the gateway serves; it yields the URL, or an empty text without."""
+    from contextlib import nullcontext
+
+    if gateway is None:
+        return nullcontext("")
+    from eventsched.gateway.server import serving_gateway
+
+    return serving_gateway(connection, gateway)

@@ -9,8 +9,6 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
-from msgspec import NODEFAULT
-from msgspec.structs import FieldInfo
 
 from eventsched.cli.options import Archive, Options, command
 from eventsched.escaping import escape_line
@@ -47,6 +45,7 @@ async def state(
     from eventsched.cli.output import print_json
     from eventsched.history.position import parse_position
     from eventsched.history.reader import Reader
+    from eventsched.history.record_json import named
 
     position = parse_position(at, "--at") if at else None
     async with options.history_source(archive) as source:
@@ -58,32 +57,6 @@ async def state(
         print_json(fields)
     else:
         show(msgspec.json.decode(msgspec.json.encode(fields)))
-
-
-def named(value: Any) -> Any:
-    """Return a value in which every record is a dict with the names of its fields.
-
-    Stored records are arrays without names.
-    """
-    if isinstance(value, msgspec.Struct):
-        tag = {value.__struct_config__.tag_field: value.__struct_config__.tag}
-        fields = {
-            field.encode_name: named(getattr(value, field.name))
-            for field in msgspec.structs.fields(value)
-            if not _is_omitted(value, field)
-        }
-        return {key: name for key, name in tag.items() if key} | fields
-    if isinstance(value, dict):
-        return {key: named(item) for key, item in value.items()}
-    return [named(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _is_omitted(record: msgspec.Struct, field: FieldInfo) -> bool:
-    """Whether msgspec omits the field because it has its default value."""
-    if not record.__struct_config__.omit_defaults:
-        return False
-    value = getattr(record, field.name)
-    return value is field.default or (value in ({}, []) and field.default_factory is not NODEFAULT)
 
 
 def show(record: dict[str, Any]) -> None:

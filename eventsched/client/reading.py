@@ -103,12 +103,14 @@ class ReadingClient:
             InvalidMessage: An argument is not acceptable.
             ServerUnavailable: The server is away.
         """
-        from eventsched.history.filters import parse_filter
+        from eventsched.history.event_filter import make_filter
+        from eventsched.history.source import HistorySource
 
         reader = self._reader()
-        where = await parse_filter(
-            reader, subject=id, node=node, tenant=tenant, types=types, since=since, until=until
-        )
+        where = await make_filter(
+            HistorySource(self), reader, id, node=node, tenant=tenant, types=list(types),
+            since=since, until=until,
+        )  # fmt: skip
         async for event in reader.history(where, await reader.ends(where)):
             yield event
 

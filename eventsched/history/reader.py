@@ -8,7 +8,8 @@ Read next: source.py (opens the histories), audit/service.py, status.py.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing
 from functools import partial
 from typing import Any
 
@@ -32,6 +33,8 @@ REVISIONS_MAX = 3
 """Tries to read a record while a rebuild changes the active revision."""
 FOLLOWED_MAX = 1_000
 """Entries of one cell in one read while following."""
+SCANNED_MAX = 10_000
+"""Entries that one page of events reads."""
 BLOCK_MS = 2_000
 
 
@@ -90,6 +93,15 @@ class JobName(msgspec.Struct, frozen=True):
         return self.middle in key and key.split(":")[4] == self.target
 
 
+class EventPage(msgspec.Struct, kw_only=True):
+    """Some events, and where the next ones begin."""
+
+    events: list[Event | FailedEvent]
+    after: dict[str, str]
+    """Id of the last entry that was read, by cell."""
+    is_last: bool
+
+
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """A record of a read model at a position."""
 
@@ -120,10 +132,6 @@ class Reader:
         """The loaded read models by name."""
         return {part.name: part for each in self._source.sets for part in each.projections}
 
-    def complete(self, name: str) -> str:
-        """`<cell>.<name>`. Raises InvalidMessage if the name has an unknown cell."""
-        return self._source.complete(name)
-
     # --- events ---------------------------------------------------------------------------------
 
     async def history(
@@ -138,12 +146,40 @@ class Reader:
         Raises NotFound if the session, job or node does not exist.
         """
         exists = False
-        async for event in self._merged(where, ends or {}):
+        async for _, event in self._merged(where, ends or {}):
             exists = exists or _shows_existence(event, where)
             if await self._matches(event, where):
                 yield await self._decrypted(event)
         if not exists:
             await self._check_exists(where)
+
+    async def page(self, where: EventFilter, after: Mapping[str, str], count: int) -> EventPage:
+        """At most `count` matching events after the given ids, oldest first.
+
+        A page reads at most SCANNED_MAX entries, so it may have fewer events and not be the last.
+
+        Args:
+            where: Which events.
+            after: Id after which to read, by cell; a cell that is not named is read from its start.
+            count: Greatest number of events.
+
+        Raises NotFound if the session, job or node does not exist.
+        """
+        page = EventPage(events=[], after=dict(after), is_last=False)
+        exists, scanned = bool(after), 0
+        async with aclosing(self._merged(where, {}, after)) as merged:
+            async for cell, event in merged:
+                exists = exists or _shows_existence(event, where)
+                if await self._matches(event, where):
+                    page.events.append(await self._decrypted(event))
+                page.after[cell] = event.id
+                scanned += 1
+                if len(page.events) == count or scanned == SCANNED_MAX:
+                    return page
+        if not exists:
+            await self._check_exists(where)
+        page.is_last = True
+        return page
 
     async def follow(
         self,
@@ -183,39 +219,51 @@ class Reader:
         return keys.name_of(where.index) in sessions_of(event, self._source.indexing_set)
 
     async def _merged(
-        self, where: EventFilter, ends: Mapping[str, str]
-    ) -> AsyncIterator[Event | FailedEvent]:
-        """Events of the cell of a session or node, or of every cell, in the order of times."""
+        self,
+        where: EventFilter,
+        ends: Mapping[str, str],
+        starts: Mapping[str, str] | None = None,
+    ) -> AsyncGenerator[tuple[str, Event | FailedEvent]]:
+        """Events of the cell of a session or node, or of every cell, in the order of times.
+
+        Each has the name of its cell before it. `starts` has ids after which to read.
+        """
         entity = where.index or where.node
         cells = [keys.cell_of(self._source.complete(entity))] if entity else self._source.cells
+        events = {
+            cell: self._events_of_cell(
+                cell, where, ends.get(cell, ""), (starts or {}).get(cell, "")
+            )
+            for cell in cells
+        }
         if len(cells) == 1:
-            async for event in self._events_of_cell(cells[0], where, ends.get(cells[0], "")):
-                yield event
+            async for event in events[cells[0]]:
+                yield cells[0], event
             return
         next_events = {}
-        for cell in cells:
-            rest = self._events_of_cell(cell, where, ends.get(cell, ""))
+        for cell, rest in events.items():
             if (first := await anext(rest, None)) is not None:
                 next_events[cell] = first, rest
         while next_events:
             cell = min(next_events, key=lambda name: (ms_of(next_events[name][0].id), name))
             event, rest = next_events.pop(cell)
-            yield event
+            yield cell, event
             if (following := await anext(rest, None)) is not None:
                 next_events[cell] = following, rest
 
     async def _events_of_cell(
-        self, cell: str, where: EventFilter, end: str
+        self, cell: str, where: EventFilter, end: str, start: str
     ) -> AsyncIterator[Event | FailedEvent]:
-        """Yield the cell's events in the range of `where`; `end` is the last id if it has no end.
+        """Yield the cell's events in the range of `where`.
 
+        `end` is the last id if the range has no end; `start`, if given, replaces its start.
         They are limited to the session of `where`, or without a session to its node. The caller
         applies the other filters.
         """
         entries_where = EntryFilter(
             session=keys.name_of(where.index), node="" if where.index else where.node
         )
-        after = where.since.before if where.since else START
+        after = start or (where.since.before if where.since else START)
         upto = where.until.last if where.until else end
         history = await self._source.history_of(cell)
         async for batch in history.batches(after, upto, entries_where):
@@ -247,10 +295,11 @@ class Reader:
         if isinstance(event.data, SessionOpened):
             self._tenants[event.session] = event.data.tenant
         elif event.session not in self._tenants:
-            self._tenants[event.session] = await self._tenant_of(event.session)
+            self._tenants[event.session] = await self.tenant_of(event.session)
         return self._tenants[event.session]
 
-    async def _tenant_of(self, session: str) -> str:
+    async def tenant_of(self, session: str) -> str:
+        """The tenant of a session by its full id; empty if no event says that it was opened."""
         history = await self._source.history_for(session)
         async for entry in history.entries(where=EntryFilter(session=keys.name_of(session))):
             event = decode_event(entry)
@@ -265,7 +314,7 @@ class Reader:
             return
         if where.since or where.until:
             any_time = msgspec.structs.replace(where, since=None, until=None)
-            async for event in self._merged(any_time, {}):
+            async for _, event in self._merged(any_time, {}):
                 if _shows_existence(event, where):
                     return
         kind = "job" if where.job else "session" if where.session else "node"
@@ -281,7 +330,7 @@ class Reader:
         name = self.job_name(text)
         if name.key:
             return name.key
-        async for event in self._merged(EventFilter(session=name.session), {}):
+        async for _, event in self._merged(EventFilter(session=name.session), {}):
             if isinstance(event, Event) and name.matches(event.job):
                 return event.job
         raise NotFound(f"no job {text}")

@@ -181,7 +181,7 @@ def _import(each: dict[str, Any]) -> AnyKey:
     kinds = {"OKP": jwk.OKPKey, "EC": jwk.ECKey, "RSA": jwk.RSAKey}
     try:
         key: AnyKey = kinds[kind].import_key(each)
-        public = key.public_key
+        public: Any = key.public_key
     except Exception as error:  # joserfc raises errors of several libraries
         raise TokenKeyError(f"the key {kid} cannot be read") from error
     if kind == "RSA" and getattr(public, "key_size", 0) < RSA_BITS_MIN:

@@ -253,7 +253,7 @@ def test_an_unknown_id_is_one_line_and_exit_code_1(system: System, words: tuple[
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("history", "--since", "yesterday"), "since: 'yesterday' is no position"),
+        (("history", "--since", "yesterday"), "--since: 'yesterday' is no position"),
         (("history", "--type", "JobFaild"), "did you mean JobFailed?"),
         (("history", "--svg", "x.svg"), "draws one session"),
         (("history", "--follow", "--until", "2030-01-01"), "not with --follow"),

@@ -9,10 +9,10 @@ import anyio
 import msgspec
 import pytest
 
-from eventsched.cli.state import named
 from eventsched.errors import InvalidMessage, NotFound
 from eventsched.history.position import parse_position
 from eventsched.history.reader import EventFilter, Reader
+from eventsched.history.record_json import named
 from eventsched.history.source import HistorySource
 from eventsched.projection.fold import FailedEvent
 from eventsched.projection.installed import load_core

@@ -50,7 +50,8 @@ async def indexed(store: TimedStore, redis: Client, every: Sequence[int]) -> lis
     for others in every:
         for _ in range(others):
             await redis.xadd(log, {"t": "other"})
-        ids.append((await redis.xadd(log, {"t": "listed"})).decode())
+        listed: bytes = await redis.execute_command("XADD", log, "*", "t", "listed")
+        ids.append(listed.decode())
     await redis.rpush(store.keys.session_index("s"), *ids)
     return ids
 

@@ -27,7 +27,7 @@ LAYERS = (
     ("client",),
     ("node",),
     ("roles", "audit"),
-    ("timeline", "loadtest", "demo"),
+    ("timeline", "loadtest", "demo", "gateway"),
     ("cli",),
 )
 """From the lowest layer up. Packages of one layer do not import each other."""

@@ -21,7 +21,7 @@ from tests.verify.test_verify import CORE, BusyCell, project, verified, views_of
 busy = test_verify.busy
 
 
-async def append_unknown(store: TimedStore, redis: Any, **names: str) -> str:
+async def append_unknown(store: TimedStore, redis: Any, **names: Any) -> str:
     """An event that no decoder reads, with these names in its envelope."""
     fields = encode(Event(id="", type="MoonRisen", data=SessionClosed(), **names))
     entry_id: bytes = await redis.xadd(store.keys.log, fields, id=f"{store.at_ms}-*")

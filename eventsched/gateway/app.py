@@ -1,0 +1,84 @@
+"""The ASGI application of a gateway: its routes with authentication, access and errors.
+
+Owns: the order of the checks before a handler, replies for unknown paths.
+Never does: the work of a route. Read next: routes.py, replies.py, server.py.
+"""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Mount, WebSocketRoute
+from starlette.routing import Route as HttpRoute
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from eventsched.gateway.replies import ErrorBody, ErrorReply, error_response, json_reply
+from eventsched.gateway.routes import ROUTES, Route
+from eventsched.gateway.service import Gateway
+from eventsched.tokens.claims import Claims
+
+_CODES = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
+
+
+def make_app(gateway: Gateway) -> Starlette:
+    """Return the application of a gateway."""
+    routes: list[BaseRoute] = [_routed(gateway, route) for route in ROUTES]
+    base = gateway.config.base_path
+    return Starlette(
+        routes=[Mount(base, routes=routes)] if base else routes,
+        exception_handlers={HTTPException: _on_http_error},
+    )
+
+
+def _routed(gateway: Gateway, route: Route) -> BaseRoute:
+    if route.method == "WS":
+        return WebSocketRoute(route.path, _SocketEndpoint(gateway, route))
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            claims = await authorize(gateway, route, request)
+            response: Response = await route.handler(request, gateway, claims)
+        except Exception as error:  # noqa: BLE001 - error_response logs what is unforeseen
+            return error_response(error)
+        return response
+
+    return HttpRoute(route.path, endpoint, methods=[route.method])
+
+
+class _SocketEndpoint:
+    """A WebSocket route. A caller that may not use it gets an HTTP error before the upgrade."""
+
+    def __init__(self, gateway: Gateway, route: Route) -> None:
+        self._gateway = gateway
+        self._route = route
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        socket = WebSocket(scope, receive, send)
+        try:
+            claims = await authorize(self._gateway, self._route, socket)
+        except Exception as error:  # noqa: BLE001 - error_response logs what is unforeseen
+            await socket.send_denial_response(error_response(error))
+            return
+        await self._route.handler(socket, self._gateway, claims)
+
+
+async def authorize(gateway: Gateway, route: Route, connection: HTTPConnection) -> Claims | None:
+    """Return the claims of a caller that may use the route; None if the route needs no token.
+
+    Raises Unauthenticated, Forbidden, TooManyFailures, TokenKeyError.
+    """
+    if route.access is None:
+        return None
+    claims = await gateway.authenticator.authenticate(connection)
+    route.access.check(claims)
+    return claims
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = _CODES.get(error.status_code, "INVALID_MESSAGE")
+    reply = ErrorReply(code=code, message=error.detail)
+    return json_reply(ErrorBody(error=reply), error.status_code, error.headers)

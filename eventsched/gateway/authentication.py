@@ -1,0 +1,87 @@
+"""Finds the token of a request and verifies it.
+
+Owns: where a token may be (header, subprotocol), the limit of bad tokens of an address.
+Never does: decide what a role may do. Read next: access.py, tokens/verify.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from starlette.requests import HTTPConnection
+
+from eventsched.errors import EventschedError, Unauthenticated
+from eventsched.tokens.claims import Claims
+from eventsched.tokens.verify import Verifier
+
+SUBPROTOCOL = "eventsched.v1"
+_BEARER = "bearer."
+FAILURES_MAX = 30
+"""Bad tokens of one address in a minute; further ones are refused without a look at the token."""
+ADDRESSES_MAX = 10_000
+MINUTE_S = 60.0
+
+
+class TooManyFailures(EventschedError):
+    """Raised when an address has shown too many bad tokens."""
+
+
+class Authenticator:
+    """Verifies the tokens of requests."""
+
+    def __init__(
+        self, verifier: Verifier, *, clock_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._verifier = verifier
+        self._clock_s = clock_s
+        self._failures: dict[str, tuple[float, int]] = {}
+        """Address -> start of its minute, bad tokens in it."""
+
+    async def authenticate(self, connection: HTTPConnection) -> Claims:
+        """Return the claims of the request's token.
+
+        Raises:
+            Unauthenticated: There is no token, or it is not acceptable.
+            TooManyFailures: The address has shown too many bad tokens.
+            TokenKeyError: No public keys can be read.
+        """
+        token = token_of(connection)
+        if token is None:
+            raise Unauthenticated("a token expected: Authorization: Bearer TOKEN")
+        address = connection.client.host if connection.client else ""
+        self._check_failures(address)
+        try:
+            return await self._verifier.verify(token)
+        except Unauthenticated:
+            self._count_failure(address)
+            raise
+
+    def _check_failures(self, address: str) -> None:
+        start_s, count = self._failures.get(address, (0.0, 0))
+        if count >= FAILURES_MAX and self._clock_s() - start_s < MINUTE_S:
+            raise TooManyFailures(f"{FAILURES_MAX} bad tokens in a minute: wait a minute")
+
+    def _count_failure(self, address: str) -> None:
+        now_s = self._clock_s()
+        start_s, count = self._failures.pop(address, (now_s, 0))
+        if now_s - start_s >= MINUTE_S:
+            start_s, count = now_s, 0
+        self._failures[address] = start_s, count + 1
+        if len(self._failures) > ADDRESSES_MAX:
+            del self._failures[next(iter(self._failures))]  # the one that failed least recently
+
+
+def token_of(connection: HTTPConnection) -> str | None:
+    """Return the token of a request; None without one.
+
+    Programs send the header `Authorization`. Browsers cannot, so on a socket they offer the
+    subprotocol `bearer.<token>` beside `eventsched.v1`.
+    """
+    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return token.strip()
+    for offered in connection.scope.get("subprotocols", ()):
+        if offered.startswith(_BEARER):
+            return str(offered.removeprefix(_BEARER))
+    return None

@@ -1,0 +1,63 @@
+"""The configuration of a gateway.
+
+Owns: its fields, their limits, the form of an address to listen on. Never does: I/O.
+Read next: server.py.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+
+from eventsched.errors import InvalidMessage
+
+SOCKETS_MAX = 20_000
+_LISTEN = re.compile(
+    r"(?:\[(?P<v6>[0-9A-Fa-f:.]{2,45})\]|(?P<host>[\w.-]{1,253})):(?P<port>\d{1,5})"
+)
+_BASE_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]{1,64}){0,8}")
+
+
+class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How a gateway listens, and whom it trusts."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    """0 for any free port."""
+    token_keys: str
+    """File or URL of the public keys of tokens, a JWKS."""
+    base_path: str = ""
+    """Path below which all routes are, such as `/speech`; empty for none."""
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    proxies: tuple[str, ...] = ()
+    """Addresses of the proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` count."""
+    origins: tuple[str, ...] = ()
+    """Origins of pages, beside the gateway's own, that may open sockets, such as
+    `https://app.example`."""
+    archive: Path | None = None
+    """Archive that is read beside the log."""
+    sockets_max: int = SOCKETS_MAX
+    """WebSockets and event streams at the same time; more are refused with 503."""
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """Return host and port of `HOST:PORT`. Raises InvalidMessage."""
+    match = _LISTEN.fullmatch(text)
+    if match is None or int(match["port"]) > 65_535:
+        raise InvalidMessage.of(
+            "--listen", f"HOST:PORT expected, got {text!r:.80}", "such as 127.0.0.1:8080"
+        )
+    return match["v6"] or match["host"], int(match["port"])
+
+
+def check_base_path(path: str) -> str:
+    """Return the path without a slash at its end. Raises InvalidMessage."""
+    stripped = path.rstrip("/")
+    if not _BASE_PATH.fullmatch(stripped):
+        raise InvalidMessage.of(
+            "--base-path", f"a path such as /speech expected, got {path!r:.80}", "change it"
+        )
+    return stripped

@@ -1,0 +1,242 @@
+"""Reading: status, records, events and explanations, as the command line prints them with `--json`.
+
+Owns: the parameters of these routes, which tenant's data a token may read, hiding texts.
+Never does: fold or render. Read next: routes.py, history/reader.py.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from eventsched.audit.service import why as explain
+from eventsched.errors import Forbidden, InvalidMessage, NotFound
+from eventsched.gateway.cursor import format_cursor, parse_cursor
+from eventsched.gateway.replies import json_reply
+from eventsched.gateway.service import Gateway
+from eventsched.history.dead_letters import read_dead_letters
+from eventsched.history.event_filter import make_filter
+from eventsched.history.event_json import event_json
+from eventsched.history.position import parse_position
+from eventsched.history.reader import Reader
+from eventsched.history.record_json import named
+from eventsched.history.source import HistorySource, session_of_job
+from eventsched.history.status import ConsumerStatus, read_status
+from eventsched.schema import keys
+from eventsched.tokens.claims import ALL_TENANTS, Claims
+
+EVENTS_MAX = 1_000
+LETTERS_MAX = 1_000
+TENANT_KINDS = ("session", "group", "job")
+"""Read models whose records belong to one tenant."""
+TEXT_FIELDS = frozenset({"text", "source_text", "ciphertext", "context"})
+_COUNT = re.compile(r"[0-9]{1,5}")
+
+
+class EventList(msgspec.Struct, frozen=True, kw_only=True):
+    """Some events, oldest first."""
+
+    events: list[dict[str, Any]]
+    next: str
+    """Pass it as `after` to read on; empty if these are all. A list may have no event and go on."""
+
+
+class DeadLetterList(msgspec.Struct, frozen=True, kw_only=True):
+    """Some dead letters of a cell, oldest first."""
+
+    dead_letters: list[dict[str, Any]]
+    next: str
+    """Pass it as `after` to read on; empty if these are all."""
+
+
+class CellGroups(msgspec.Struct, frozen=True, kw_only=True):
+    """The consumers of a cell."""
+
+    cell: str
+    consumers: list[ConsumerStatus]
+
+
+class CellArchive(msgspec.Struct, frozen=True, kw_only=True):
+    """What an archive has of a cell."""
+
+    cell: str
+    segments: int
+    events: int
+    last: str
+    """Id of the last archived event; empty if there is none."""
+
+
+async def status(request: Request, gateway: Gateway, claims: Claims) -> Response:
+    """Roles, lag, dead letters, waiting jobs and nodes of each cell (`eventsched status`)."""
+    return json_reply(await read_status(gateway.connection))
+
+
+async def consumer_groups(request: Request, gateway: Gateway, claims: Claims) -> Response:
+    """The lag of each consumer of each cell."""
+    cells = (await read_status(gateway.connection)).cells
+    return json_reply([CellGroups(cell=each.cell, consumers=each.consumers) for each in cells])
+
+
+async def dead_letters(request: Request, gateway: Gateway, claims: Claims) -> Response:
+    """Entries of a cell that could not be processed (`eventsched dead-letters`)."""
+    cells = gateway.connection.cells
+    cell = request.query_params.get("cell", cells[0])
+    after = parse_cursor("after", request.query_params.get("after", ""), cells)
+    if cell not in cells:
+        raise InvalidMessage.of("cell", f"one of {', '.join(cells)}", "check the name")
+    count = _count(request, LETTERS_MAX)
+    letters: list[dict[str, Any]] = []
+    async for letter in read_dead_letters(gateway.connection.stores[cell], after.get(cell, "")):
+        if len(letters) == count:
+            last = letters[-1]["id"].partition("/")[2]
+            return json_reply(DeadLetterList(dead_letters=letters, next=f"{cell}={last}"))
+        letters.append(letter)
+    return json_reply(DeadLetterList(dead_letters=letters, next=""))
+
+
+async def state(request: Request, gateway: Gateway, claims: Claims) -> Response:
+    """A record of a read model, now or at an earlier time (`eventsched state`)."""
+    return await _state(request, gateway, claims, request.path_params["kind"])
+
+
+async def session(request: Request, gateway: Gateway, claims: Claims) -> Response:
+    """A session, now or at an earlier time."""
+    return await _state(request, gateway, claims, "session")
+
+
+async def job(request: Request, gateway: Gateway, claims: Claims) -> Response:
+    """A job by its key or as SESSION:UTTERANCE:TARGET, now or at an earlier time."""
+    return await _state(request, gateway, claims, "job")
+
+
+async def node(request: Request, gateway: Gateway, claims: Claims) -> Response:
+    """A node, now or at an earlier time."""
+    return await _state(request, gateway, claims, "node")
+
+
+async def group(request: Request, gateway: Gateway, claims: Claims) -> Response:
+    """A group of results, the context of further ones, now or at an earlier time."""
+    return await _state(request, gateway, claims, "group")
+
+
+async def _state(request: Request, gateway: Gateway, claims: Claims, kind: str) -> Response:
+    entity = request.path_params["id"]
+    at = request.query_params.get("at", "")
+    source = gateway.history_source()
+    reader = Reader(source)
+    position = parse_position(at, "at") if at else None
+    if kind not in TENANT_KINDS:
+        if claims.tenant != ALL_TENANTS:
+            raise NotFound(f"no {kind} {entity}")
+        if not claims.texts and kind != "node":
+            raise Forbidden(f"records of {kind} may have texts, which the token hides")
+    elif kind == "job":
+        entity = await _checked_job(source, reader, claims, entity)
+    else:
+        await _check_session(source, reader, claims, entity.partition("/")[0], kind, entity)
+    fields = named(await reader.state(kind, entity, position))
+    return json_reply(fields if claims.texts else _without_texts(fields))
+
+
+async def history(request: Request, gateway: Gateway, claims: Claims) -> Response:
+    """Events, oldest first (`eventsched history`)."""
+    query = request.query_params
+    source = gateway.history_source()
+    reader = Reader(source)
+    what = query.get("session", "") or query.get("job", "")
+    if ":" in what:
+        what = await _checked_job(source, reader, claims, what)
+    elif what:
+        await _check_session(source, reader, claims, what, "session", what)
+    tenant = query.get("tenant", "")
+    if claims.tenant != ALL_TENANTS:
+        if query.get("node") or tenant not in ("", claims.tenant):
+            raise NotFound("no such tenant or node")
+        tenant = claims.tenant
+    where = await make_filter(
+        source,
+        reader,
+        what,
+        node=query.get("node", ""),
+        tenant=tenant,
+        types=query.getlist("type"),
+        since=query.get("since", ""),
+        until=query.get("until", ""),
+    )
+    after = parse_cursor("after", query.get("after", ""), source.cells)
+    page = await reader.page(where, after, _count(request, EVENTS_MAX))
+    events = [event_json(event, texts=claims.texts) for event in page.events]
+    return json_reply(
+        EventList(events=events, next="" if page.is_last else format_cursor(page.after))
+    )
+
+
+async def why(request: Request, gateway: Gateway, claims: Claims) -> Response:
+    """Why a job went where it went (`eventsched why`)."""
+    source = gateway.history_source()
+    key = await _checked_job(source, Reader(source), claims, request.path_params["id"])
+    return json_reply(await explain(source, key))
+
+
+async def archive(request: Request, gateway: Gateway, claims: Claims) -> Response:
+    """How far the archive reaches, by cell."""
+    folder = gateway.archive
+    if folder is None:
+        raise NotFound("this gateway reads no archive: start it with --archive")
+    cells = []
+    for name in folder.cells():
+        head = folder.cell(name).records().head
+        cells.append(
+            CellArchive(
+                cell=name,
+                segments=0 if head is None else head.segments,
+                events=0 if head is None else head.events,
+                last="" if head is None else head.last,
+            )
+        )
+    return json_reply(cells)
+
+
+async def _check_session(
+    source: HistorySource, reader: Reader, claims: Claims, name: str, kind: str, entity: str
+) -> None:
+    """Raise NotFound if the session does not exist for the bearer of the token."""
+    if claims.tenant == ALL_TENANTS:
+        return
+    if await reader.tenant_of(source.complete(name)) != claims.tenant:
+        raise NotFound(f"no {kind} {entity}")
+
+
+async def _checked_job(source: HistorySource, reader: Reader, claims: Claims, text: str) -> str:
+    """Return the key of a job. Raises NotFound if it does not exist for the bearer."""
+    is_key = text.count(":") != 2
+    session = session_of_job(text) if is_key else text.partition(":")[0]
+    await _check_session(source, reader, claims, session, "job", text)
+    key = await reader.job_key(text)
+    if not claims.covers(key.partition(":")[0]):
+        raise NotFound(f"no job {text}")
+    return key
+
+
+def _count(request: Request, most: int) -> int:
+    """Return the parameter `count`. Raises InvalidMessage."""
+    text = request.query_params.get("count", str(most))
+    if not _COUNT.fullmatch(text) or not 1 <= int(text) <= most:
+        raise InvalidMessage.of("count", f"1 to {most:,} expected, got {text!r:.80}", "change it")
+    return int(text)
+
+
+def _without_texts(value: Any) -> Any:
+    """Return the value without the fields that hold what was spoken."""
+    if isinstance(value, dict):
+        return {k: _without_texts(v) for k, v in value.items() if k not in TEXT_FIELDS}
+    return [_without_texts(each) for each in value] if isinstance(value, list) else value
+
+
+def completed(gateway: Gateway, name: str) -> str:
+    """Return `<cell>.<name>`. Raises InvalidMessage if the name has an unknown cell."""
+    return keys.complete(name, gateway.connection.cells)

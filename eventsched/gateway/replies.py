@@ -1,0 +1,107 @@
+"""The replies of a gateway: JSON, and errors with their status.
+
+Owns: the fields of an error, the status of each kind of error. Never does: I/O.
+Read next: app.py (where errors arrive), errors.py (the exceptions).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import structlog
+from starlette.responses import Response
+
+from eventsched.errors import (
+    Backpressure,
+    Forbidden,
+    InvalidMessage,
+    JobUnknown,
+    NodeUnknown,
+    NotFound,
+    Refused,
+    ServerUnavailable,
+    SessionUnknown,
+    TokenKeyError,
+    Unauthenticated,
+)
+from eventsched.gateway.authentication import TooManyFailures
+
+log = structlog.get_logger("eventsched.gateway")
+
+
+class ErrorReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What went wrong."""
+
+    code: str
+    """A stable code, such as INVALID_MESSAGE."""
+    message: str = ""
+    field: str = ""
+    """The field or parameter that is not acceptable."""
+    limit: str = ""
+    """What the field may have."""
+    remedy: str = ""
+    retry_after_ms: int = 0
+    """When to try again."""
+
+
+class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of a reply with an error."""
+
+    error: ErrorReply
+
+
+STATUS: tuple[tuple[type[Exception], int, str], ...] = (
+    (InvalidMessage, 400, ""),
+    (Unauthenticated, 401, "UNAUTHENTICATED"),
+    (Forbidden, 403, "FORBIDDEN"),
+    (NotFound, 404, "NOT_FOUND"),
+    (SessionUnknown, 404, ""),
+    (JobUnknown, 404, ""),
+    (NodeUnknown, 404, ""),
+    (TooManyFailures, 429, "TOO_MANY_FAILURES"),
+    (Backpressure, 429, ""),
+    (Refused, 409, ""),
+    (TokenKeyError, 503, "SERVER_UNAVAILABLE"),
+    (ServerUnavailable, 503, "SERVER_UNAVAILABLE"),
+)
+"""Exception -> status, code; an empty code is the code of the refusal. The first match counts."""
+
+
+def json_reply(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a reply with a JSON body that no cache stores."""
+    named = {"cache-control": "no-store", "x-content-type-options": "nosniff", **(headers or {})}
+    return Response(msgspec.json.encode(value), status, named, "application/json")
+
+
+def error_of(error: Exception) -> tuple[int, ErrorReply]:
+    """Return the status and the fields of an error; an unforeseen one is logged as INTERNAL."""
+    status, code = next(
+        ((status, code) for kind, status, code in STATUS if isinstance(error, kind)), (500, "")
+    )
+    if status == 500:
+        log.error("request failed", error=f"{error!r:.500}", exc_info=error)
+        return status, ErrorReply(code="INTERNAL", message="see the log of the gateway")
+    if not isinstance(error, Refused):
+        return status, ErrorReply(code=code, message=str(error))
+    fields = error.fields
+    return status, ErrorReply(
+        code=error.code,
+        message=str(error),
+        field=fields.get("field", ""),
+        limit=fields.get("limit", ""),
+        remedy=fields.get("remedy", error.remedy),
+        retry_after_ms=error.retry_after_ms if isinstance(error, Backpressure) else 0,
+    )
+
+
+def error_response(error: Exception) -> Response:
+    """Return the reply for an error."""
+    status, reply = error_of(error)
+    headers = {}
+    if status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if reply.retry_after_ms:
+        headers["retry-after"] = str(-(-reply.retry_after_ms // 1_000))
+    return json_reply(ErrorBody(error=reply), status, headers)

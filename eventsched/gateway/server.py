@@ -1,0 +1,133 @@
+"""Runs a gateway: its listening socket, uvicorn, the graceful end.
+
+Owns: `serving_gateway`, the options of uvicorn. Never does: serve a route.
+Read next: app.py, websocket_protocol.py.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import anyio
+import structlog
+import uvicorn
+
+from eventsched.client.client import Client, running_client
+from eventsched.errors import InvalidMessage
+from eventsched.gateway.app import make_app
+from eventsched.gateway.config import GatewayConfig
+from eventsched.gateway.service import Gateway
+from eventsched.gateway.websocket_protocol import (
+    FRAME_BYTES_MAX,
+    PING_S,
+    PONG_S,
+    GatewayWebSocketProtocol,
+)
+from eventsched.store.connection import Connection
+
+BACKLOG = 2_048
+STOP_S = 5
+"""How long open requests and sockets may take to end."""
+
+log = structlog.get_logger("eventsched.gateway")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: the command handles signals."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = anyio.Event()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals alone."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept connections."""
+        await super().startup(sockets)
+        self.ready.set()
+
+    async def run_to_end(self, listening: socket.socket) -> None:
+        """Serve until `should_exit` is set, also if the caller is cancelled."""
+        with anyio.CancelScope(shield=True):
+            await self.serve([listening])
+
+
+@asynccontextmanager
+async def serving_gateway(connection: Connection, config: GatewayConfig) -> AsyncIterator[str]:
+    """Serve while the block runs, and yield the URL.
+
+    At the end, sockets are closed with 1012 and their clients come again; sessions and leases stay.
+
+    Raises:
+        InvalidMessage: The address cannot be listened on.
+    """
+    client = Client(connection.stores, url=connection.url)
+    async with running_client(client):
+        gateway = Gateway(config, connection, client)
+        server = _Server(_uvicorn_config(gateway))
+        with _listen(config) as listening:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(server.run_to_end, listening)
+                try:
+                    await server.ready.wait()
+                    url = _url_of(config, listening)
+                    log.info("gateway serves", url=url)
+                    yield url
+                finally:
+                    gateway.stopping.set()
+                    server.should_exit = True
+    log.info("gateway ended")
+
+
+def _uvicorn_config(gateway: Gateway) -> uvicorn.Config:
+    config = gateway.config
+    options: dict[str, Any] = {}
+    if config.tls_cert is not None:
+        options = {"ssl_certfile": config.tls_cert, "ssl_keyfile": config.tls_key}
+    return uvicorn.Config(
+        make_app(gateway),
+        ws=GatewayWebSocketProtocol,
+        ws_max_size=FRAME_BYTES_MAX,
+        ws_ping_interval=PING_S,
+        ws_ping_timeout=PONG_S,
+        ws_per_message_deflate=False,
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        log_level="warning",  # its lines at level info show queries
+        access_log=False,
+        proxy_headers=bool(config.proxies),
+        forwarded_allow_ips=list(config.proxies),
+        server_header=False,
+        timeout_graceful_shutdown=STOP_S,
+        **options,
+    )
+
+
+def _listen(config: GatewayConfig) -> socket.socket:
+    """Return a socket that is bound to the address. Raises InvalidMessage."""
+    is_v6 = ":" in config.host
+    listening = socket.socket(socket.AF_INET6 if is_v6 else socket.AF_INET)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((config.host, config.port))
+        listening.listen(BACKLOG)
+    except OSError as error:
+        listening.close()
+        address = f"{config.host}:{config.port}"
+        raise InvalidMessage.of("--listen", f"{address}: {error.strerror or error}", "") from error
+    listening.setblocking(False)
+    return listening
+
+
+def _url_of(config: GatewayConfig, listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    name = f"[{host}]" if ":" in host else host
+    scheme = "https" if config.tls_cert else "http"
+    return f"{scheme}://{name}:{port}{config.base_path}"

@@ -1,0 +1,55 @@
+"""What the routes of one gateway share.
+
+Owns: the client, the source of history, the authenticator, the count of open sockets, the order to
+stop. Never does: serve a route. Read next: app.py, routes.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import anyio
+
+from eventsched.archive.layout import ArchiveFolder
+from eventsched.client.client import Client
+from eventsched.errors import EventschedError
+from eventsched.gateway.authentication import Authenticator
+from eventsched.gateway.config import GatewayConfig
+from eventsched.history.source import HistorySource
+from eventsched.store.connection import Connection
+from eventsched.tokens.key_source import KeySource
+from eventsched.tokens.verify import Verifier
+
+
+class TooManySockets(EventschedError):
+    """Raised when a gateway has as many sockets and streams as it may have."""
+
+
+class Gateway:
+    """One gateway: its connection to the server, and what its routes share."""
+
+    def __init__(self, config: GatewayConfig, connection: Connection, client: Client) -> None:
+        self.config = config
+        self.connection = connection
+        self.client = client
+        self.authenticator = Authenticator(Verifier(KeySource(config.token_keys)))
+        self.archive = ArchiveFolder.open(config.archive) if config.archive else None
+        self.stopping = anyio.Event()
+        """Set when the gateway ends: streams and sockets end, and their clients come again."""
+        self.sockets = 0
+
+    def history_source(self) -> HistorySource:
+        """Return the history of the log and the archive. Use a new one for every request."""
+        return HistorySource(self.connection, self.archive)
+
+    @contextmanager
+    def counted_socket(self) -> Iterator[None]:
+        """Count a socket or stream while the block runs. Raises TooManySockets."""
+        if self.sockets >= self.config.sockets_max:
+            raise TooManySockets(f"{self.sockets} sockets are open: try another gateway")
+        self.sockets += 1
+        try:
+            yield
+        finally:
+            self.sockets -= 1

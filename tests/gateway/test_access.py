@@ -1,0 +1,227 @@
+"""Every role on every route, and what another tenant has."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from eventsched.gateway.routes import ROUTES, Route
+from eventsched.tokens.claims import ROLES
+from tests.gateway.gateways import GatewaySystem, gateway_system
+from tests.server_kinds import Server
+from tests.systems import SECOND
+
+ALLOWED = {
+    "/healthz": set(ROLES) | {""},
+    "/readyz": set(ROLES) | {""},
+    "/v1/status": {"viewer", "auditor", "operator"},
+    "/v1/consumer-groups": {"viewer", "auditor", "operator"},
+    "/v1/dead-letters": {"viewer", "auditor", "operator"},
+    "/v1/archive": {"auditor", "operator"},
+    "/v1/state/{kind}/{id:path}": {"viewer", "auditor", "operator"},
+    "/v1/sessions/{id}": {"viewer", "auditor", "operator"},
+    "/v1/jobs/{id}": {"viewer", "auditor", "operator"},
+    "/v1/jobs/{id}/why": {"viewer", "auditor", "operator"},
+    "/v1/groups/{id:path}": {"viewer", "auditor", "operator"},
+    "/v1/nodes/{id}": {"viewer", "auditor", "operator"},
+    "/v1/history": {"viewer", "auditor", "operator"},
+}
+"""Path -> the roles that may use it; the empty role is a call without a token."""
+SYSTEM = {"/v1/status", "/v1/consumer-groups", "/v1/dead-letters", "/v1/archive", "/v1/nodes/{id}"}
+"""Paths that show the data of all tenants."""
+pytestmark = pytest.mark.parametrize("server", ["embedded"], indirect=True)
+
+
+def path_of(route: Route) -> str:
+    path = route.path.replace("{kind}", "session")
+    return path.replace("{id:path}", "t.none").replace("{id}", "t.none")
+
+
+async def ask(system: GatewaySystem, route: Route, token: str) -> httpx.Response:
+    url = system.url + path_of(route)
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    if route.method == "WS":
+        headers |= {
+            "connection": "Upgrade", "upgrade": "websocket", "sec-websocket-version": "13",
+            "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
+            "sec-websocket-protocol": "eventsched.v1",
+        }  # fmt: skip
+    return await system.http.request(
+        "GET" if route.method == "WS" else route.method, url, headers=headers
+    )
+
+
+async def test_each_role_may_use_the_routes_of_the_access_table(server: Server, cell: str) -> None:
+    assert {route.path for route in ROUTES} == ALLOWED.keys()
+    async with gateway_system(server.url, cell) as system:
+        for route in ROUTES:
+            for role in ("", *ROLES):
+                reply = await ask(system, route, system.token(role) if role else "")
+                if role in ALLOWED[route.path]:
+                    assert reply.status_code not in (401, 403, 500), (route.path, role, reply.text)
+                else:
+                    assert reply.status_code == (403 if role else 401), (route.path, role)
+                    assert reply.json()["error"]["code"] in ("UNAUTHENTICATED", "FORBIDDEN")
+
+
+async def test_a_token_of_one_tenant_reads_nothing_of_the_whole_system(
+    server: Server, cell: str
+) -> None:
+    assert {route.path for route in ROUTES} >= SYSTEM
+    async with gateway_system(server.url, cell) as system:
+        token = system.token("operator", "acme")
+        for route in ROUTES:
+            if route.path in SYSTEM:
+                reply = await ask(system, route, token)
+                assert reply.status_code == 403, route.path
+
+
+class Spoken:
+    """A system in which the tenant acme has spoken."""
+
+    def __init__(self, system: GatewaySystem, session: str) -> None:
+        self.system = system
+        self.session = session
+
+
+@asynccontextmanager
+async def speaking(server: Server, cell: str) -> AsyncIterator[Spoken]:
+    async with gateway_system(server.url, cell) as system:
+        async with system.es.session("acme", "en", ["es"]) as session:
+            await session.append(SECOND, end_of_utterance=True)
+            session.detach()
+        yield Spoken(system, session.id)
+
+
+async def what_another_tenant_has_is_not_found(spoken: Spoken) -> None:
+    system, session = spoken.system, spoken.session
+    cell = session.partition(".")[0]
+    paths = {
+        f"/v1/sessions/{session}": {},
+        f"/v1/state/session/{session}": {},
+        f"/v1/groups/{session}/es/0": {},
+        f"/v1/jobs/{session}:0:es": {},
+        f"/v1/jobs/acme:{session}:0:translation:es:none": {},
+        f"/v1/jobs/{session}:0:es/why": {},
+        "/v1/history": {"session": session},
+    }
+    for path, query in paths.items():
+        theirs = await system.get(path, system.token("viewer", "other"), **query)
+        assert theirs.status_code == 404, path
+        assert theirs.json()["error"]["code"] == "NOT_FOUND"
+        missing = await system.get(
+            path.replace(session, f"{cell}.none"),
+            system.token("viewer", "other"),
+            **dict.fromkeys(query, f"{cell}.none"),
+        )
+        assert missing.status_code == 404
+    for query in ({"job": f"{session}:0:es"}, {"node": f"{cell}.n"}, {"tenant": "acme"}):
+        reply = await system.get("/v1/history", system.token("viewer", "other"), **query)
+        assert reply.status_code == 404, query
+    events = await system.json("/v1/history", system.token("viewer", "other"))
+    assert events == {"events": [], "next": ""}
+    for tenant in ("acme", "*"):
+        own = await system.json(f"/v1/sessions/{session}", system.token("viewer", tenant))
+        assert own["view"]["tenant"] == "acme"
+
+
+async def the_history_of_a_tenant_has_its_events_only(spoken: Spoken) -> None:
+    system = spoken.system
+    async with system.es.session("other", "en", ["es"]) as session:
+        session.detach()
+    events = (await system.json("/v1/history", system.token("viewer", "acme")))["events"]
+    assert {event["session"] for event in events} == {spoken.session}
+    assert events[0]["type"] == "SessionOpened"
+
+
+async def a_bad_token_is_refused_before_anything_else(spoken: Spoken) -> None:
+    system = spoken.system
+    for token in ("no-token-at-all", "a.b.c", system.token("viewer")[:-4] + "AAAA"):
+        reply = await system.get(f"/v1/sessions/{spoken.session}", token)
+        assert (reply.status_code, reply.headers["www-authenticate"]) == (401, "Bearer")
+        assert token not in reply.text
+
+
+async def an_address_with_many_bad_tokens_is_refused_for_a_minute(spoken: Spoken) -> None:
+    system = spoken.system
+    statuses = [(await system.get("/v1/status", "x")).status_code for _ in range(32)]
+    assert statuses == [401] * 30 + [429] * 2
+    assert (await system.get("/v1/status", system.token("viewer"))).status_code == 429
+
+
+async def unknown_paths_and_methods_have_the_form_of_an_error(spoken: Spoken) -> None:
+    system = spoken.system
+    assert (await system.get("/v1/nothing")).json()["error"]["code"] == "NOT_FOUND"
+    reply = await system.http.delete(f"{system.url}/v1/status")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (405, "METHOD_NOT_ALLOWED")
+
+
+async def parameters_that_are_not_acceptable_are_named(spoken: Spoken) -> None:
+    system, token = spoken.system, spoken.system.token("viewer")
+    wrong: list[tuple[str, dict[str, Any], str]] = [
+        ("/v1/history", {"count": "0"}, "count"),
+        ("/v1/history", {"count": "many"}, "count"),
+        ("/v1/history", {"after": "c9=1-0"}, "after"),
+        ("/v1/history", {"type": "SessionOpend"}, "type"),
+        ("/v1/history", {"since": "yesterday"}, "since"),
+        (f"/v1/sessions/{spoken.session}", {"at": "x"}, "at"),
+        ("/v1/dead-letters", {"cell": "c9"}, "cell"),
+        ("/v1/state/nothing/x", {}, "kind"),
+    ]
+    for path, query, field in wrong:
+        reply = await system.get(path, token, **query)
+        assert reply.status_code == 400, (path, query, reply.text)
+        error = reply.json()["error"]
+        assert (error["code"], error["field"]) == ("INVALID_MESSAGE", field)
+        assert error["remedy"]
+
+
+async def events_are_read_by_pages_without_gap_or_repeat(spoken: Spoken) -> None:
+    system, token = spoken.system, spoken.system.token("viewer")
+    whole = await system.json("/v1/history", token, session=spoken.session)
+    assert whole["next"] == ""
+    paged: list[Any] = []
+    after = ""
+    while True:
+        page = await system.json("/v1/history", token, session=spoken.session, count=1, after=after)
+        assert len(page["events"]) <= 1
+        paged += page["events"]
+        after = page["next"]
+        if not after:
+            break
+    assert [event["id"] for event in paged[: len(whole["events"])]] == [
+        event["id"] for event in whole["events"]
+    ]
+
+
+async def test_a_base_path_holds_all_routes(server: Server, cell: str, tmp_path: Path) -> None:
+    async with gateway_system(server.url, cell, base_path="/speech") as system:
+        assert system.url.endswith("/speech")
+        assert (await system.get("/healthz")).json() == {"ok": True}
+        root = system.url.removesuffix("/speech")
+        assert (await system.http.get(f"{root}/healthz")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "holds",
+    [
+        what_another_tenant_has_is_not_found,
+        the_history_of_a_tenant_has_its_events_only,
+        a_bad_token_is_refused_before_anything_else,
+        an_address_with_many_bad_tokens_is_refused_for_a_minute,
+        unknown_paths_and_methods_have_the_form_of_an_error,
+        parameters_that_are_not_acceptable_are_named,
+        events_are_read_by_pages_without_gap_or_repeat,
+    ],
+    ids=lambda holds: holds.__name__,
+)
+async def test_with_a_session_of_one_tenant(
+    holds: Callable[..., Awaitable[None]], server: Server, cell: str
+) -> None:
+    async with speaking(server, cell) as spoken:
+        await holds(spoken)
