@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
+    "audio.endpointing": ("Endpointing",),
     "audio.wav": ("read_wav",),
     "client.client": ("Client", "connect"),
     "client.results": (

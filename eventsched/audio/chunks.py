@@ -43,6 +43,7 @@ class AudioChunk(msgspec.Struct, frozen=True):
 
     ms: int
     payload: bytes
+    end_of_utterance: bool = False
 
 
 def split_audio(

@@ -39,6 +39,13 @@ Priority = Annotated[
 ]
 Partials = Annotated[bool, typer.Option("--partials", help="Print partial results too.")]
 
+FindEnds = Annotated[
+    bool | None,
+    typer.Option(
+        "--endpointing/--no-endpointing",
+        help="Leave silence out, and end utterances at the end of speech [on for stdin].",
+    ),
+]
 Encrypt = Annotated[
     bool, typer.Option("--encrypt", help="Encrypt audio and texts with keys in the key store.")
 ]
@@ -58,12 +65,13 @@ async def stream(
     priority: Priority = 1,
     partials: Partials = False,
     encrypt: Encrypt = False,
+    endpointing: FindEnds = None,
     keys: Keys = None,
 ) -> int:
     """Send speech and print the outcomes as they arrive.
 
-    The exit code is 1 if an outcome is failed or missing, or if stdin has no audio. Ctrl-C ends
-    the audio and waits for the open outcomes; a second Ctrl-C ends the command at once.
+    The exit code is 1 if an outcome is failed or missing, or if stdin has no audio or no speech.
+    Ctrl-C ends the audio and waits for the open outcomes; a second Ctrl-C ends the command at once.
     """
     from eventsched.cli.stream_sessions import Streams, read_sources
     from eventsched.client.client import connect
@@ -85,6 +93,11 @@ async def stream(
     }
     async with connect(options.url, data=options.data, keys=keys) as es:
         streams = Streams(
-            es, session_options, realtime=realtime, partials=partials, as_json=options.json
+            es,
+            session_options,
+            realtime=realtime,
+            partials=partials,
+            endpointing=endpointing,
+            as_json=options.json,
         )
         return await streams.run(sources)

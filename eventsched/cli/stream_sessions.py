@@ -21,6 +21,7 @@ import anyio
 import msgspec
 from anyio import to_thread
 
+from eventsched.audio.speech_detector import is_installed
 from eventsched.audio.wav import RATE, StreamDecoder, read_wav
 from eventsched.cli.output import console, notes, print_json
 from eventsched.client.client import Client
@@ -94,12 +95,15 @@ class Streams:
         *,
         realtime: bool,
         partials: bool,
+        endpointing: bool | None,
         as_json: bool,
     ) -> None:
         self._es = es
         self._session_options = session_options
         self._realtime = realtime
         self._partials = partials
+        self._endpointing = endpointing
+        """Whether sessions have endpointing; None: those of stdin, if the detector is there."""
         self._as_json = as_json
         self._ended: Counter[str] = Counter()
         self._incomplete: list[str] = []
@@ -107,6 +111,7 @@ class Streams:
         self._audio_ended = anyio.Event()
         """Set by Ctrl-C: no more audio is sent."""
         self._is_stdin_empty = False
+        """Whether stdin had no audio, or no speech in it."""
         self._stdin_error: InvalidMessage | None = None
         """Why the input on stdin cannot be decoded."""
         self._next_note_s = 0.0
@@ -140,8 +145,9 @@ class Streams:
 
     async def _stream(self, source: Source) -> None:
         async with AsyncExitStack() as stack:
+            arguments = {**self._session_options, "endpointing": self._finds_ends(source)}
             session = await self._retry(
-                lambda: stack.enter_async_context(self._es.session(**self._session_options))
+                lambda: stack.enter_async_context(self._es.session(**arguments))
             )
             self._show_session(source, session)
             all_outcomes = anyio.Event()
@@ -154,6 +160,14 @@ class Streams:
                     self._incomplete.append(session.id)
                 session.detach()  # the session is closed, so the block need not wait for it
                 tasks.cancel_scope.cancel()
+
+    def _finds_ends(self, source: Source) -> bool:
+        """Whether the session of a source has endpointing."""
+        if self._endpointing is not None:
+            return self._endpointing
+        if source.pcm is None and not is_installed():
+            self._note("no endpointing on this platform: utterances end after 10 s of audio")
+        return source.pcm is None and is_installed()
 
     async def _feed(self, source: Source, session: Session) -> None:
         """Send all audio of the source, then finalize the last utterance."""
@@ -170,6 +184,9 @@ class Streams:
         elif not size and not self._audio_ended.is_set() and self._stdin_error is None:
             self._is_stdin_empty = True
             self._note("no audio came on standard input: check the program that writes to it")
+        if size and source.pcm is None and not session.next_seq:
+            self._is_stdin_empty = True
+            self._note("no speech was found on standard input: --no-endpointing sends all audio")
 
     async def _from_file(self, pcm: bytes) -> AsyncIterator[bytes]:
         step = CHUNK_BYTES if self._realtime else SLICE_BYTES

@@ -22,11 +22,14 @@ import anyio
 import msgspec
 import structlog
 
-from eventsched.audio.chunks import RATE_MAX, RATE_MIN, Format
+from eventsched.audio.chunks import CHUNK_BYTES_MAX, RATE_MAX, RATE_MIN, Format
+from eventsched.audio.endpointing import Endpointing
+from eventsched.audio.speech_detector import check_installed
 from eventsched.client.append_buffer import StoredLimits
 from eventsched.client.channel import CellMultiplexer
 from eventsched.client.reading import ReadingClient
 from eventsched.client.session import Session
+from eventsched.client.speech_intake import SpeechIntake, limits_of
 from eventsched.encryption.decrypt import check_plain, load_cipher, make_cipher
 from eventsched.encryption.keystore import VARIABLE, AnyKeys, Key, KeyStore, find_key_store
 from eventsched.errors import (
@@ -216,6 +219,7 @@ class Client(ReadingClient):
         priority: int = 1,
         traceparent: str = "",
         encrypt: bool = False,
+        endpointing: bool | Endpointing = False,
     ) -> AbstractAsyncContextManager[Session]:
         """Open a session when the block is entered; close it when the block ends.
 
@@ -238,11 +242,15 @@ class Client(ReadingClient):
             traceparent: W3C trace context, stored with every event of the session.
             encrypt: Encrypt audio and texts with a new key of the session in the key store.
                 Nodes and listeners need the key; server and roles never have it.
+            endpointing: Find the ends of utterances by voice activity detection: silence is not
+                sent, and an utterance ends at the end of speech. True has the default settings.
+                PCM16 only. A session takes about 6 % of one core of this process.
 
         Raises:
             InvalidMessage: An argument is not acceptable; field, limit and remedy are named.
             Backpressure: The cell or this tenant takes no more for now.
             KeyStoreError: The new key could not be stored; no session is left open.
+            MissingDependencyError: The detector of `endpointing` is not installed.
             ServerUnavailable: The server is away.
         """
         name = self.new_name()
@@ -268,10 +276,15 @@ class Client(ReadingClient):
             raise InvalidMessage.of(
                 "listen_language", "only in a room", "name the room, or use targets"
             )
+        speech = _endpointing(endpointing)
+        if speech is not None:
+            _check_pcm(request.encoding)
         cell = keys.cell_of(request.room) if request.room else keys.pick_cell(name, self.cells)
-        return self._during(partial(self._open, keys.Keys(cell).full(name), request, key))
+        return self._during(partial(self._open, keys.Keys(cell).full(name), request, key, speech))
 
-    def resume(self, session_id: str, secret: str) -> AbstractAsyncContextManager[Session]:
+    def resume(
+        self, session_id: str, secret: str, *, endpointing: bool | Endpointing = False
+    ) -> AbstractAsyncContextManager[Session]:
         """Take an open session over when the block is entered; close it when the block ends.
 
         Appending continues at `Session.next_seq`, results after the last one that was handled. The
@@ -280,9 +293,10 @@ class Client(ReadingClient):
         Args:
             session_id: Full id of the session, `<cell>.<name>`, as `Session.id` has it.
             secret: Its resume secret, as `Session.resume_secret` has it.
+            endpointing: As in `session`. The detector begins anew.
 
         Raises:
-            InvalidMessage: An argument is not of this form.
+            InvalidMessage: An argument is not of this form, or `endpointing` does not fit.
             SessionUnknown: There is no such session, its records are deleted, or the secret is not
                 the one of this session.
             SessionClosedError: The session is closing or closed.
@@ -294,7 +308,12 @@ class Client(ReadingClient):
             ServerUnavailable: The server is away.
         """
         return self._during(
-            partial(self._resume, check_id("session", session_id), check_secret("secret", secret))
+            partial(
+                self._resume,
+                check_id("session", session_id),
+                check_secret("secret", secret),
+                _endpointing(endpointing),
+            )
         )
 
     # --- opening and closing ----------------------------------------------------------------
@@ -306,7 +325,9 @@ class Client(ReadingClient):
             )
         return Key.new(audience)
 
-    async def _open(self, full_id: str, request: _Request, key: Key | None) -> Session:
+    async def _open(
+        self, full_id: str, request: _Request, key: Key | None, speech: Endpointing | None
+    ) -> Session:
         channel, token = self._channel_of(full_id), self.new_name()
         secret = _new_secret(is_encrypted=key is not None)
         cipher = make_cipher(full_id, key) if key else None
@@ -322,7 +343,7 @@ class Client(ReadingClient):
         )
         if key is not None:
             await self._store_key(key, channel.store, grant)
-        return self._register(
+        return await self._register(
             channel,
             grant,
             secret,
@@ -330,6 +351,7 @@ class Client(ReadingClient):
             request.sample_rate,
             cipher,
             request.room,
+            speech,
         )
 
     async def _store_key(self, key: Key, store: Store, grant: SessionGrant) -> None:
@@ -341,7 +363,7 @@ class Client(ReadingClient):
             await store.close_session(grant.session, grant.epoch)
             raise
 
-    async def _resume(self, session_id: str, secret: str) -> Session:
+    async def _resume(self, session_id: str, secret: str, speech: Endpointing | None) -> Session:
         channel, token = self._channel_of(session_id), self.new_name()
         store = channel.store
         read = partial(store.read_hash, store.keys.session(keys.name_of(session_id)))
@@ -350,6 +372,8 @@ class Client(ReadingClient):
         # without a key if the key store has one: the server does not decide what is encrypted. With
         # a wrong secret only the server answers: the session is unknown.
         is_owner = record.get("secret_sha1") == hash_secret(secret)
+        if speech is not None:
+            _check_pcm(record.get("encoding", "pcm16"))
         key_id = record.get("key", "") if is_owner else ""
         is_encrypted = bool(key_id) or (is_owner and _is_of_encrypted(secret))
         cipher = await load_cipher(self.keys, session_id, key_id) if is_encrypted else None
@@ -360,7 +384,7 @@ class Client(ReadingClient):
         )
         if not is_owner:  # the server has changed the record
             raise UnexpectedReply(f"{session_id}: the server resumed the session of another secret")
-        return self._register(
+        return await self._register(
             channel,
             grant,
             secret,
@@ -368,9 +392,10 @@ class Client(ReadingClient):
             int(record["sample_rate"]),
             cipher,
             cipher.audience if cipher else "",
+            speech,
         )
 
-    def _register(
+    async def _register(
         self,
         channel: CellMultiplexer,
         grant: SessionGrant,
@@ -379,7 +404,14 @@ class Client(ReadingClient):
         sample_rate: int,
         cipher: SessionCipher | None,
         room: str,
+        speech: Endpointing | None,
     ) -> Session:
+        intake = None
+        if speech is not None:
+            settings = await Backoff(channel.store.transport).call(channel.store.read_settings)
+            overhead = cipher.overhead_bytes if cipher else 0
+            limits = limits_of(settings, sample_rate)
+            intake = SpeechIntake(speech, sample_rate, limits, bytes_max=CHUNK_BYTES_MAX - overhead)
         session = Session(
             channel,
             grant,
@@ -390,6 +422,7 @@ class Client(ReadingClient):
             cipher=cipher,
             room=room,
             limits=self._limits,
+            intake=intake,
         )
         channel.register(session)
         log.debug("session open", session=session.id, epoch=session.epoch)
@@ -466,6 +499,26 @@ def _languages(field: str, values: Sequence[str]) -> list[str]:
 def _features(values: Sequence[str]) -> list[str]:
     listed = check_list("features", values, SERVICES_MAX)
     return [check_name("features", name) for name in listed]
+
+
+def _endpointing(value: bool | Endpointing) -> Endpointing | None:
+    """The settings of endpointing; none without it. Raises MissingDependencyError."""
+    settings = Endpointing() if value is True else value
+    if not settings:
+        return None
+    if not isinstance(settings, Endpointing):
+        raise InvalidMessage.of(
+            "endpointing", f"a bool or Endpointing expected, got {value!r:.80}", "pass True"
+        )
+    check_installed()
+    return settings
+
+
+def _check_pcm(encoding: str) -> None:
+    if encoding != "pcm16":
+        raise InvalidMessage.of(
+            "endpointing", f"pcm16 expected, the session has {encoding}", "send PCM16"
+        )
 
 
 def _format(value: str) -> Format:

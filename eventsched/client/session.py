@@ -3,7 +3,7 @@
 Owns: the calls of a session and their replies, sending chunks again after a lost reply or a gap,
 and the position up to which outcomes are handled.
 Must not: batch over sessions (channel.py), hold chunks (append_buffer.py), check audio
-(audio/chunks.py).
+(audio/chunks.py), find the ends of utterances (speech_intake.py).
 Read next: client.py (opening), append_buffer.py, results.py (the outcomes).
 """
 
@@ -24,6 +24,7 @@ from eventsched.client.append_buffer import AppendBuffer, StoredLimits
 from eventsched.client.channel import APPEND_BYTES_MAX, APPEND_ITEMS_MAX, CellMultiplexer
 from eventsched.client.outbox_entry import OutboxEntry
 from eventsched.client.results import Listener, Outcome, Result, read_outcome
+from eventsched.client.speech_intake import SpeechIntake
 from eventsched.client.subscription import Subscription
 from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import (
@@ -68,6 +69,7 @@ class Session:
         cipher: SessionCipher | None = None,
         room: str = "",
         limits: StoredLimits | None = None,
+        intake: SpeechIntake | None = None,
     ) -> None:
         self.id = grant.session
         """Full id of the session, `<cell>.<name>`. It is no secret: listeners receive it."""
@@ -89,6 +91,8 @@ class Session:
         """Encrypts the audio; none if the session is not encrypted."""
         self._room = room
         """Full id of the room whose encrypted sessions are decrypted here; may be empty."""
+        self._intake = intake
+        """Finds the ends of utterances; none if the caller marks them."""
         self._utterance = grant.utterance
         self._turn = anyio.Lock(fast_acquire=True)  # a free lock costs no switch of tasks
         self._buffer = AppendBuffer(grant.next_seq, limits)
@@ -122,7 +126,8 @@ class Session:
         """Store audio, once and in order.
 
         Audio of 20 to 1,000 ms becomes one chunk; longer audio becomes chunks of 100 ms, sent in
-        calls of at most 16 chunks or 1 MiB. A chunk may complete utterances.
+        calls of at most 16 chunks or 1 MiB. A chunk may complete utterances. In a session with
+        endpointing, audio of any length is taken, and its silence is not sent.
 
         Args:
             audio: PCM16 bytes; for an Opus session a list of packets, or bytes in which each
@@ -140,34 +145,27 @@ class Session:
             Backpressure: The cell, the tenant or the server takes no more for now. So much of the
                 audio as `accepted_bytes` says is appended; append the rest, which may be empty,
                 after `retry_after_ms`. In an encrypted session all of it is appended, and what is
-                not stored yet is sent before anything else. Also raised, with nothing stored, while
-                more than 32 MiB of audio wait for a server that is away.
+                not stored yet is sent before anything else; in a session with endpointing, too.
+                Also raised, with nothing stored, while more than 32 MiB of audio wait for a server
+                that is away.
             SessionClosedError: The session is closing or closed.
             SessionSuperseded: Another producer has resumed the session.
             SessionUnknown: The records of the session are deleted.
             ServerUnavailable: The server is away. The audio counts as appended and is sent before
                 anything else, as after a cancelled call.
         """
-        bytes_max = chunks.CHUNK_BYTES_MAX - (self._cipher.overhead_bytes if self._cipher else 0)
-        pieces: list[AudioChunk] = []
-        is_empty = isinstance(audio, bytes | bytearray | list | tuple) and not audio
-        if not is_empty or end_of_utterance or not self._buffer:
-            pieces = chunks.split_audio(
-                audio,
-                self.encoding,
-                self.sample_rate,
-                end_of_utterance=end_of_utterance,
-                bytes_max=bytes_max,
-            )
+        if self._intake is not None:
+            return await self._append_speech(self._intake, audio, end_of_utterance=end_of_utterance)
+        pieces = self._split(audio, end_of_utterance=end_of_utterance)
         try:
             await self._turn.acquire()
         except anyio.get_cancelled_exc_class():
-            self._accept(pieces, end_of_utterance=end_of_utterance)
+            self._accept(pieces)
             raise
         try:
             await self._make_room()
             earlier = len(self._buffer)
-            accepted = self._accept(pieces, end_of_utterance=end_of_utterance)
+            accepted = self._accept(pieces)
             try:
                 with self._owned():
                     receipts = await self._flush()
@@ -180,11 +178,50 @@ class Session:
             return _merged(receipts, self._utterance)
         return _merged(receipts[earlier : earlier + len(accepted)], self._utterance)
 
-    def _accept(self, pieces: Sequence[AudioChunk], *, end_of_utterance: bool) -> list[Chunk]:
+    async def _append_speech(
+        self, intake: SpeechIntake, audio: bytes | Sequence[bytes], *, end_of_utterance: bool
+    ) -> Receipt:
+        """As `append`, for the speech in the audio. What endpointing has taken stays appended."""
+        added = intake.add(audio, end_of_utterance=end_of_utterance)
+        async with self._turn:
+            try:
+                await self._make_room()
+                self._accept(await intake.take())
+                with self._owned():
+                    receipts = await self._flush()
+            except Refused as refused:
+                taken = 0 if intake.withdraw(added) else len(audio)
+                refused.fields["accepted_bytes"] = str(taken)
+                raise
+        if not receipts:
+            return Receipt("ok", self._utterance)
+        return _merged(receipts, self._utterance)
+
+    def _split(self, audio: bytes | Sequence[bytes], *, end_of_utterance: bool) -> list[AudioChunk]:
+        """The chunks of audio; none for empty audio that sends what waits."""
+        is_empty = isinstance(audio, bytes | bytearray | list | tuple) and not audio
+        if is_empty and not end_of_utterance and self._buffer:
+            return []
+        overhead = self._cipher.overhead_bytes if self._cipher else 0
+        *pieces, last = chunks.split_audio(
+            audio,
+            self.encoding,
+            self.sample_rate,
+            end_of_utterance=end_of_utterance,
+            bytes_max=chunks.CHUNK_BYTES_MAX - overhead,
+        )
+        return [*pieces, msgspec.structs.replace(last, end_of_utterance=end_of_utterance)]
+
+    def _accept(self, pieces: Sequence[AudioChunk]) -> list[Chunk]:
         """The audio counts as appended once it is in the buffer."""
-        chunks = self._number(pieces, end_of_utterance=end_of_utterance)
+        chunks = self._number(pieces)
         self._buffer.add(chunks)
         return chunks
+
+    async def _accept_speech(self) -> None:
+        """The current utterance ends with the audio that endpointing has."""
+        if self._intake is not None:
+            self._accept(await self._intake.take(ends=True))
 
     async def finalize(self) -> Receipt:
         """Complete the current utterance.
@@ -202,7 +239,10 @@ class Session:
         """
         async with self._turn:
             with self._owned():
-                await self._flush()
+                await self._accept_speech()
+                receipt = _merged(await self._flush(), self._utterance)
+                if self._intake is not None and receipt.finalized:
+                    return receipt
                 request = Finalize(session=self.id, epoch=self.epoch, utterance=self._utterance)
                 (reply,) = await self._channel.finalizes.submit([request])
                 if isinstance(reply, Refused):
@@ -210,7 +250,7 @@ class Session:
             self._utterance = reply.utterance
         return reply
 
-    def _number(self, pieces: Sequence[AudioChunk], *, end_of_utterance: bool) -> list[Chunk]:
+    def _number(self, pieces: Sequence[AudioChunk]) -> list[Chunk]:
         return [
             Chunk(
                 session=self.id,
@@ -218,7 +258,7 @@ class Session:
                 seq=seq,
                 ms=piece.ms,
                 payload=self._encrypted(seq, piece.payload),
-                end_of_utterance=end_of_utterance and piece is pieces[-1],
+                end_of_utterance=piece.end_of_utterance,
             )
             for seq, piece in enumerate(pieces, self._buffer.next_seq)
         ]
@@ -492,6 +532,7 @@ class Session:
         store = self._channel.store
         async with self._turn:
             with self._owned():
+                await self._accept_speech()
                 await self._flush_before_close()
                 self._channel.unregister(self)
                 await Backoff(store.transport).call(

@@ -20,6 +20,7 @@ from eventsched.schema.ids import parse_id
 from eventsched.schema.keys import Keys
 from tests.cli.programs import json_lines_of, json_of, program, run, write_wav
 from tests.unit.controls import NASTY, VISIBLE, hidden_in
+from tests.unit.speech_recordings import record, sentences
 from tests.unit.wavs import PCM, Encoding, fmt_body, wav_of
 
 
@@ -118,7 +119,9 @@ def test_rebuild_then_verify_is_clean_on_the_running_system(system: System) -> N
 
 
 def test_raw_pcm_comes_from_stdin(system: System) -> None:
-    done = run(system.data, "stream", "-", "-t", "es", "--json", stdin=bytes(32_001))
+    done = run(
+        system.data, "stream", "-", "--no-endpointing", "-t", "es", "--json", stdin=bytes(32_001)
+    )
     outcomes = [line for line in json_lines_of(done) if line["type"] == "outcome"]
     assert [line["source_text"] for line in outcomes] == [f"{32_000 + 280 * 32} bytes"]
 
@@ -127,9 +130,24 @@ def test_raw_pcm_comes_from_stdin(system: System) -> None:
 def test_a_wav_on_stdin_is_decoded_as_it_comes(system: System, size: int | None) -> None:
     fmt = fmt_body(Encoding(PCM, 16), 2, 48_000)
     wav = wav_of(fmt, bytes(48_000 * 4), riff_size=size, data_size=size)
-    done = run(system.data, "stream", "-", "-t", "es", "--json", stdin=wav)
+    done = run(system.data, "stream", "-", "--no-endpointing", "-t", "es", "--json", stdin=wav)
     outcomes = [line for line in json_lines_of(done) if line["type"] == "outcome"]
     assert [line["source_text"] for line in outcomes] == [f"{32_000 + 280 * 32} bytes"]
+
+
+def test_speech_on_stdin_ends_its_utterances_and_silence_is_left_out(system: System) -> None:
+    spoken = record(sentences(2)[:2], (600, 800, 800), rate=16_000, noise=50)
+    done = run(system.data, "stream", "-", "-t", "es", "--json", stdin=spoken.pcm)
+    outcomes = [line for line in json_lines_of(done) if line["type"] == "outcome"]
+    assert [line["utterance"] for line in outcomes] == [0, 1]
+    assert done.returncode == 0
+
+
+def test_stdin_without_speech_is_exit_code_1_with_the_remedy(system: System) -> None:
+    done = run(system.data, "stream", "-", "-t", "es", "--json", stdin=bytes(96_000))
+    assert done.returncode == 1
+    assert b"--no-endpointing" in done.stderr
+    assert [line["type"] for line in json_lines_of(done)] == ["session", "summary"]
 
 
 @pytest.mark.parametrize("length", [100, 64_000])
@@ -138,7 +156,9 @@ def test_a_container_on_stdin_is_refused_by_name_and_files_beside_it_are_not(
 ) -> None:
     file = str(write_wav(tmp_path / "talk.wav", 450))
     ogg = b"OggS".ljust(length, b"\0")
-    done = run(system.data, "stream", "-", file, "-t", "es", "--json", stdin=ogg)
+    done = run(
+        system.data, "stream", "-", "--no-endpointing", file, "-t", "es", "--json", stdin=ogg
+    )
     assert done.returncode == 1
     (line,) = done.stderr.decode().splitlines()
     assert line.startswith("eventsched: INVALID_MESSAGE standard input: ")
@@ -161,7 +181,9 @@ def test_files_of_the_same_name_are_labelled_by_their_paths(system: System, tmp_
 def test_a_pause_on_stdin_ends_an_utterance_with_all_audio_before_it(system: System) -> None:
     """All audio is sent before the next read, since a pipe may be silent for a long time."""
     read, write = os.pipe()
-    with program(system.data, "stream", "-", "-t", "es", "--json", stdin=read) as stream:
+    with program(
+        system.data, "stream", "-", "--no-endpointing", "-t", "es", "--json", stdin=read
+    ) as stream:
         os.write(write, bytes(32_000))
         assert stream.first_json()["type"] == "session"
         assert stream.first_json()["source_text"] == f"{32_000 + 220 * 32} bytes"
@@ -171,7 +193,17 @@ def test_a_pause_on_stdin_ends_an_utterance_with_all_audio_before_it(system: Sys
 
 
 def test_partials_are_printed_with_the_option(system: System) -> None:
-    done = run(system.data, "stream", "-", "-t", "es", "--json", "--partials", stdin=bytes(9_600))
+    done = run(
+        system.data,
+        "stream",
+        "-",
+        "--no-endpointing",
+        "-t",
+        "es",
+        "--json",
+        "--partials",
+        stdin=bytes(9_600),
+    )
     assert [line["type"] for line in json_lines_of(done)] == [
         "session", "partial", "outcome", "summary",
     ]  # fmt: skip
@@ -208,7 +240,7 @@ def test_text_of_a_node_cannot_control_the_terminal(system: System, tmp_path: Pa
 
 
 def test_a_failed_outcome_is_exit_code_1(system: System) -> None:
-    done = run(system.data, "stream", "-", "--target", "fr", stdin=bytes(9_600))
+    done = run(system.data, "stream", "-", "--no-endpointing", "--target", "fr", stdin=bytes(9_600))
     assert done.returncode == 1
     assert "NO_FRENCH" in done.stdout.decode()
 

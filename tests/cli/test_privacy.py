@@ -157,7 +157,16 @@ def test_the_environment_sets_the_retention(system: System) -> None:
 
 
 def test_stream_says_what_encryption_needs(system: System) -> None:
-    done = run(system.data, "stream", "-", "--target", "es", "--encrypt", stdin=bytes(3_200))
+    done = run(
+        system.data,
+        "stream",
+        "-",
+        "--no-endpointing",
+        "--target",
+        "es",
+        "--encrypt",
+        stdin=bytes(3_200),
+    )
     assert done.returncode == 1
     assert done.stderr.decode() == (
         "eventsched: INVALID_MESSAGE encrypt: no key store is named; "

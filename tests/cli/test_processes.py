@@ -71,14 +71,16 @@ def test_ctrl_c_ends_the_audio_and_a_second_one_the_wait(tmp_path: Path) -> None
 
 
 def test_a_stream_without_audio_on_standard_input_is_an_error(tmp_path: Path) -> None:
-    done = run(tmp_path / "data", "stream", "-", "-t", "es", "--json")
+    done = run(tmp_path / "data", "stream", "-", "--no-endpointing", "-t", "es", "--json")
     assert done.returncode == 1
     assert b"no audio came on standard input" in done.stderr
 
 
 def test_ctrl_c_ends_a_stream_whose_microphone_is_silent(tmp_path: Path) -> None:
     read, write = os.pipe()
-    with program(tmp_path / "data", "stream", "-", "-t", "es", "--json", stdin=read) as stream:
+    with program(
+        tmp_path / "data", "stream", "-", "--no-endpointing", "-t", "es", "--json", stdin=read
+    ) as stream:
         os.write(write, bytes(3_200))
         stream.first_json()
         stream.signal_group(signal.SIGINT)
