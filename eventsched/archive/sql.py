@@ -14,6 +14,7 @@ import resource
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -130,6 +131,77 @@ def limit_memory(limits: QueryLimits) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
 
 
+def verified_files(
+    folder: ArchiveFolder, scope: QueryScope, check: Callable[[], None] = lambda: None
+) -> Iterator[str]:
+    """The packs, and the event files of all other segments, verified; no incomplete file.
+
+    Args:
+        folder: The archive.
+        scope: The events that are read; segments without them are left out.
+        check: Called after each segment.
+
+    Raises:
+        ArchiveError: The archive is empty or not as it was sealed.
+    """
+    from eventsched.archive.packer import check_footer
+    from eventsched.archive.sealed_file import open_sealed
+
+    for cell, segments, numbers in _segments(folder, scope):
+        checked: Pack | None = None
+        for n in numbers:
+            pack = segments.pack_of(n)
+            if pack is None:
+                record = segments[n]
+                open_sealed(cell, record, "events").close()
+                yield str((cell.path / record.file("events").name).resolve())
+            elif pack is not checked:
+                check_footer(cell, pack, segments)
+                yield str(pack.path.resolve())
+                checked = pack
+            check()
+
+
+def _segments(
+    folder: ArchiveFolder, scope: QueryScope
+) -> Iterator[tuple[CellFolder, Segments, Sequence[int]]]:
+    """Each cell with the segments to read; if none has such events, one segment without."""
+    wanted = cell_of(scope.session)
+    others: list[tuple[CellFolder, Segments, Sequence[int]]] = []
+    is_empty = True
+    for name in folder.cells():
+        cell = folder.cell(name)
+        segments = cell.signed_records()
+        numbers = scope.numbers(segments) if wanted in ("", name) else ()
+        if numbers:
+            yield cell, segments, numbers
+            is_empty = False
+        elif segments:
+            others.append((cell, segments, [len(segments) - 1]))
+    if is_empty and not others:
+        raise ArchiveError(f"{folder.path} has no segment yet")
+    if is_empty:
+        yield others[0]
+
+
+def _views(files: Sequence[str], scope: QueryScope) -> list[str]:
+    """The statements that create the views over these files."""
+    patterns = _literal([_as_pattern(file) for file in files])
+    return [EVENTS.format(files=patterns, scope=scope.condition()), JOBS, SESSIONS]
+
+
+def views_sql(folder: ArchiveFolder, scope: QueryScope = EVERYTHING) -> list[str]:
+    """The statements that create the views in another DuckDB, over the present files.
+
+    The files are verified now, and not when they are read.
+
+    Raises:
+        ArchiveError: The archive is empty or not as it was sealed.
+    """
+    views = _views(list(verified_files(folder, scope)), scope)
+    return [view.strip().replace("\n", " ") + ";" for view in views]
+
+
 class Query:
     """A statement over an archive and its result. Not for several threads, except `interrupt`.
 
@@ -166,66 +238,20 @@ class Query:
             ArchiveError: The archive is empty or not as it was sealed, the statement is not one
                 SELECT, or it uses too much memory.
         """
-        import duckdb
-
-        files = list(self._files())
-        try:
+        files = list(verified_files(self._folder, self._scope, self._check_interrupted))
+        with self._expected_errors():
             self._open(files)
             self._check_statement()
             self._result = self._connection.execute(self._sql)
-        except duckdb.Error as error:
-            raise self._error_of(error) from error
-        except MemoryError:
-            raise self._needs_more_memory() from None
         self.columns = [name for name, *_ in self._result.description or ()]
-
-    def _files(self) -> Iterator[str]:
-        """The packs, and the event files of all other segments, verified; no incomplete file."""
-        from eventsched.archive.packer import check_footer
-        from eventsched.archive.sealed_file import open_sealed
-
-        for cell, segments, numbers in self._segments():
-            checked: Pack | None = None
-            for n in numbers:
-                pack = segments.pack_of(n)
-                if pack is None:
-                    record = segments[n]
-                    open_sealed(cell, record, "events").close()
-                    yield str((cell.path / record.file("events").name).resolve())
-                elif pack is not checked:
-                    check_footer(cell, pack, segments)
-                    yield str(pack.path.resolve())
-                    checked = pack
-                self._check_interrupted()
-
-    def _segments(self) -> Iterator[tuple[CellFolder, Segments, Sequence[int]]]:
-        """Each cell with the segments to read; if none has such events, one segment without."""
-        wanted = cell_of(self._scope.session)
-        others: list[tuple[CellFolder, Segments, Sequence[int]]] = []
-        is_empty = True
-        for name in self._folder.cells():
-            cell = self._folder.cell(name)
-            segments = cell.signed_records()
-            numbers = self._scope.numbers(segments) if wanted in ("", name) else ()
-            if numbers:
-                yield cell, segments, numbers
-                is_empty = False
-            elif segments:
-                others.append((cell, segments, [len(segments) - 1]))
-        if is_empty and not others:
-            raise ArchiveError(f"{self._folder.path} has no segment yet")
-        if is_empty:
-            yield others[0]
 
     def _open(self, files: Sequence[str]) -> None:
         """Create the views, then block access to anything else."""
         run = self._connection.execute
         run(f"SET memory_limit = '{self._limits.memory_mb}MB'")
         run("SET temp_directory = ''")
-        patterns = _literal([_as_pattern(file) for file in files])
-        run(EVENTS.format(files=patterns, scope=self._scope.condition()))
-        run(JOBS)
-        run(SESSIONS)
+        for view in _views(files, self._scope):
+            run(view)
         # DuckDB checks the given pattern, then each file that it matches.
         allowed = {*files, *map(_as_pattern, files)}
         run(f"SET allowed_paths = {_literal(sorted(allowed))}")
@@ -241,24 +267,51 @@ class Query:
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """The rows. Raises ArchiveError if a file cannot be read, or at a limit."""
-        import duckdb
-
         count = 0
-        try:
+        with self._expected_errors():
             for rows in self._batches():
                 count += len(rows)
-                if count > self._limits.rows:
-                    raise ArchiveError(
-                        f"the result has more than {self._limits.rows:,} rows: "
-                        "add LIMIT, or raise --rows"
-                    )
+                self._check_count(count)
                 for row in rows:
                     self._check_interrupted()
                     yield row
+
+    def _check_count(self, count: int) -> None:
+        if count > self._limits.rows:
+            raise ArchiveError(
+                f"the result has more than {self._limits.rows:,} rows: add LIMIT, or raise --rows"
+            )
+
+    @contextmanager
+    def _expected_errors(self) -> Iterator[None]:
+        """Raise an error of DuckDB in the block as ArchiveError."""
+        import duckdb
+
+        try:
+            yield
         except duckdb.Error as error:
             raise self._error_of(error) from error
         except MemoryError:
             raise self._needs_more_memory() from None
+
+    def arrow(self) -> tuple[Any, Iterator[Any]]:
+        """The schema of the result, and its rows as record batches of Arrow.
+
+        The iterator raises ArchiveError as `rows`.
+        """
+        with self._expected_errors():
+            self._result.abort()
+            reader = self._connection.sql(self._sql).to_arrow_reader(FETCH_ROWS_MAX)
+        return reader.schema, self._record_batches(reader)
+
+    def _record_batches(self, reader: Any) -> Iterator[Any]:
+        count = 0
+        with self._expected_errors():
+            for batch in reader:
+                self._check_interrupted()
+                count += batch.num_rows
+                self._check_count(count)
+                yield batch
 
     def _batches(self) -> Iterator[list[tuple[Any, ...]]]:
         """The rows in batches: one row first, then as many as a short fetch returns."""

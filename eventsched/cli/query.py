@@ -1,13 +1,17 @@
 """`eventsched query SQL`: query the archive with SQL.
 
-Owns: the printed rows. Never does: running the query. Read next: archive/sql.py.
+Owns: the printed rows, and the choice of the form of the result.
+Never does: running the query.
+Read next: archive/sql.py, archive/export.py (files).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from msgspec.structs import replace
@@ -15,11 +19,22 @@ from msgspec.structs import replace
 from eventsched.cli.options import Options, command
 from eventsched.errors import InvalidMessage
 
+if TYPE_CHECKING:
+    from eventsched.archive.sql import Query
+
 SHOWN_MAX = 1_000
 """Rows in the text output; --json prints all rows."""
 
 Sql = Annotated[
-    str, typer.Argument(metavar="SQL", help="One SELECT over events, jobs and sessions.")
+    str, typer.Argument(metavar="[SQL]", help="One SELECT over events, jobs and sessions.")
+]
+Csv = Annotated[bool, typer.Option("--csv", help="Write CSV to --output.")]
+Parquet = Annotated[bool, typer.Option("--parquet", help="Write Parquet to --output.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="FILE", help="File of --csv or --parquet.")
+]
+Views = Annotated[
+    bool, typer.Option("--views", help="Print the SQL of the views, for a DuckDB of your own.")
 ]
 From = Annotated[
     Path | None,
@@ -59,7 +74,7 @@ Until = Annotated[
 @command
 async def query(
     options: Options,
-    sql: Sql,
+    sql: Sql = "",
     archive: From = None,
     session: Session = "",
     since: Since = "",
@@ -67,6 +82,10 @@ async def query(
     timeout: Timeout = 60,
     memory_mb: MemoryMb = 1_024,
     rows: Rows = 1_000_000,
+    csv: Csv = False,
+    parquet: Parquet = False,
+    output: Output = None,
+    views: Views = False,
 ) -> None:
     """Query the archive with SQL (DuckDB). No server is needed.
 
@@ -76,15 +95,20 @@ async def query(
 
     --session, --since and --until choose the segments that are verified and read: with them, the
     time of a query depends little on the size of the archive.
+
+    --csv and --parquet write the result; a file appears when it is complete.
     """
     from eventsched.archive.layout import ArchiveFolder
-    from eventsched.archive.sql import QueryLimits, QueryScope, limit_memory, run_query
+    from eventsched.archive.sql import QueryLimits, QueryScope, limit_memory, run_query, views_sql
     from eventsched.history.position import parse_position
     from eventsched.schema.ids import parse_id
     from eventsched.schema.keys import complete
 
     if archive is None:
         raise InvalidMessage.of("--archive", "a folder is needed", "add --archive DIR")
+    if bool(sql) == views:
+        raise InvalidMessage.of("SQL", "one statement, or --views", "give one of the two")
+    show = _form(as_json=options.json, csv=csv, parquet=parquet, output=output)
     limits = QueryLimits(seconds=timeout, memory_mb=memory_mb, rows=rows)
     folder = ArchiveFolder.open(archive)
     scope = QueryScope(session=complete(session, folder.cells()) if session else "")
@@ -92,9 +116,31 @@ async def query(
         scope = replace(scope, after=parse_id(parse_position(since, "--since").before))
     if until:
         scope = replace(scope, upto=parse_id(parse_position(until, "--until").last))
+    if views:
+        from eventsched.cli.output import print_line
+
+        for statement in views_sql(folder, scope):
+            print_line(statement)
+        return
     limit_memory(limits)
-    show = _print_json if options.json else _show
     await run_query(folder, sql, limits, show, scope)
+
+
+def _form(
+    *, as_json: bool, csv: bool, parquet: bool, output: Path | None
+) -> Callable[[Query], None]:
+    """Return what prints or writes the result. Raises InvalidMessage."""
+    from eventsched.archive import export
+
+    if as_json + csv + parquet > 1:
+        raise InvalidMessage.of("--json, --csv, --parquet", "one form only", "leave the others out")
+    if (csv or parquet) != (output is not None):
+        raise InvalidMessage.of(
+            "--output", "with --csv or --parquet", "give a form and --output FILE"
+        )
+    if output is None:
+        return _print_json if as_json else _show
+    return partial(export.write_csv if csv else export.write_parquet, path=output)
 
 
 def _print_json(query_: Any) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import anyio
+import duckdb
 import msgspec
 import pytest
 
@@ -84,6 +86,72 @@ async def test_jobs_and_sessions_say_what_came_of_each(archived: Archived) -> No
         (full("s1"), "acme", "asked", 3, 600, 3),
         (full("s2"), "acme", None, 2, 400, 2),
     ]
+
+
+EXPORTED = "SELECT id, time, type, 1.5 AS number, data FROM events ORDER BY ms, seq"
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+async def test_a_result_is_written_to_a_file(archived: Archived, tmp_path: Path, form: str) -> None:
+    await worked(archived)
+    path = tmp_path / f"events.{form}"
+    done = query_command(archived, EXPORTED, f"--{form}", "-o", str(path))
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    with duckdb.connect() as connection:
+        written = connection.execute(f"SELECT id, time, type, number FROM '{path}'").fetchall()
+    expected = ask(archived, EXPORTED)
+    assert [row[0] for row in written] == [row[0] for row in expected]
+    assert [row[2:] for row in written] == [(row[2], 1.5) for row in expected]
+    assert [row[1].replace(tzinfo=None) for row in written] == [row[1] for row in expected]
+    assert names_in(tmp_path, "*.part") == []
+
+
+def names_in(folder: Path, pattern: str) -> list[str]:
+    return [file.name for file in folder.glob(pattern)]
+
+
+async def test_a_result_beyond_a_limit_replaces_no_file(archived: Archived, tmp_path: Path) -> None:
+    await worked(archived)
+    path = tmp_path / "events.parquet"
+    path.write_bytes(b"earlier")
+    done = query_command(archived, EXPORTED, "--parquet", "-o", str(path), "--rows", "3")
+    assert done.returncode == 1
+    assert b"more than 3 rows" in done.stderr
+    assert names_in(tmp_path, "events*") == ["events.parquet"]
+    assert path.read_bytes() == b"earlier"
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("SELECT 1", "--csv"), "give a form and --output FILE"),
+        (("SELECT 1", "-o", "x.csv"), "give a form and --output FILE"),
+        (("SELECT 1", "--csv", "--json", "-o", "x.csv"), "one form only"),
+        ((), "one statement, or --views"),
+        (("SELECT 1", "--views"), "one statement, or --views"),
+    ],
+)
+async def test_a_form_that_cannot_be_written_is_refused(
+    archived: Archived, words: tuple[str, ...], error: str
+) -> None:
+    await worked(archived)
+    done = query_command(archived, *words)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert error in done.stderr.decode()
+
+
+async def test_the_views_can_be_created_in_another_duckdb(archived: Archived) -> None:
+    await worked(archived)
+    done = query_command(archived, "--views")
+    assert done.returncode == 0
+    sql = "SELECT job, attempts, outcome FROM jobs ORDER BY job"
+    with duckdb.connect() as connection:
+        connection.execute(done.stdout.decode())
+        assert connection.execute(sql).fetchall() == ask(archived, sql)
+
+
+def query_command(archived: Archived, *words: str) -> CompletedProcess[bytes]:
+    return run_command(archived.path.parent, "query", *words, "--archive", str(archived.path))
 
 
 async def test_every_query_of_the_docs_runs(archived: Archived) -> None:
