@@ -36,6 +36,7 @@ from eventsched.schema.events import (
     SessionOpened,
     SessionResumed,
     SessionRetired,
+    Target,
     UtteranceFinalized,
 )
 from eventsched.schema.keys import name_of
@@ -172,7 +173,8 @@ def _finalized(view: Session, event: Event, data: UtteranceFinalized) -> Session
         targets.append(target.target)
         allocated[target.target] = target.delivery_no + 1
         key = outcome_key(target.target, target.delivery_no)
-        open_outcomes[key] = OpenOutcome(data.utterance, data.first, tuple(target.to))
+        recipients = _recipients(view, target)
+        open_outcomes[key] = OpenOutcome(data.utterance, data.first, recipients)
     latest = Utterance(
         data.utterance,
         data.turn,
@@ -193,6 +195,17 @@ def _finalized(view: Session, event: Event, data: UtteranceFinalized) -> Session
         recent=(*_recent(view.recent[1 - RECENT_MAX :], data.utterance + 1), latest),
         updated_ms=event.ms,
     )
+
+
+def _recipients(view: Session, target: Target) -> tuple[str, ...]:
+    """Return the recipients; the tuple of the outcome before if they are equal.
+
+    So the outcomes of a room whose members do not change share one tuple, which `_separate` hashes
+    once.
+    """
+    recipients = tuple(target.to)
+    before = view.open_outcomes.get(outcome_key(target.target, target.delivery_no - 1))
+    return before.recipients if before and before.recipients == recipients else recipients
 
 
 def _recent(utterances: tuple[Utterance, ...], end: int) -> tuple[Utterance, ...]:
@@ -342,12 +355,20 @@ def _separate(view: Session) -> tuple[Session, Recipients]:
     """Return the session without the recipients of its open outcomes, and the recipients."""
     names: dict[str, int] = {}
     lists: dict[tuple[str, ...], int] = {}
+    places_by_id: dict[int, int] = {}
     outcomes, without = {}, {}
     for key, outcome in view.open_outcomes.items():
-        without[key] = outcome
-        if outcome.recipients:
-            outcomes[key] = lists.setdefault(outcome.recipients, len(lists))
-            without[key] = replace(outcome, recipients=())
+        recipients = outcome.recipients
+        if not recipients:
+            without[key] = outcome
+            continue
+        place = places_by_id.get(id(recipients))
+        if place is None:
+            place = places_by_id[id(recipients)] = lists.setdefault(recipients, len(lists))
+        outcomes[key] = place
+        without[key] = OpenOutcome(
+            outcome.utterance, outcome.first, (), outcome.outcome, outcome.ready_ms
+        )
     places = tuple(tuple(names.setdefault(name, len(names)) for name in each) for each in lists)
     return replace(view, open_outcomes=without), Recipients(tuple(names), places, outcomes)
 

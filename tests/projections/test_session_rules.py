@@ -156,6 +156,19 @@ def test_rule_12_and_25_recipients_are_fixed_by_the_finalize(log: SessionLog) ->
     assert log.view.open_outcomes == {"es/0": OpenOutcome(0, "1100-0", (S2, "c0.s3"))}
 
 
+def test_rule_12_equal_recipients_of_successive_outcomes_are_one_tuple(log: SessionLog) -> None:
+    """Also after the record was stored and loaded, so a save hashes the list of a room once."""
+    for number, to in enumerate([(S2, "c0.s3"), (S2, "c0.s3"), (S2,), (S2,), ()]):
+        log.finalized(2_000 + number, number, es(number, *to))
+    loaded = Sessions().decode(Sessions().encode(log.view, None))
+    assert loaded == log.view
+    for view in (log.view, loaded):
+        recipients = [each.recipients for each in view.open_outcomes.values()]
+        assert recipients == [(S2, "c0.s3"), (S2, "c0.s3"), (S2,), (S2,), ()]
+        assert recipients[0] is recipients[1]
+        assert recipients[2] is recipients[3]
+
+
 def test_rule_33_open_outcomes_whose_recipients_all_differ_fit_a_record(log: SessionLog) -> None:
     """At each utterance another member has left the room, and a new one has joined."""
     outcomes = {
