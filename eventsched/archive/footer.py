@@ -53,9 +53,9 @@ def joined_footer(members: Iterable[tuple[int, BinaryIO]]) -> bytes:
     joined: Struct = {}
     rows, groups = 0, []
     for at, file in members:
-        metadata = _decode(_read_footer(file))
-        rows += _integer(metadata, _ROWS)
-        groups += [_moved(group, at) for group in _structs(metadata, _GROUPS)]
+        metadata = decode_footer(file)
+        rows += integer(metadata, _ROWS)
+        groups += [_moved(group, at) for group in structs(metadata, _GROUPS)]
         joined = joined or metadata
     joined = joined | {_ROWS: (_I64, rows), _GROUPS: (_LIST, (_STRUCT, groups))}
     encoded = bytearray()
@@ -76,6 +76,11 @@ def footer_bytes(file: BinaryIO, size: int) -> int:
     return length + _END_BYTES
 
 
+def decode_footer(file: BinaryIO) -> Struct:
+    """The footer of a Parquet file. Raises ValueError if it has another form."""
+    return _decode(_read_footer(file))
+
+
 def _read_footer(file: BinaryIO) -> bytes:
     size = file.seek(0, os.SEEK_END)
     length = footer_bytes(file, size)
@@ -85,15 +90,15 @@ def _read_footer(file: BinaryIO) -> bytes:
 
 def _moved(group: Struct, at: int) -> Struct:
     """The row group of a member that begins at this place. Raises ValueError for other places."""
-    _check_fields(group, _GROUP_FIELDS)
+    check_fields(group, _GROUP_FIELDS)
     columns = []
-    for column in _structs(group, _COLUMNS):
-        _check_fields(column, _COLUMN_FIELDS)
+    for column in structs(group, _COLUMNS):
+        check_fields(column, _COLUMN_FIELDS)
         kind, metadata = column.get(_COLUMN_METADATA, (0, None))
         if kind != _STRUCT:
             raise ValueError("a column without metadata")
-        _check_fields(metadata, _METADATA_FIELDS)
-        moved = metadata | {_DATA_PAGES_AT: (_I64, _integer(metadata, _DATA_PAGES_AT) + at)}
+        check_fields(metadata, _METADATA_FIELDS)
+        moved = metadata | {_DATA_PAGES_AT: (_I64, integer(metadata, _DATA_PAGES_AT) + at)}
         columns.append(_shifted(column, _COLUMN_AT, at) | {_COLUMN_METADATA: (_STRUCT, moved)})
     group = _shifted(group, _GROUP_AT, at) | {_COLUMNS: (_LIST, (_STRUCT, columns))}
     return {number: field for number, field in group.items() if number != _ORDINAL}
@@ -101,25 +106,28 @@ def _moved(group: Struct, at: int) -> Struct:
 
 def _shifted(struct: Struct, number: int, at: int) -> Struct:
     """The struct with `at` added to a place; 0 means that the writer names no place."""
-    if number not in struct or not (place := _integer(struct, number)):
+    if number not in struct or not (place := integer(struct, number)):
         return struct
     return struct | {number: (_I64, place + at)}
 
 
-def _check_fields(struct: Struct, fields: set[int]) -> None:
+def check_fields(struct: Struct, fields: set[int]) -> None:
+    """Raises ValueError if the struct has another field than these."""
     others = struct.keys() - fields
     if others:
         raise ValueError(f"a footer with field {min(others)}, which segments do not have")
 
 
-def _integer(struct: Struct, number: int) -> int:
+def integer(struct: Struct, number: int) -> int:
+    """A number of rows, or a place. Raises ValueError if the field has no such number."""
     kind, value = struct.get(number, (0, None))
     if kind != _I64 or value < 0:
         raise ValueError("a footer without a number of rows or a place")
     return int(value)
 
 
-def _structs(struct: Struct, number: int) -> list[Struct]:
+def structs(struct: Struct, number: int) -> list[Struct]:
+    """The structs of a list. Raises ValueError if the field has no such list."""
     kind, value = struct.get(number, (0, None))
     if kind != _LIST or (value[1] and value[0] != _STRUCT):
         raise ValueError("a footer without row groups or columns")

@@ -1,7 +1,8 @@
 """Opens a file of a segment for reading, once it is known to be the file that was sealed.
 
 Owns: whether the file is in a pack; the checks of a file before any of it is used: a regular file
-and no link, the size and the SHA-256 of its record, bounded sizes after decompression.
+and no link, the size and the SHA-256 of its record, bounded sizes after decompression, and a footer
+that agrees with the columns.
 Must not: read its rows (segment.py does), or check who signed the record (layout.py does).
 Read next: pages.py, segment.py.
 
@@ -20,6 +21,7 @@ from eventsched.archive.layout import CellFolder
 from eventsched.archive.manifest import FileSum, Segment
 from eventsched.archive.pages import find_fault
 from eventsched.archive.segment import SCHEMAS
+from eventsched.archive.statistics import find_statistics_fault
 
 _BLOCK = 1 << 20
 NOT_SEALED = "is not the file that was sealed"
@@ -91,6 +93,8 @@ def _check(file: BinaryIO, path: Path, file_sum: FileSum) -> None:
     if size != file_sum.bytes or _sha256_of(file) != file_sum.sha256:
         raise FileFault(path, NOT_SEALED)
     fault = find_fault(file, SCHEMAS[file_sum.kind])
+    if not fault and file_sum.kind == "events":
+        fault = find_statistics_fault(file)
     if fault:
         raise FileFault(path, fault)
 

@@ -41,7 +41,7 @@ EVENTS = """
 CREATE VIEW events AS
 SELECT parse_path(filename)[-2] AS cell, ms || '-' || seq AS id, make_timestamp_ms(ms) AS time,
        type, session, job, node, cause, data::JSON AS data, ms, seq
-FROM read_parquet({files}, filename = true)
+FROM read_parquet({files}, filename = true, hive_partitioning = false)
 WHERE {scope}
 """
 JOBS = """

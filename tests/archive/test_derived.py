@@ -5,16 +5,19 @@ The maker of an archive can sign such a segment; entries and roots are those of 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import projections
 from eventsched.archive.codec import encode_entry
+from eventsched.archive.footer import MAGIC, _put_struct, decode_footer, footer_bytes, structs
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.archive.sealer import Sealer
 from eventsched.archive.segment import (
@@ -24,7 +27,9 @@ from eventsched.archive.segment import (
     encode_parquet,
     sessions_parquet,
 )
+from eventsched.archive.sql import Query
 from eventsched.archive.verifier import Verifier
+from eventsched.errors import ArchiveError
 from eventsched.schema.events import FIELDS
 from eventsched.store.transport import Entry
 from tests.archive.sealed import CELL, replace_file
@@ -136,6 +141,73 @@ def test_an_index_that_hides_or_adds_an_event_is_found(
     assert problem.endswith(
         f".sessions.parquet: its column {column} does not follow from the entries"
     )
+
+
+INTEGER, BINARY, STRUCT = 6, 8, 12
+STATISTICS = 12
+
+
+def number(value: int) -> tuple[int, bytes]:
+    return BINARY, value.to_bytes(8, "little", signed=True)
+
+
+FORGED: dict[str, tuple[str, dict[int, Any]]] = {
+    "no row has the type": (
+        "type", {STATISTICS: (STRUCT, {3: (INTEGER, 0), 5: (BINARY, b"B"), 6: (BINARY, b"A")})}
+    ),
+    "each session is null": ("session", {STATISTICS: (STRUCT, {3: (INTEGER, 4)})}),
+    "all is long ago": ("ms", {STATISTICS: (STRUCT, {5: number(-1), 6: number(-1)})}),
+    "an old form": ("ms", {STATISTICS: (STRUCT, {1: number(-1), 2: number(-1)})}),
+    "each time is null": ("ms", {STATISTICS: (STRUCT, {3: (INTEGER, 4)})}),
+    "no second of the number": ("seq", {STATISTICS: (STRUCT, {5: number(0), 6: number(1)})}),
+    "distinct values": ("ms", {STATISTICS: (STRUCT, {4: (INTEGER, 1)})}),
+    "a Bloom filter": ("type", {14: (INTEGER, 4)}),
+    "a number of values": ("type", {5: (INTEGER, 3)}),
+}  # fmt: skip
+"""A column, and fields of its metadata that say something else than its values."""
+
+
+def with_metadata(content: bytes, column: str, fields: dict[int, Any]) -> bytes:
+    """The file with other metadata of a column in each row group."""
+    footer = decode_footer(io.BytesIO(content))
+    length = footer_bytes(io.BytesIO(content), len(content))
+    for group in structs(footer, 4):
+        structs(group, 1)[EVENTS.names.index(column)][3][1].update(fields)
+    encoded = bytearray()
+    _put_struct(encoded, footer)
+    return content[:-length] + bytes(encoded) + len(encoded).to_bytes(4, "little") + MAGIC
+
+
+@pytest.mark.parametrize("forged", FORGED)
+def test_a_footer_that_differs_from_the_columns_is_refused(path: Path, forged: str) -> None:
+    """DuckDB would skip rows that Arrow reads."""
+    content = with_metadata(events_parquet(TRUE_ROWS), *FORGED[forged])
+    replace_file(path, "events", content, CELL)
+    assert problems(path) != []
+    with pytest.raises(ArchiveError):
+        Query(ArchiveFolder.open(path), "SELECT count(*) FROM events").execute()
+
+
+def test_a_footer_without_statistics_is_accepted(path: Path) -> None:
+    table = pa.Table.from_arrays(
+        [pa.array(TRUE_ROWS[field.name], field.type) for field in EVENTS], schema=EVENTS
+    )
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", use_dictionary=False, write_statistics=False)
+    replace_file(path, "events", sink.getvalue().to_pybytes(), CELL)
+    assert problems(path) == []
+
+
+@pytest.mark.parametrize("name", ["type=ResultDelivered", "session=c0.other", "ms=5"])
+def test_the_name_of_a_folder_replaces_no_column(path: Path, tmp_path: Path, name: str) -> None:
+    """DuckDB takes such a name for a column with one value."""
+    moved = tmp_path / name / "archive"
+    moved.parent.mkdir()
+    path.rename(moved)
+    query = Query(ArchiveFolder.open(moved), "SELECT ms, session, type FROM events ORDER BY ms")
+    query.execute()
+    rows = zip(*(TRUE_ROWS[column] for column in ("ms", "session", "type")), strict=True)
+    assert list(query.rows()) == list(rows)
 
 
 AUDIO = "the audio of 1700000000001-0 does not follow from the entry"

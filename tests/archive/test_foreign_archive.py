@@ -226,7 +226,8 @@ def events_table(entry: bytes, rows: int = 4) -> Any:
 
 def parquet(table: Any, **options: Any) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, **{"compression": "zstd", "use_dictionary": False} | options)
+    usual = {"compression": "zstd", "use_dictionary": False, "write_statistics": ["ms", "seq"]}
+    pq.write_table(table, sink, **usual | options)
     content: bytes = sink.getvalue().to_pybytes()
     return content
 
