@@ -521,7 +521,7 @@ class Session:
         await self._request_close()
         subscription = self._subscription or self._subscribe(self._start)
         subscription.drains = True
-        self._channel.listener.interrupt(subscription)
+        self._channel.listener.read_now(subscription)
         settings = await Backoff(store.transport).call(store.read_settings)
         wait_s = settings.close_wait_ms / 1_000 + CLOSE_MARGIN_S
         with subscription.awaited():

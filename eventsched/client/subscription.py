@@ -10,7 +10,7 @@ Read next: outbox_entry.py (the form of an entry), session.py (`results`).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 
@@ -20,17 +20,23 @@ import structlog
 from anyio.abc import TaskGroup
 
 from eventsched.client.outbox_entry import OutboxEntry, StateData, parse
-from eventsched.errors import Refused
-from eventsched.schema.ids import START, id_before
+from eventsched.errors import Refused, ServerUnavailable
+from eventsched.schema.ids import START, id_before, parse_id
 from eventsched.schema.keys import name_of
 from eventsched.store.cell import Store
 from eventsched.store.retry import Backoff
 from eventsched.store.transport import Entry
 
 BLOCK_MS = 2_000
+LATE_BLOCK_MS = 100
+"""How long the second read of a shard waits; a further subscription waits for its end."""
+AT_ONCE_MS = 1
 SHARD_MAX = 64
 """Streams in one read."""
 READ_COUNT = 64
+"""Entries in one read, or one of each stream if there are more streams."""
+LARGE_MIN = 65_536
+"""Text and speech of a large entry. A result has at most 577,536 B."""
 ENTRIES_MAX = 256
 BYTES_MAX = 4 * 1024 * 1024
 """A subscription beyond either bound is not read until its session takes some entries."""
@@ -55,6 +61,8 @@ class Subscription:
         self.wants_partials = wants_partials
         self.position = START if after == START else id_before(after)
         self.partials_position = START
+        self.is_large = False
+        """Whether large entries may wait: its last read had one, or has failed."""
         self.drains = False
         """Read without a bound: the session closes, so the rest of its outbox is bounded."""
         self.closed = anyio.Event()
@@ -86,12 +94,15 @@ class Subscription:
         return 2 if self.wants_partials else 1
 
     def put(self, entries: Sequence[Entry], partials: Sequence[Entry] = ()) -> None:
-        """Add entries and partial results that the reader has read."""
+        """Add entries and partial results that the reader has read, each once."""
+        entries = _after(self.position, entries)
+        partials = _after(self.partials_position, partials)
         if entries:
             self.position = entries[-1][0]
         if partials:
             self.partials_position = partials[-1][0]
         parsed = [entry for each in (*entries, *partials) if (entry := self._parse(each))]
+        self.is_large = any(entry.size >= LARGE_MIN for entry in parsed)
         if partials:
             parsed.sort(key=lambda entry: (entry.number, entry.kind == "partial"))
         for entry in parsed:
@@ -179,8 +190,26 @@ class Subscription:
             self.waiters -= 1
 
 
+def _after(position: str, entries: Sequence[Entry]) -> Sequence[Entry]:
+    """The entries after this position: two reads may have had the same."""
+    if not entries or parse_id(entries[0][0]) > parse_id(position):
+        return entries
+    return [entry for entry in entries if parse_id(entry[0]) > parse_id(position)]
+
+
 class _Shard:
-    """One blocking read over at most SHARD_MAX streams."""
+    """One blocking read over at most SHARD_MAX streams.
+
+    No read is cancelled, because a cancelled one loses its connection and what was sent: a session
+    that asks again and again would keep all others waiting. A subscription that is added while the
+    read waits is read by a second, short read until the first one ends and includes it. Both may
+    read the same entry; the subscription takes it once.
+
+    **Large entries.** A read has at most READ_COUNT entries. If several subscriptions have large
+    entries waiting, each read has one of them beside all others, and one entry of each. After a
+    read that failed, all its subscriptions count as large: so each read becomes small enough for a
+    slow connection, and one session with many results delays no other.
+    """
 
     def __init__(self, store: Store) -> None:
         self.subscriptions: dict[str, Subscription] = {}
@@ -189,51 +218,97 @@ class _Shard:
         """How many streams the subscriptions have."""
         self._store = store
         self._changed = anyio.Event()
-        self._reading: anyio.CancelScope | None = None
+        self._included: dict[str, int] | None = None
+        """The streams of each subscription in the present read; none while nothing is read."""
+        self._late: set[str] = set()
+        """Keys of the subscriptions that the present read lacks."""
+        self._is_late = anyio.Event()
 
     def add(self, key: str, subscription: Subscription) -> None:
         """Read for this subscription as well."""
         self.subscriptions[key] = subscription
         self.streams += subscription.streams
-        self.interrupt()
+        self.read_now(key)
 
     def remove(self, key: str) -> None:
         """Read no more for this subscription; the present read goes on."""
         self.streams -= self.subscriptions.pop(key).streams
 
-    def interrupt(self) -> None:
-        """End the present read, because another set of streams is to be read. Loses nothing."""
+    def read_now(self, key: str) -> None:
+        """Read for this subscription, also if the present read does not include it."""
         self._changed.set()
-        if self._reading is not None:
-            self._reading.cancel()
+        streams = self.subscriptions[key].streams
+        if self._included is not None and self._included.get(key) != streams:
+            self._late.add(key)
+            self._is_late.set()
 
     async def run(self) -> None:
         """Read until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._repeat, self._step)
+            tasks.start_soon(self._repeat, self._step_late)
+
+    async def _repeat(self, step: Callable[[], Awaitable[None]]) -> None:
         backoff = Backoff(self._store.transport, log, cell=self._store.cell)
         while True:
             async with backoff.attempt():
-                await self._step()
+                await step()
 
     async def _step(self) -> None:
         self._changed = anyio.Event()
+        self._late.clear()
         wanted = {key: each for key, each in self.subscriptions.items() if each.wants_more}
         if not wanted:
             await self._changed.wait()
             return
-        positions = {key: subscription.position for key, subscription in wanted.items()}
+        self._included = {key: each.streams for key, each in wanted.items()}
+        try:
+            await self._read(wanted, BLOCK_MS)
+        finally:
+            self._included = None
+
+    async def _step_late(self) -> None:
+        wanted = {
+            key: each for key, each in self.subscriptions.items()
+            if key in self._late and each.wants_more
+        }  # fmt: skip
+        if not wanted:
+            self._is_late = anyio.Event()
+            await self._is_late.wait()
+            return
+        await self._read(wanted, LATE_BLOCK_MS)
+
+    async def _read(self, wanted: Mapping[str, Subscription], block_ms: int) -> None:
+        """Read what waits; if nothing does, wait for the first entries."""
+        large = [key for key, each in wanted.items() if each.is_large]
+        small = {key: each for key, each in wanted.items() if not each.is_large}
+        if len(large) > 1:
+            for key in large:
+                await self._read_once({**small, key: wanted[key]}, AT_ONCE_MS)
+        if len(large) <= 1 or not any(wanted[key].is_large for key in large):
+            await self._read_once(wanted, block_ms)
+
+    async def _read_once(self, wanted: Mapping[str, Subscription], block_ms: int) -> None:
         partials = {
             key: self._store.keys.partials(name_of(each.session))
             for key, each in wanted.items()
             if each.wants_partials
         }
+        positions = {key: subscription.position for key, subscription in wanted.items()}
         positions |= {partials[key]: wanted[key].partials_position for key in partials}
-        reply: dict[str, list[Entry]] = {}
-        with anyio.CancelScope() as self._reading:
-            reply = await self._store.transport.read_blocking(positions, BLOCK_MS, READ_COUNT)
-        self._reading = None
+        has_large = any(each.is_large for each in wanted.values())
+        count = 1 if has_large else max(1, READ_COUNT // len(positions))
+        try:
+            reply = await self._store.transport.read_blocking(positions, block_ms, count)
+        except ServerUnavailable:
+            for subscription in wanted.values():
+                subscription.is_large = True
+            raise
         for key, subscription in wanted.items():
             streams = reply.get(key, ()), reply.get(partials.get(key, ""), ())
-            if any(streams) and self.subscriptions.get(key) is subscription:
+            if not any(streams):
+                subscription.is_large = False
+            elif self.subscriptions.get(key) is subscription:
                 subscription.put(*streams)
 
 
@@ -242,7 +317,8 @@ class SubscriptionReader:
 
     Each wake of a read sends the names of its streams again. So a read has at most SHARD_MAX of
     them, and the cost of an outcome does not grow with the subscriptions. A subscription that wants
-    partial results has two streams. A read has a connection of its own.
+    partial results has two streams. A read has a connection of its own, and a second one for the
+    subscriptions that are added while it waits.
     """
 
     def __init__(self, store: Store) -> None:
@@ -309,17 +385,18 @@ class SubscriptionReader:
             entry = subscription.pop()
             if entry is not None:
                 if was_full and subscription.wants_more:
-                    self.interrupt(subscription)
+                    self.read_now(subscription)
                 return entry
             if subscription.closed.is_set():
                 return None
             await subscription.wait()
 
-    def interrupt(self, subscription: Subscription) -> None:
-        """Read again for this subscription: it wants more than when the present read began."""
-        shard = self._shard_of.get(self._key(subscription))
-        if shard is not None:
-            shard.interrupt()
+    def read_now(self, subscription: Subscription) -> None:
+        """Read for this subscription: it wants more than when the present read began."""
+        key = self._key(subscription)
+        shard = self._shard_of.get(key)
+        if shard is not None and shard.subscriptions[key] is subscription:
+            shard.read_now(key)
 
     def count_second(self) -> int:
         """A second has passed. Return the seconds since the longest wait began; 0 without one."""
