@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from eventsched.store.cell import Store
-from eventsched.store.replies import fields_of
+from eventsched.store.replies import fields_of, stored_number
 
 NODE_FIELDS = ("status", "epoch", "slots", "load", "seen", "version")
 
@@ -67,25 +67,28 @@ async def _read_nodes(store: Store, now_ms: int, names: Sequence[str]) -> dict[s
     )
     leases = await store.read_many(
         [
-            ("ZCARD", keys.leases(name, int(epoch or 0)))
+            ("ZCARD", keys.leases(name, stored_number(epoch or b"0", keys.node(name))))
             for name, (_, epoch, *_) in zip(names, registrations, strict=True)
         ]
     )
     return {
-        name: _node(keys.full(name), registration, count, now_ms)
+        name: _node(keys.full(name), keys.node(name), registration, count, now_ms)
         for name, registration, count in zip(names, registrations, leases, strict=True)
     }
 
 
-def _node(full: str, registration: Sequence[bytes | None], leases: int, now_ms: int) -> NodeStatus:
-    status, _, slots, load, seen, version = registration
+def _node(
+    full: str, key: str, registration: Sequence[bytes | None], leases: int, now_ms: int
+) -> NodeStatus:
+    status, _, *numbers, version = registration
+    slots, load, seen = (stored_number(number or b"0", key) for number in numbers)
     return NodeStatus(
         node=full,
         status=_text(status) or "gone",
-        slots=int(slots or 0),
+        slots=slots,
         leases=leases,
-        reported_load=int(load or 0),
-        heartbeat_age_ms=max(0, now_ms - int(seen or 0)),
+        reported_load=load,
+        heartbeat_age_ms=max(0, now_ms - seen),
         version=_text(version),
     )
 

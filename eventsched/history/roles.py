@@ -14,6 +14,7 @@ import msgspec
 from eventsched.projection.installed import enabled_names
 from eventsched.store.cell import Store
 from eventsched.store.lag import ARCHIVE
+from eventsched.store.replies import stored_number
 from eventsched.store.role_commands import PRESENCE_MS, StoredPresence
 
 PROJECTOR, ARCHIVER = "projector", "archiver"
@@ -98,8 +99,10 @@ async def _needed(store: Store) -> list[tuple[str, str]]:
 async def _owner(store: Store, role: str, projection_set: str, now_ms: int) -> str:
     """The owner of the lease of a projector or archiver; empty if nobody has it."""
     leased = ARCHIVE if role == ARCHIVER else projection_set
-    lease = await store.read_hash(store.keys.lease(leased)) if leased else {}
-    return lease.get("owner", "") if int(lease.get("until", "0")) > now_ms else ""
+    key = store.keys.lease(leased)
+    lease = await store.read_hash(key) if leased else {}
+    until_ms = stored_number(lease.get("until", "0"), key)
+    return lease.get("owner", "") if until_ms > now_ms else ""
 
 
 def _status(

@@ -16,13 +16,13 @@ from eventsched.history.roles import RoleStatus, read_roles
 from eventsched.history.waiting import WaitingJobs, read_waiting
 from eventsched.projection.installed import NotEnabled, enabled_names, not_enabled
 from eventsched.projection.store import ProjectionStore
-from eventsched.schema.ids import ms_of
+from eventsched.schema.ids import START, ms_of
 from eventsched.schema.settings import Settings
 from eventsched.store.cell import Store
 from eventsched.store.cell_connection import settings_of
 from eventsched.store.connection import Connection
 from eventsched.store.lag import ARCHIVE, ConsumerLag
-from eventsched.store.replies import fields_of
+from eventsched.store.replies import fields_of, stored_number
 
 TENANTS_MAX = 5
 """Tenants whose unread results are shown, and those whose lag is."""
@@ -165,37 +165,42 @@ class _CellReader:
     async def _archive(self) -> list[ConsumerStatus]:
         """Return the status of the archive; empty if the cell has none."""
         archive = await self._store.read_hash(self._keys.archive)
-        return [await self._log_consumer(ARCHIVE, archive["to"])] if archive else []
+        return [await self._log_consumer(ARCHIVE, archive.get("to", START))] if archive else []
 
     async def _log_consumer(self, name: str, checkpoint: str) -> ConsumerStatus:
         """Return the status of a consumer that has processed the log up to `checkpoint`."""
         projection_store = ProjectionStore(self._store.transport, self._store.cell)
         next_entries = await projection_store.read_log(checkpoint, 1)
-        lease = await self._store.read_hash(self._keys.lease(name))
+        key = self._keys.lease(name)
+        lease = await self._store.read_hash(key)
         return ConsumerStatus(
             consumer=name,
             stream="log",
             lag=await self._lag.of_set(name),
             oldest_ms=self._age(next_entries[0][0]) if next_entries else 0,
-            is_running=int(lease.get("until", "0")) > self._now_ms,
+            is_running=stored_number(lease.get("until", "0"), key) > self._now_ms,
         )
 
     async def _outboxes(self, settings: Settings) -> list[TenantOutbox]:
-        unread = await self._store.read_hash(self._keys.tenant_outbox)
-        most = sorted(unread, key=lambda tenant: (-int(unread[tenant]), tenant))[:TENANTS_MAX]
+        unread = await self._numbers(self._keys.tenant_outbox)
+        most = sorted(unread, key=lambda tenant: (-unread[tenant], tenant))[:TENANTS_MAX]
         return [
             TenantOutbox(
                 tenant=tenant,
-                unread_bytes=int(unread[tenant]),
-                is_refused=int(unread[tenant]) >= settings.tenant_outbox_bytes_max,
+                unread_bytes=unread[tenant],
+                is_refused=unread[tenant] >= settings.tenant_outbox_bytes_max,
             )
             for tenant in most
         ]
 
     async def _lagging_tenants(self) -> list[RefusedTenant]:
-        lags = await self._store.read_hash(self._keys.tenant_lag)
-        most = sorted(lags, key=lambda tenant: (-int(lags[tenant]), tenant))[:TENANTS_MAX]
-        return [RefusedTenant(tenant=tenant, lag=int(lags[tenant])) for tenant in most]
+        lags = await self._numbers(self._keys.tenant_lag)
+        most = sorted(lags, key=lambda tenant: (-lags[tenant], tenant))[:TENANTS_MAX]
+        return [RefusedTenant(tenant=tenant, lag=lags[tenant]) for tenant in most]
+
+    async def _numbers(self, key: str) -> dict[str, int]:
+        stored = await self._store.read_hash(key)
+        return {name: stored_number(value, f"{key} {name}") for name, value in stored.items()}
 
     async def _command(self, name: str, key: str, *more: str | int) -> Any:
         return await self._store.transport.command(name, key, *more, key=key)

@@ -75,6 +75,15 @@ from dataclasses import dataclass
 from redis.crc import key_slot
 
 LAYOUT = "es1"
+SINGLE_TYPES = {
+    "log": "stream", "dispatch": "stream", "dead_letters": "stream", "classes": "set",
+    "requirements": "hash", "tenant_queued": "hash", "tenant_undispatched": "hash",
+    "tenant_outbox": "hash", "tenant_lag": "hash", "tenant_finish_tag": "zset", "counters": "hash",
+    "clock": "string", "settings": "hash", "timers": "zset", "stalled_timers": "zset",
+    "lease:core": "hash", "checkpoint:core": "string", "node_index_starts": "zset",
+    "session_index_ends": "zset", "erased": "zset", "archive": "hash", "presence": "hash",
+}  # fmt: skip
+"""The types of the keys of a cell that exist once."""
 CELLS = f"{LAYOUT}:cells"
 """The only key outside a cell: the list of the cells, fixed at the first start."""
 

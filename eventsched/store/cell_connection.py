@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from eventsched.errors import CellUnknown
+from eventsched.errors import CellUnknown, UnexpectedReply
 from eventsched.schema.ids import START
 from eventsched.schema.keys import Keys
 from eventsched.schema.settings import Settings
@@ -93,7 +93,13 @@ class CellConnection:
 def settings_of(stored: Mapping[str, str]) -> Settings:
     """The settings in the fields of the key `settings`; a missing field has its default."""
     fields = {name: text for name, text in stored.items() if name in Settings.__struct_fields__}
-    return msgspec.convert(fields, Settings, strict=False)
+    try:
+        return msgspec.convert(fields, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise UnexpectedReply(
+            f"the key `settings` of the cell has another value than eventsched writes: {error}; "
+            "correct or delete the field"
+        ) from None
 
 
 def name_list(names: Sequence[str]) -> str:

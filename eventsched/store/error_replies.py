@@ -13,7 +13,7 @@ such as a lost connection, have no word.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 
@@ -175,6 +175,20 @@ def _source_of(error: BaseException) -> BaseException:
         is_of_cluster = isinstance(source, RedisClusterException)
         source = source.__cause__ or (source.__context__ if is_of_cluster else None)
     return source if isinstance(source, RedisError | RedisClusterException) else error
+
+
+def is_of_other_type(error: BaseException) -> bool:
+    """Whether the error says that a key has another type than the command needs."""
+    return word_of(_source_of(error)) == "WRONGTYPE"
+
+
+def other_types(keys: Sequence[str]) -> UnexpectedReply:
+    """Return the error for these keys of another type."""
+    names = ", ".join(keys)
+    return UnexpectedReply(
+        f"{names}: of another type than eventsched writes (WRONGTYPE), so another program "
+        "wrote it; delete it"
+    )
 
 
 def translate(error: BaseException, place: str = "") -> ServerUnavailable:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from eventsched.schema.keys import Keys
-from eventsched.store.replies import decode_text, named_fields_of
+from eventsched.store.replies import decode_text, named_fields_of, stored_number
 from eventsched.store.transport import Transport
 
 ARCHIVE = "archive"
@@ -64,8 +64,9 @@ class ConsumerLag:
         return int(await self._command("XLEN", self._keys.dispatch))
 
     async def _processed(self, projection_set: str) -> int | None:
-        value = await self._command("HGET", self._keys.lease(projection_set), "passed")
-        return None if value is None else int(value)
+        key = self._keys.lease(projection_set)
+        value = await self._command("HGET", key, "passed")
+        return None if value is None else stored_number(value, key)
 
     async def _command(
         self, name: str, key: str, *more: str, before_key: tuple[str, ...] = ()

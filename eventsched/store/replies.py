@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
-from eventsched.errors import Refused, from_reply
+from eventsched.errors import Refused, UnexpectedReply, from_reply
 
 Status: TypeAlias = Literal["ok", "duplicate"]
 """`duplicate`: the call had no effect, because an earlier one had it."""
@@ -32,6 +32,22 @@ def fields_of(reply: Sequence[bytes] | dict[bytes, bytes]) -> dict[bytes, bytes]
 def named_fields_of(reply: Any) -> dict[str, Any]:
     """The same with names as text; values stay as they are."""
     return {decode_text(name): value for name, value in fields_of(reply).items()}
+
+
+def stored_number(value: bytes | str, key: str) -> int:
+    """The whole number in a key. Raises UnexpectedReply if there is another value."""
+    try:
+        return int(value)
+    except ValueError:
+        raise UnexpectedReply(
+            f"{key}: {decode_lossy(value)!r:.80} in place of a whole number, so another program "
+            "wrote it; correct or delete it"
+        ) from None
+
+
+def decode_lossy(value: bytes | str) -> str:
+    """Text for a message; other bytes than those of UTF-8 are replaced."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def refusal_in(item: bytes) -> Refused | None:

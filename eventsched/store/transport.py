@@ -29,11 +29,17 @@ from eventsched.errors import (
     UnexpectedReply,
     from_reply,
 )
-from eventsched.schema.keys import cell_of_key
+from eventsched.schema.keys import SINGLE_TYPES, cell_of_key
 from eventsched.store import library as lua_library
 from eventsched.store.access import check_access
 from eventsched.store.client import reconnect
-from eventsched.store.error_replies import CLIENT_ERRORS, has_other_role, translate
+from eventsched.store.error_replies import (
+    CLIENT_ERRORS,
+    has_other_role,
+    is_of_other_type,
+    other_types,
+    translate,
+)
 from eventsched.store.library_check import check_library
 from eventsched.store.needed_commands import commands_of
 from eventsched.store.replies import decode_text
@@ -103,6 +109,8 @@ class RedisTransport:
             return await self._run(call, keys[0])
         except CLIENT_ERRORS as error:
             refusal = await self._translated(error)
+            if is_of_other_type(error):
+                await self._name_other_types(keys[0])
         except CommandRefused as error:
             refusal = error
         if isinstance(refusal, CommandRefused):
@@ -169,6 +177,19 @@ class RedisTransport:
             raise await self._translated(error) from None
         self._untested.discard(script)
 
+    async def _name_other_types(self, log_key: str) -> None:
+        """Raise UnexpectedReply with the names of the cell's keys of another type, if there are.
+
+        A function that fails does not say at which key. `verify` names those of an entity.
+        """
+        prefix = log_key.removesuffix("log")
+        expected = {f"{prefix}{name}": kind for name, kind in SINGLE_TYPES.items()}
+        replies = await self.commands([("TYPE", key) for key in expected])
+        kinds = dict(zip(expected, map(decode_text, replies), strict=True))
+        wrong = [key for key, kind in kinds.items() if kind not in ("none", expected[key])]
+        if wrong:
+            raise other_types(wrong)
+
     async def _translated(self, error: Exception) -> ServerUnavailable:
         """Return the exception of the public interface; connect anew after a change of roles."""
         if has_other_role(error):
@@ -182,6 +203,8 @@ class RedisTransport:
                 return await self._send(*parts, target_nodes=self._calling.get_node_from_key(key))
             return await self._send(*parts)  # redis-py derives the slot from the command
         except CLIENT_ERRORS as error:
+            if is_of_other_type(error):
+                raise other_types([key]) from None
             raise await self._translated(error) from None
 
     async def commands(self, calls: Sequence[Sequence[Arg]]) -> list[Any]:
@@ -191,8 +214,10 @@ class RedisTransport:
         try:
             async with self._slots:
                 replies: list[Any] = await pipeline.execute(raise_on_error=False)
-            for reply in replies:
+            for call, reply in zip(calls, replies, strict=True):
                 if isinstance(reply, Exception):
+                    if is_of_other_type(reply):
+                        raise other_types([str(call[1])])
                     raise reply
         except CLIENT_ERRORS as error:
             raise await self._translated(error) from None
