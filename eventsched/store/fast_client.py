@@ -1,9 +1,10 @@
 """Reduces the cost of a call in redis-py's asynchronous client.
 
 Owns: a connection class that packs commands with hiredis, as the synchronous client does, writes
-them to the socket without an extra task, and refuses a Unix socket whose server has another user
-than before; a connection pool without statistics.
-Must not: change how redis-py reads, retries or reconnects.
+them to the socket without an extra task, returns a reply that has arrived already without a time
+limit, and refuses a Unix socket whose server has another user than before; a connection pool
+without statistics.
+Must not: change how redis-py waits for replies, retries or reconnects.
 Read next: client.py (opens clients), docs/adr/0013-redis-py-internals.md.
 """
 
@@ -16,8 +17,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import hiredis
+from redis._parsers.hiredis import NOT_ENOUGH_DATA, _AsyncHiredisParser
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import ConnectionError as Lost
+from redis.exceptions import ResponseError
 
 BUFFERED_MAX = 65_536
 """Bytes that may wait for the socket before the sender waits, too; asyncio's high-water mark."""
@@ -69,7 +72,44 @@ def fast_connection(kind: type[AbstractConnection]) -> type[AbstractConnection]:
                 command = []  # already written: only wait for the buffer, with redis-py's timeout
             await super().send_packed_command(command, check_health)
 
+        async def read_response(self, *args: Any, **options: Any) -> Any:
+            """Return the next reply, without a time limit if it has arrived already.
+
+            Most replies of a pipeline arrive together. redis-py sets and cancels a time limit for
+            each, which costs more than the reply.
+            """
+            reply = NOT_ENOUGH_DATA
+            if not (args or options or self.health_check_interval):
+                reply = await _arrived_reply(self)
+            if reply is NOT_ENOUGH_DATA:
+                return await super().read_response(*args, **options)
+            if isinstance(reply, ResponseError):
+                raise reply
+            return reply
+
     return FastConnection
+
+
+async def _arrived_reply(connection: Any) -> Any:
+    """Return the next reply of a connection; NOT_ENOUGH_DATA if redis-py has to read it.
+
+    A reply that ends the connection is raised, as redis-py does.
+    """
+    parser = connection._parser
+    if not isinstance(parser, _AsyncHiredisParser) or not parser._connected:
+        return NOT_ENOUGH_DATA
+    try:
+        reply = parser._reader.gets()
+        if isinstance(reply, hiredis.PushNotification):
+            await parser.handle_push_response(reply)
+            return NOT_ENOUGH_DATA
+        first = reply[0] if isinstance(reply, list) and reply else reply
+        if isinstance(first, Lost):
+            raise first
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+    return reply
 
 
 def _user_at(connected: Any) -> int | None:

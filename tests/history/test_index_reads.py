@@ -46,12 +46,12 @@ def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def indexed(store: TimedStore, redis: Client, every: Sequence[int]) -> list[str]:
     """A log with an index that lists the entry after each of these numbers of other entries."""
-    log, ids = store.keys.log, []
+    log, ids = store.keys.log, list[str]()
     for others in every:
         for _ in range(others):
             await redis.xadd(log, {"t": "other"})
-        listed: bytes = await redis.execute_command("XADD", log, "*", "t", "listed")
-        ids.append(listed.decode())
+        await redis.xadd(log, {"t": "listed"})
+        ids.append(await store.last_id(log))
     await redis.rpush(store.keys.session_index("s"), *ids)
     return ids
 

@@ -18,6 +18,7 @@ from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.connection import AbstractConnection
 from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 
 from eventsched.server.embedded import using
 from eventsched.server.testing import LocalCluster, LocalServer, wait_for
@@ -187,3 +188,63 @@ async def test_many_at_once_each_get_their_own_reply(client: Redis) -> None:
     async with anyio.create_task_group() as tasks:
         for number in range(200):
             tasks.start_soon(ask, number)
+
+
+# --- replies that have arrived already ----------------------------------------------------------
+
+ERROR = "return redis.error_reply(ARGV[1])"
+CONVERSATIONS: dict[str, list[tuple[str | int | bytes, ...]]] = {
+    "replies of each form": [
+        ("ECHO", b"\x00\xff"), ("SET", "k", "v"), ("INCR", "n"), ("GET", "no"), ("HGETALL", "no"),
+        ("EVAL", "return {1, {'a', false}, {}}", 0), ("ECHO", "x" * 100_000), ("ECHO", "last"),
+    ],
+    "an error": [("ECHO", "a"), ("LPUSH", "k"), ("ECHO", "b"), ("EVAL", ERROR, 0, "NOSCRIPT"),
+                 ("EVAL", ERROR, 0, "MOVED 1 host:1"), ("EVAL", ERROR, 0, "own"), ("ECHO", "c")],
+    "an error that ends the connection": [
+        ("ECHO", "a"), ("EVAL", ERROR, 0, "LOADING now"), ("ECHO", "b"),
+    ],
+    "a transaction with an error": [
+        ("MULTI",), ("ECHO", "a"), ("LPUSH", "text", "a"), ("EXEC",), ("ECHO", "b"),
+    ],
+    "pushed messages": [
+        ("CLIENT", "TRACKING", "ON", "BCAST"), ("SET", "pushed", "1"), ("ECHO", "a"),
+        ("SET", "pushed", "2"), ("SET", "pushed", "3"), ("ECHO", "b"),
+    ],
+    "an end": [("ECHO", "a"), ("QUIT",), ("ECHO", "b")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "protocol"),
+    [(name, protocol) for name in CONVERSATIONS for protocol in (2, 3)
+     if (name, protocol) != ("pushed messages", 2)],
+)  # fmt: skip
+async def test_replies_that_arrive_together_are_those_of_redis_py(
+    client: Redis, own_server: LocalServer, name: str, protocol: int
+) -> None:
+    plain = Redis.from_url(own_server.url, protocol=protocol)
+    expected = await _converse(plain.connection_pool.make_connection(), CONVERSATIONS[name])  # type: ignore[no-untyped-call]
+    await client.flushall()
+    ours = client.connection_pool.connection_class(
+        **client.connection_pool.connection_kwargs | {"protocol": protocol}
+    )
+    assert await _converse(ours, CONVERSATIONS[name]) == expected
+    await plain.aclose()
+
+
+async def _converse(
+    connection: AbstractConnection, commands: list[tuple[str | int | bytes, ...]]
+) -> list[object]:
+    """Send all commands together; return each reply or error, and whether it left a connection."""
+    await connection.connect()
+    await connection.send_packed_command(connection.pack_commands(commands))
+    outcomes: list[object] = []
+    for _ in commands:
+        try:
+            outcomes.append(await connection.read_response())
+        except RedisError as error:
+            outcomes.append((type(error), str(error), connection.is_connected))
+            if not connection.is_connected:
+                break
+    await connection.disconnect()
+    return outcomes
