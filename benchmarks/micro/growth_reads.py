@@ -1,18 +1,25 @@
 """Rows of the benchmark `growth` about reads: the history of a session or a node, the status.
 
-Owns: the bytes that a history takes from the server, the round trips of a status.
+Owns: the bytes that a history takes from the server, the time that a client takes to print it, the
+round trips of a status.
 Never does: compare sizes (growth.py). Read next: history/index.py, history/node_status.py.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import Any, cast
 
 from benchmarks.micro.figures import BenchFailed
 from benchmarks.micro.growth_row import Row, net_out_bytes
 from benchmarks.micro.stage import Stage
+from eventsched.cli.timeline import Timeline
 from eventsched.history.log import EntryFilter, History
+from eventsched.history.reader import EventFilter, Reader
+from eventsched.history.source import HistorySource
 from eventsched.history.status import read_status
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import ProjectionStore
@@ -36,14 +43,27 @@ async def history_of_a_session(stage: Stage, events: int) -> float:
     """Bytes from the server for each of so many events of one session."""
     async with stage.fresh() as connection:
         (store,) = connection.stores.values()
-        closing = SessionClosing(reason="idle")
-        names = [store.keys.full(f"s{number}") for number in range(SESSIONS)]
-        await _append(
-            stage, store, [_event(closing, session=name) for _ in range(events) for name in names]
-        )
+        await _append_sessions(stage, store, events)
         cost, count = await _read(stage, store, EntryFilter(session="s0"))
         _check(count, events)
         return cost / events
+
+
+async def lines_of_a_session(stage: Stage, events: int) -> float:
+    """Microseconds of the client for each event of one session that `history` prints."""
+    async with stage.fresh() as connection:
+        (store,) = connection.stores.values()
+        await _append_sessions(stage, store, events)
+        reader, session = Reader(HistorySource(connection)), store.keys.full("s0")
+        timeline, count = Timeline(session), 0
+        with redirect_stdout(StringIO()):
+            before_s = time.process_time()
+            async for event in reader.history(EventFilter(session=session)):
+                timeline.show(event)
+                count += 1
+            cost_s = time.process_time() - before_s
+        _check(count, events)
+        return cost_s / events * 1e6
 
 
 async def history_of_a_node(stage: Stage, events: int) -> float:
@@ -96,6 +116,14 @@ class _Counting:
         return await self._transport.commands(calls)
 
 
+async def _append_sessions(stage: Stage, store: Store, events: int) -> None:
+    """Append so many events of each of SESSIONS sessions, in turns."""
+    closing = SessionClosing(reason="idle")
+    names = [store.keys.full(f"s{number}") for number in range(SESSIONS)]
+    log = [_event(closing, session=name) for _ in range(events) for name in names]
+    await _append(stage, store, log)
+
+
 async def _append(stage: Stage, store: Store, events: Sequence[Event]) -> None:
     """Append the events to the log, and to the indexes of their sessions and nodes."""
     await store.fire_timers()
@@ -134,6 +162,10 @@ READ_ROWS = (
         "history of a session, by its events", "bytes from the server an event",
         (1_000, 4_000, 16_000), 0.1, history_of_a_session,
         before="280 / 420 / 980",
+    ),
+    Row(
+        "history of a session as text, by its events", "us of the client an event",
+        (1_000, 4_000, 16_000), 0.1, lines_of_a_session,
     ),
     Row(
         "history of a node with 250 events, by events of the log", "bytes from the server",

@@ -1,12 +1,12 @@
 """A row of the benchmark `growth`, and how its measurements read the time of the server.
 
-Owns: the form of a row, the CPU time of calls by INFO.
+Owns: the form of a row, the CPU time of calls by INFO, one cost from repeated measurements.
 Never does: measure a row. Read next: growth.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -27,8 +27,8 @@ class Row:
     unit: str
     sizes: tuple[int, int, int]
     exponent_max: float
-    measure: Callable[[Stage, int], Awaitable[float]]
-    """Returns the cost at a size."""
+    measure: Callable[[Stage, int], Awaitable[float | list[float]]]
+    """Returns the cost at a size, or the costs of the calls of one measurement in their order."""
     before: str = ""
     """The costs at the same sizes before the cost was bounded; empty if it always was."""
 
@@ -42,15 +42,26 @@ async def cpu_us(redis: Redis) -> float:
     return float(figures["used_cpu_user"] + figures["used_cpu_sys"]) * 1e6
 
 
-async def cpu_of_long_call(redis: Redis, call: Callable[[], Awaitable[bool]]) -> float:
-    """The CPU time of the server for a long call, in microseconds.
+def lowest_cost(repeated: Sequence[float | list[float]]) -> float:
+    """One cost from the results of repeated measurements, which do the same work.
+
+    Other processes only add to a cost, so the lowest counts: of each call, if the result has the
+    costs of calls. The cost is then that of a long call, which a share LONG of them do not exceed.
+    """
+    calls = [each if isinstance(each, list) else [each] for each in repeated]
+    lowest = sorted(map(min, zip(*calls, strict=False)))
+    return lowest[int(len(lowest) * LONG)]
+
+
+async def cpu_of_calls(redis: Redis, call: Callable[[], Awaitable[bool]]) -> list[float]:
+    """The CPU time of the server for each call, in microseconds.
 
     It is called until it returns False.
     """
     costs, has_more = Costs(redis), True
     while has_more:
         has_more = await costs.measure(call())
-    return costs.of_long_call()
+    return costs.of_calls
 
 
 class Costs:
@@ -58,18 +69,15 @@ class Costs:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._costs: list[float] = []
+        self.of_calls: list[float] = []
+        """In microseconds."""
 
     async def measure(self, call: Awaitable[T]) -> T:
         """Await the call and note its cost."""
         before = await cpu_us(self._redis)
         result = await call
-        self._costs.append(await cpu_us(self._redis) - before)
+        self.of_calls.append(await cpu_us(self._redis) - before)
         return result
-
-    def of_long_call(self) -> float:
-        """The cost that a share LONG of the calls does not exceed."""
-        return sorted(self._costs)[int(len(self._costs) * LONG)]
 
 
 async def calls_of(redis: Redis, command: str) -> int:

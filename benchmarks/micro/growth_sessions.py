@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from benchmarks.micro.figures import BenchFailed
-from benchmarks.micro.growth_row import Row, cpu_of_long_call, cpu_us
+from benchmarks.micro.growth_row import Row, cpu_of_calls, cpu_us
 from benchmarks.micro.stage import Stage
 from eventsched.store.cell import Store
 from eventsched.store.session_commands import Chunk, Receipt, SessionGrant
@@ -43,8 +43,8 @@ async def _finalize_beside(stage: Stage, outcomes: int, settings: Mapping[str, i
         return (await cpu_us(stage.redis) - before) / CALLS
 
 
-async def long_closing_call(stage: Stage, outcomes: int) -> float:
-    """Microseconds of a long call that ends the open outcomes of a closing session."""
+async def closing_calls(stage: Stage, outcomes: int) -> list[float]:
+    """Microseconds of each call that ends the open outcomes of a closing session."""
     async with stage.fresh() as connection:
         (store,) = connection.stores.values()
         await store.configure_cell({"close_wait_ms": 1}, overwrite=True)
@@ -59,10 +59,10 @@ async def long_closing_call(stage: Stage, outcomes: int) -> float:
             status = await stage.redis.hget(store.keys.session("speaker"), "status")
             return bool(status != b"closed")
 
-        return await cpu_of_long_call(stage.redis, fire)
+        return await cpu_of_calls(stage.redis, fire)
 
 
-async def append_in_a_room(stage: Stage, utterances: int) -> float:
+async def append_in_a_room(stage: Stage, utterances: int) -> list[float]:
     """Microseconds of one append that completes so many utterances in a room of 32 languages."""
     async with stage.fresh() as connection:
         (store,) = connection.stores.values()
@@ -72,11 +72,11 @@ async def append_in_a_room(stage: Stage, utterances: int) -> float:
             await store.append_audio([_final(members[0], number) for number in range(utterances)])
             return False
 
-        return await cpu_of_long_call(stage.redis, append)
+        return await cpu_of_calls(stage.redis, append)
 
 
-async def long_dispatch_in_a_room(stage: Stage, utterances: int) -> float:
-    """Microseconds of a long dispatch of so many utterances with 31 targets each."""
+async def dispatches_in_a_room(stage: Stage, utterances: int) -> list[float]:
+    """Microseconds of each dispatch of so many utterances with 31 targets each."""
     async with stage.fresh() as connection:
         (store,) = connection.stores.values()
         members = [await _open(store, language, room="full") for language in LANGUAGES]
@@ -86,7 +86,7 @@ async def long_dispatch_in_a_room(stage: Stage, utterances: int) -> float:
         async def dispatch() -> bool:
             return (await store.dispatch_jobs()).left > 0
 
-        return await cpu_of_long_call(stage.redis, dispatch)
+        return await cpu_of_calls(stage.redis, dispatch)
 
 
 async def _open(store: Store, name: str, room: str = "") -> SessionGrant:
@@ -130,7 +130,7 @@ SESSION_ROWS = (
     ),
     Row(
         "long call of a close, by open outcomes", "us of the server",
-        (32, 160, 960), 0.3, long_closing_call,
+        (32, 160, 960), 0.3, closing_calls,
         before="3,000 / 6,400 / 10,200",
     ),
     Row(
@@ -140,7 +140,7 @@ SESSION_ROWS = (
     ),
     Row(
         "long dispatch in a room of 32, by utterances", "us of the server",
-        (4, 16, 32), 0.3, long_dispatch_in_a_room,
+        (4, 16, 32), 0.3, dispatches_in_a_room,
         before="7,000 / 16,800 / 31,100",
     ),
 )  # fmt: skip

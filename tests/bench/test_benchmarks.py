@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.micro import sessions, stage
+from benchmarks.micro import growth_classes, sessions, stage
 from benchmarks.micro.growth import FLOOD, ROWS, exponent
+from benchmarks.micro.growth_row import lowest_cost
 from benchmarks.micro.measure import in_rounds
 from benchmarks.micro.program import main
 from benchmarks.micro.sessions import Sessions, passes
@@ -53,6 +54,7 @@ def test_a_benchmark_prints_one_json_object(
 ) -> None:
     """Without the warm-up, which is the same round again (test_measure.py)."""
     monkeypatch.setattr(stage, "in_rounds", partial(in_rounds, warm_up=False))
+    monkeypatch.setattr(growth_classes, "NODES", 64)
     assert main([name, "--json", "--rounds", "1", "--scale", "0.01"]) == 0
     report = json.loads(capfdbinary.readouterr().out)
     assert report["bench"] == name
@@ -71,6 +73,14 @@ def test_an_exponent_compares_the_smallest_with_the_largest_size() -> None:
     assert exponent({10: 5.0, 100: 80.0, 1_000: 5.0}) == pytest.approx(0)
     assert exponent({10: 5.0, 1_000: 500.0}) == pytest.approx(1)
     assert exponent({10: 5.0, 1_000: 50_000.0}) == pytest.approx(2)
+
+
+def test_the_lowest_cost_of_each_call_counts_and_then_that_of_a_long_call() -> None:
+    assert lowest_cost([3.0, 2.0, 4.0]) == 2.0
+    assert lowest_cost([[1.0, 2.0, 3.0]]) == 3.0
+    assert lowest_cost([[1.0, 90.0, 3.0], [80.0, 2.0, 70.0, 5.0]]) == 3.0
+    calls = [float(cost) for cost in range(100)]
+    assert lowest_cost([calls, calls[::-1]]) == 45.0
 
 
 async def test_sessions_are_counted_level_by_level(
