@@ -6,7 +6,7 @@ store.tick(ms) moves time; store.log() reads every event; store.timers() fires w
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import msgspec
@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from eventsched.errors import Refused
 from eventsched.schema import codec
-from eventsched.schema.events import Event, Text
+from eventsched.schema.events import Data, Event, Text
 from eventsched.schema.settings import Settings
 from eventsched.store.cell import Store
 from eventsched.store.client import Client
@@ -165,10 +165,14 @@ class TimedStore(Store):
 def _decoded(entry_id: str, fields: tuple[bytes, ...]) -> Event:
     """The event of an entry; every field that the script wrote is in the schema."""
     event, data = codec.decode(entry_id, fields), fields[15]
-    named = {field.encode_name for field in msgspec.structs.fields(event.data)}
-    unknown = set(msgspec.json.decode(data)) - named
+    unknown = set(msgspec.json.decode(data)) - _field_names(type(event.data))
     assert not unknown, f"{event.type} has no {sorted(unknown)}: eventsched/schema/events.py"
     return event
+
+
+@cache
+def _field_names(struct: type[Data]) -> frozenset[str]:
+    return frozenset(field.encode_name for field in msgspec.structs.fields(struct))
 
 
 def _message(fields: Sequence[bytes]) -> dict[str, Any]:
