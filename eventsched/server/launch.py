@@ -282,6 +282,7 @@ def probe(url: str) -> redis.Redis:
         socket_timeout=_PROBE_TIMEOUT_S,
         socket_connect_timeout=_PROBE_TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),
+        driver_info=None,  # redis-py would read its version from the metadata of its package
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias, cast
 
 import redis.asyncio as aioredis
 import structlog
+from redis import DriverInfo
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.exceptions import ClusterDownError, RedisClusterException, RedisError
 
@@ -71,10 +72,20 @@ async def open_client(url: str) -> Client:
     return await _open_cluster(url)
 
 
+@cache
+def _options() -> dict[str, Any]:
+    """Options of every client.
+
+    redis-py names itself to the server on each connection. It would read its version from the
+    metadata of its package each time, for a millisecond.
+    """
+    return {"max_connections": CONNECTIONS_MAX, "driver_info": DriverInfo()}
+
+
 def _make_client(url: str) -> aioredis.Redis:
     """Return a client that is not connected yet; check its options."""
     try:
-        pool = FastPool.from_url(check_url(url), max_connections=CONNECTIONS_MAX)
+        pool = FastPool.from_url(check_url(url), **_options())
         pool.connection_class = fast_connection(pool.connection_class)
         client = aioredis.Redis.from_pool(pool)
         pool.make_connection()  # type: ignore[no-untyped-call]
@@ -142,7 +153,7 @@ class _Cluster(RedisCluster):
 
 async def _open_cluster(url: str) -> RedisCluster:
     try:
-        client = cast("_Cluster", _Cluster.from_url(url, max_connections=CONNECTIONS_MAX))
+        client = cast("_Cluster", _Cluster.from_url(url, **_options()))
         client.use_fast_connections()
     except (ValueError, TypeError, RedisError, RedisClusterException):
         raise _unreadable(url) from None
