@@ -82,8 +82,12 @@ def expected(w: World) -> Content:
 
 def _filled(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a hash that are not empty or zero; numbers as text."""
-    plain = {k: v if isinstance(v, (dict, list)) else str(v) for k, v in fields.items()}
-    return {k: v for k, v in plain.items() if v not in ("", "0", "0-0")}
+    return {
+        key: plain
+        for key, value in fields.items()
+        if (plain := value if isinstance(value, (dict, list)) else str(value))
+        not in ("", "0", "0-0")
+    }
 
 
 def _entry(entry: Entry) -> tuple[str, dict[str, Any]]:
@@ -299,16 +303,29 @@ def _rooms(w: World) -> Content:
 # --- what is there --------------------------------------------------------------------------
 
 
-def actual(keys: Keys, dump: Mapping[str, tuple[str, Any]]) -> Content:
-    """The keys of the cell on the server, in the form of `expected`."""
-    content: Content = {}
-    for key, (kind, raw) in dump.items():
-        short = key.removeprefix(keys.prefix)
-        if short.partition(":")[0] not in NOT_COMPARED:
-            value = READ[kind](short, raw)
-            if value:
-                content[short] = value
-    return content
+class Actual:
+    """The keys of one cell on the server, in the form of `expected`.
+
+    A key whose content is the same as at the call before is not read again.
+    """
+
+    def __init__(self, keys: Keys) -> None:
+        self._prefix = keys.prefix
+        self._read: dict[str, tuple[tuple[str, Any], Any]] = {}
+
+    def content(self, dump: Mapping[str, tuple[str, Any]]) -> Content:
+        content: Content = {}
+        for key, stored in dump.items():
+            short = key.removeprefix(self._prefix)
+            if short.partition(":")[0] not in NOT_COMPARED:
+                before, value = self._read.get(short, (None, None))
+                if stored != before:
+                    kind, raw = stored
+                    value = READ[kind](short, raw)
+                    self._read[short] = stored, value
+                if value:
+                    content[short] = value
+        return content
 
 
 def _pairs(raw: Sequence[bytes]) -> list[tuple[str, bytes]]:

@@ -24,16 +24,16 @@ Sync = redis.Redis | redis.cluster.RedisCluster
 
 DUMP = """
 local entries = {}
-for i, key in ipairs(KEYS) do
+for _, key in ipairs(redis.call('KEYS', ARGV[1])) do
   local kind, value = redis.call('TYPE', key).ok, ''
   if kind == 'string' then value = redis.call('GET', key) end
   if kind == 'hash' then value = redis.call('HGETALL', key) end
   if kind == 'zset' then value = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES') end
   if kind == 'set' then value = redis.call('SMEMBERS', key) end
   if kind == 'stream' then
-    value = redis.call('XRANGE', key, i == 1 and '(' .. ARGV[1] or '-', '+')
+    value = redis.call('XRANGE', key, key == KEYS[1] and '(' .. ARGV[2] or '-', '+')
   end
-  entries[i] = { kind, value }
+  entries[#entries + 1] = { key, kind, value }
 end
 return entries
 """
@@ -98,11 +98,5 @@ class Wire:
 
     def dump(self, keys: Keys, after: str) -> dict[str, tuple[str, Any]]:
         """Every key of the cell with its type and content; of the log the entries after an id."""
-        names = sorted(set(self.names(f"{keys.prefix}*")) - {keys.log})
-        names.insert(0, keys.log)
-        dumps = self.call("EVAL", DUMP, len(names), *names, after)
-        return {
-            name: (kind.decode(), value)
-            for name, (kind, value) in zip(names, dumps, strict=True)
-            if kind != b"none"
-        }
+        dumps = self.call("EVAL", DUMP, 1, keys.log, f"{keys.prefix}*", after)
+        return {name.decode(): (kind.decode(), value) for name, kind, value in dumps}
