@@ -105,6 +105,10 @@ class Program:
         self.ended()
         return output
 
+    def stop_reading(self) -> None:
+        """Close the pipe that the process writes to."""
+        self._stdout.close()
+
     def close(self) -> None:
         if self._process.poll() is None:
             self._process.kill()

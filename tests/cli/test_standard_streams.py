@@ -10,11 +10,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import pytest
 
 from eventsched.cli.standard_streams import OutputFailed
+from tests.cli.interpreter import run_all
 from tests.cli.programs import (
     END_S,
     ROOT,
@@ -78,26 +78,6 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         yield System(data, speech, session, jobs[0]["job"])
 
 
-def start(
-    system: System,
-    name: str,
-    *,
-    stdout: int | IO[bytes],
-    env: dict[str, str] | None = None,
-    stderr: int | IO[bytes] = subprocess.PIPE,
-) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        command(*system.words(name)), cwd=ROOT, env=environment(system.data) | (env or {}),
-        stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
-    )  # fmt: skip
-
-
-def ended(process: subprocess.Popen[bytes]) -> tuple[int, str]:
-    """Wait for the end; return the exit code and the output on standard error."""
-    _, stderr = process.communicate(timeout=END_S)
-    return process.returncode, stderr.decode()
-
-
 @pytest.mark.parametrize("name", COMMANDS)
 def test_reader_that_is_gone_ends_a_command_quietly(system: System, name: str) -> None:
     read, write = os.pipe()
@@ -111,12 +91,10 @@ def test_reader_that_is_gone_ends_a_command_quietly(system: System, name: str) -
 def test_reader_that_goes_after_the_first_line_ends_a_command_quietly(
     system: System, name: str
 ) -> None:
-    process = start(system, name, stdout=subprocess.PIPE)
-    assert process.stdout
-    assert process.stdout.readline()
-    process.stdout.close()
-    process.stdout = None
-    assert ended(process) == (1, "")
+    with program(system.data, *system.words(name)) as process:
+        assert process.first_line()
+        process.stop_reading()
+        assert (process.ended(), process.log.read_text()) == (1, "")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -128,37 +106,31 @@ def test_full_disk_is_one_line(system: System, name: str) -> None:
 
 
 @pytest.mark.parametrize("env", [LATIN, ASCII], ids=["latin-1", "ASCII"])
-@pytest.mark.parametrize("name", SHORT)
-def test_character_that_the_encoding_lacks_is_replaced(
-    system: System, name: str, env: dict[str, str]
+def test_character_that_the_encoding_lacks_is_replaced_but_json_is_exact(
+    system: System, env: dict[str, str]
 ) -> None:
-    done = run(system.data, *system.words(name), env=env)
-    assert (done.returncode, done.stderr) == (0, b"")
-    text = done.stdout.decode("latin-1" if env is LATIN else "ascii")
-    if name == "status":
-        assert "en -> es, fr" in text
-
-
-def test_json_is_exact_whatever_the_encoding(system: System) -> None:
     words = system.words("history json")
     # Timers close sessions of other tests meanwhile.
     last = json_lines_of(run(system.data, *words))[-1]["id"]
     words = [*words, "--until", last]
-    lines = [run(system.data, *words, env=env) for env in ({}, LATIN, ASCII)]
-    assert lines[0].stdout == lines[1].stdout == lines[2].stdout
-    assert json_lines_of(lines[0])
+    *short, history = run_all(system.data, [*map(system.words, SHORT), words], env=env)
+    for name, done in zip(SHORT, short, strict=True):
+        assert (done.returncode, done.stderr) == (0, b""), name
+        text = done.stdout.decode("latin-1" if env is LATIN else "ascii")
+        if name == "status":
+            assert "en -> es, fr" in text
+    assert history.stdout == run(system.data, *words).stdout
+    assert json_lines_of(history)
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"])
-@pytest.mark.parametrize("name", ["status", "history json", "stream"])
-def test_descriptor_that_is_closed_ends_no_command(system: System, name: str, closed: str) -> None:
-    done = subprocess.run(
-        ["sh", "-c", f'exec "$@" {closed}', "sh", *command(*system.words(name))],
-        cwd=ROOT, env=environment(system.data), capture_output=True, timeout=END_S, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0
-    assert done.stderr == b""
-    assert bool(done.stdout) == (">&-" not in closed.replace("2>&-", ""))
+def test_descriptor_that_is_closed_ends_no_command(system: System, closed: str) -> None:
+    names = ("status", "history json", "stream")
+    commands = [system.words(name) for name in names]
+    for name, done in zip(names, run_all(system.data, commands, redirected=closed), strict=True):
+        assert done.returncode == 0, name
+        assert done.stderr == b"", name
+        assert bool(done.stdout) == (">&-" not in closed.replace("2>&-", "")), name
 
 
 def test_standard_input_that_is_closed_or_unreadable_is_one_line(system: System) -> None:
