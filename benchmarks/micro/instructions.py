@@ -79,6 +79,11 @@ class Client:
     ) -> dict[str, Any]:
         raise AssertionError("no call of this benchmark waits")
 
+    async def read_group(
+        self, key: str, group: str, consumer: str, *, block_ms: int, count: int
+    ) -> list[Any]:
+        raise AssertionError("no call of this benchmark waits")
+
     async def sleep(self, seconds: float) -> None:
         raise AssertionError("no call of this benchmark waits")
 

@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- acquire_set_lease: acquire, renew or release the lease of a projection set. Each change of the
 -- owner increases the epoch, and later calls of the former owner are refused. A set that folds live
--- also gets its consumer group, at its checkpoint, and its first revisions.
+-- also gets its first revisions, and its consumer group, at its checkpoint. A new owner is the only
+-- consumer of the group.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 --   absent_key      es1:{cell}:absent      no key: never exists
@@ -12,16 +13,19 @@
 --   lease_ms        ms                     0 releases the set
 --   group           name                   consumer group; empty for a revision, which has none
 --   then per projection, at most 64: name, version
--- Reply: [acquired, epoch, live revision per projection], [standby, ms until the lease until_ms] or
---   [version, projection, its live revision]: code of another version folds the projection
+-- Reply: [acquired, epoch, moved, live revision per projection], [standby, ms until the lease
+--   until_ms] or [version, projection, its live revision]: code of another version folds the
+--   projection. moved is 1 if the group was not at the checkpoint, and now is: entries may have
+--   been delivered to another consumer, or to this one in a read whose reply was lost
 -- Refusals: INVALID_MESSAGE
 -- Events: none
--- Bound: the projections of the set, at most 64
+-- Bound: the projections of the set, at most 64; the groups of the log and the consumers of the
+--   set's group, of which at most 128 are removed
 -- include: cache
--- include: call
 -- include: clock
 -- include: groups
 -- include: keys
+-- include: numbers
 -- include: reply
 -- include: validate
 -- include: write
@@ -40,6 +44,24 @@ for _, projection in each_projection(ARGV) do
     return validate.invalid('projections', 'a name and a whole number each')
   end
 end
+
+-- The id of the last entry that the owner of the group has processed; nil if there is none.
+local function saved_position()
+  local id
+  if group == 'archive' then
+    id = redis.call('HGET', keys.archive, 'to')
+  else
+    id = redis.call('GET', keys.of('checkpoint', set))
+  end
+  return id or nil
+end
+
+local function trimmed_count()
+  if redis.call('EXISTS', keys.log) == 0 then return 0 end
+  local stream = reply.by_name(redis.call('XINFO', 'STREAM', keys.log))
+  return stream['entries-added'] - stream['length']
+end
+
 local now, active = clock.now(), keys.of('lease', set)
 local stored = redis.call('HMGET', active, 'owner', 'epoch', 'until', 'passed')
 local epoch, until_ms = tonumber(stored[2]) or 0, tonumber(stored[3]) or 0
@@ -63,18 +85,20 @@ end
 local takes_over = stored[1] ~= owner or until_ms <= now
 if takes_over then epoch = epoch + 1 end
 for live, revision in pairs(new_revisions) do cache.write_stable('SET', live, revision) end
+local fields, is_moved = {}, false
 if group ~= '' then
-  local checkpoint = redis.call('GET', keys.of('checkpoint', set))
-  local is_new = groups.create(keys.log, group, checkpoint or '0', 'ENTRIESREAD',
-    checkpoint and stored[4] or '0')
+  local position = saved_position()
   -- How many entries the set has passed: the entries that were trimmed before the set began, then
   -- the entries of each save.
-  if is_new and not checkpoint then
-    local stream = reply.by_name(redis.call('XINFO', 'STREAM', keys.log))
-    call.or_else(function() write('XGROUP', 'DESTROY', keys.log, group) end, write, 'HSET', active,
-      'passed', string.format('%d', (stream['entries-added'] or 0) - (stream['length'] or 0)))
+  local passed = tonumber(stored[4]) or not position and trimmed_count() or 0
+  is_moved = groups.restore(keys.log, group, position or '0-0', passed)
+  if tonumber(lease_ms) == 0 then
+    groups.leave(keys.log, group, owner)
+  elseif takes_over or is_moved then
+    groups.claim(keys.log, group, owner)
   end
+  fields = { 'passed', numbers.text[passed] }
 end
-write('HSET', active, 'owner', owner, 'epoch', string.format('%d', epoch),
-  'until', string.format('%d', now + tonumber(lease_ms)))
-return { 'acquired', epoch, unpack(revisions) }
+write('HSET', active, 'owner', owner, 'epoch', numbers.text[epoch],
+  'until', numbers.text[now + tonumber(lease_ms)], unpack(fields))
+return { 'acquired', epoch, is_moved and 1 or 0, unpack(revisions) }

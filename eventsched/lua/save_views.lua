@@ -1,7 +1,9 @@
 #!lua flags=allow-oom
 -- save_views: store the changed views of a batch, the checkpoint after the batch and the position
 -- of the consumer group, in one step. After a crash before this call the batch is read again; after
--- a crash after this call it is not. The lease of the caller is extended.
+-- a crash after this call it is not. The lease of the caller is extended. A batch that does not
+-- begin with the entry after the checkpoint is not stored: another consumer has read from the
+-- group, or the group was moved. The group is moved back, and the caller reads the log by range.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 --   absent_key      es1:{cell}:absent      no key: never exists
@@ -11,6 +13,7 @@
 --   group           name                   consumer group; empty for a revision, which has none
 --   epoch           number                 of the caller's lease
 --   from            log id                 checkpoint before the batch; 0-0 at the start
+--   first           log id                 of the first entry of the batch; empty for a revision
 --   to              log id                 checkpoint after the batch
 --   count           number                 entries of the log that the group passes with the batch
 --   lease_ms        ms                     for so long the lease lasts from now on
@@ -24,14 +27,17 @@
 --     dead     log id, type, d, reason       d is JSON
 --   A run is a list of items of equal length: the number of items, the number of arguments of each,
 --   the items. No item has more than a thousand arguments, because `unpack` takes no more.
--- Reply: saved, fenced (another process holds the set), moved (the checkpoint is not `from`) or
---   rebuilt (a revision was promoted: fold again)
+-- Reply: saved, fenced (another process holds the set), moved (the checkpoint is not `from`, or the
+--   entry after it is not `first`) or rebuilt (a revision was promoted: fold again)
 -- Refusals: INVALID_MESSAGE
 -- Events: none (events that could not be folded become dead letters)
--- Bound: the arguments
+-- Bound: the arguments; the groups of the log and the consumers of the group, if it was moved
+-- include: call
 -- include: clock
 -- include: entry_ids
+-- include: groups
 -- include: keys
+-- include: numbers
 -- include: validate
 -- include: write
 
@@ -72,6 +78,9 @@ if not validate.int(lease_ms, 0, 3600000) then
 end
 if not validate.int(count, 0, items_max) then return validate.invalid('count', 'a whole number') end
 if not entry_ids.is_valid(from) then return validate.invalid('from', 'an entry id') end
+if group ~= '' and not entry_ids.is_valid(first) then
+  return validate.invalid('first', 'an entry id')
+end
 if not entry_ids.is_valid(to) then return validate.invalid('to', 'an entry id') end
 if not are_sections_whole() then return validate.invalid('sections', 'whole, with their counts') end
 local at = sections_at - 1
@@ -92,9 +101,18 @@ local function next_run()
 end
 
 local active = keys.of('lease', set)
-local stored = redis.call('HMGET', active, 'epoch', 'passed')
+local stored = redis.call('HMGET', active, 'epoch', 'passed', 'owner')
 if stored[1] ~= epoch then return 'fenced' end
 if (redis.call('GET', keys.of('checkpoint', set)) or '0-0') ~= from then
+  return 'moved'
+end
+local passed = tonumber(stored[2]) or 0
+-- No entry lies between the checkpoint and the batch. A range that excludes both ends is empty
+-- then, so the proof reads no entry.
+if group ~= '' and (not entry_ids.precedes(from, first)
+  or redis.call('XRANGE', keys.log, '(' .. from, '(' .. first, 'COUNT', 1)[1]) then
+  groups.restore(keys.log, group, from, passed)
+  groups.claim(keys.log, group, stored[3])
   return 'moved'
 end
 local records = {}
@@ -106,14 +124,10 @@ for i = 1, next_number() do
   records[i] = keys.of('view', projection, revision) .. ':'
 end
 
-local ends = string.format('%d', clock.now() + tonumber(lease_ms))
-if group ~= '' then
-  local passed = string.format('%d', (tonumber(stored[2]) or 0) + tonumber(count))
-  write('XGROUP', 'SETID', keys.log, group, to, 'ENTRIESREAD', passed)
-  write('HSET', active, 'until', ends, 'passed', passed)
-else
-  write('HSET', active, 'until', ends)
-end
+local ends = numbers.text[clock.now() + tonumber(lease_ms)]
+local moves = group ~= '' and from ~= to
+if moves then groups.move(keys.log, group, to, passed + tonumber(count)) end
+write('HSET', active, 'until', ends)
 for _, record in ipairs(records) do
   for _ = 1, next_number() do
     write('UNLINK', record .. next_argument())
@@ -153,5 +167,8 @@ for _ = 1, next_number() do
   write('XADD', keys.dead_letters, string.format('%d-*', clock.now()), 'from', 'log', 'id', id,
     'k', kind, 'd', d, 'reason', reason, 'partial', '0')
 end
-write('SET', keys.of('checkpoint', set), to)
+if moves then write('HSET', active, 'passed', numbers.text[passed + tonumber(count)]) end
+call.or_else(function()
+  if moves then write('HSET', active, 'passed', numbers.text[passed]) end
+end, write, 'SET', keys.of('checkpoint', set), to)
 return 'saved'

@@ -37,17 +37,18 @@ else
   return { 0, 0, '0-0' }
 end
 
--- A group of another program may have entries that are not acknowledged, and the group of a set
--- moves when the set saves. So the earliest of position, pending entry and checkpoint counts. A
--- running rebuild reads the log from its start, without a group.
+-- A group of another program may have entries that are not acknowledged: the earliest of its
+-- position and its pending entries counts. A set acknowledges by its checkpoint, and its group may
+-- be ahead of it. A running rebuild reads the log from its start, without a group.
 for _, group_reply in ipairs(redis.call('XINFO', 'GROUPS', keys.log)) do
   local group = reply.by_name(group_reply)
   keep_from(entry_ids.successor(group['last-delivered-id']))
-  if group.pending > 0 then
+  local checkpoint = redis.call('GET', keys.of('checkpoint', group.name))
+  if checkpoint then
+    keep_from(entry_ids.successor(checkpoint))
+  elseif group.pending > 0 then
     keep_from(redis.call('XPENDING', keys.log, group.name)[2])
   end
-  local checkpoint = redis.call('GET', keys.of('checkpoint', group.name))
-  if checkpoint then keep_from(entry_ids.successor(checkpoint)) end
   local rebuild = 'rebuild-' .. group.name
   local until_ms = redis.call('HGET', keys.of('lease', rebuild), 'until')
   if until_ms and tonumber(until_ms) > now then

@@ -34,6 +34,9 @@ class SetLease(msgspec.Struct, frozen=True):
     epoch: int
     revisions: tuple[str, ...]
     """Active revision of each projection of the set."""
+    is_moved: bool = False
+    """Whether the consumer group was not at the checkpoint. It is now, but other consumers may read
+    from it again."""
 
 
 class Standby(msgspec.Struct, frozen=True):
@@ -92,6 +95,8 @@ class Save(msgspec.Struct, frozen=True, kw_only=True):
     """Consumer group; empty for a revision."""
     epoch: int
     start: str
+    first: str = ""
+    """Id of the first entry of the batch; empty for a revision."""
     to: str
     count: int = 0
     """Log entries of the batch."""
@@ -164,6 +169,14 @@ class ProjectionStore(CellConnection):
         return value.decode() if value is not None else None
 
     # --- the log ----------------------------------------------------------------------------------
+
+    async def read_group(
+        self, projection_set: str, owner: str, count: int, block_ms: int = 0
+    ) -> list[Entry]:
+        """The next log entries of the set's consumer group; waits for one at most `block_ms`."""
+        return await self.transport.read_group(
+            self.keys.log, projection_set, owner, block_ms=block_ms, count=count
+        )
 
     async def read_log(self, after: str, count: int, upto: str = "+") -> list[Entry]:
         """Log entries after `after`, oldest first."""
@@ -297,7 +310,8 @@ class ProjectionStore(CellConnection):
 def _set_lease(reply: Any) -> SetLease | Standby | OtherVersion:
     word, *rest = reply
     if word == b"acquired":
-        return SetLease(int(rest[0]), tuple(revision.decode() for revision in rest[1:]))
+        revisions = tuple(revision.decode() for revision in rest[2:])
+        return SetLease(int(rest[0]), revisions, bool(rest[1]))
     if word == b"standby":
         return Standby(int(rest[0]))
     return OtherVersion(rest[0].decode(), rest[1].decode())
@@ -305,8 +319,8 @@ def _set_lease(reply: Any) -> SetLease | Standby | OtherVersion:
 
 def _save_args(save: Save) -> list[Arg]:
     """The sections of save_views.lua, in its order."""
-    args: list[Arg] = [save.projection_set, save.group, save.epoch, save.start, save.to]
-    args += (save.count, save.lease_ms, len(save.changes))
+    args: list[Arg] = [save.projection_set, save.group, save.epoch, save.start, save.first]
+    args += (save.to, save.count, save.lease_ms, len(save.changes))
     for changes in save.changes:
         args += (changes.projection, changes.revision)
     for changes in save.changes:

@@ -1,13 +1,16 @@
 """The projector: folds the log into the live records of one projection set.
 
-Owns: the lease of the set (fenced by an epoch), one step (read, fold, save), the loop of steps.
+Owns: the lease of the set (fenced by an epoch), its consumer in the set's consumer group, one step
+(read, fold, save), the loop of steps.
 Must not: decide anything; write state other than views, indexes, dead letters and its checkpoint.
 Read next: lua/save_views.lua, projection/batch.py.
 
 Any number of projectors may run for a set. One has the lease; the others are standbys and try to
-acquire it every 250 ms. A step reads the log after the checkpoint, without consuming entries. The
-save is fenced by the lease's epoch and also advances the consumer group. So a projector that was
-suspended past the end of its lease changes nothing when it resumes.
+acquire it every 250 ms. A step reads the next entries of the set's consumer group, without
+acknowledgement; the save acknowledges them. The save is fenced by the lease's epoch, and stores a
+batch only if it begins with the entry after the checkpoint. So a projector that was suspended past
+the end of its lease changes nothing when it resumes, whatever it reads. If entries were delivered
+to another consumer, or the group was moved, the owner reads its next batch by range.
 
 An event that drops very many records, the retirement of a long session, is a step of its own: it
 drops them in several saves that do not move the checkpoint, and each of them renews the lease. A
@@ -51,15 +54,17 @@ RETRY_MS = 250
 REBUILD_RETRY_S = 10
 """When a failed rebuild is tried again. An operator may have to provide the archive first."""
 BLOCK_MS = 450
-"""The longest wait for new entries; the step after it renews the lease."""
+"""The longest wait of a read for entries; without any, the step renews the lease."""
 BATCH_MAX = 64
 """Entries per batch: saving their changes takes less than a millisecond of script time."""
 DROPS_MAX = 256
 """Records dropped in one save: less than a millisecond of script time."""
 LINGER_MS = 20
-"""Pause after a wait, so that single events collect into fewer and fuller batches."""
+"""Pause before a read, so that single events collect into fewer and fuller batches."""
 
-State: TypeAlias = Literal["folded", "idle", "standby", "other_version", "retry", "lease_lost"]
+State: TypeAlias = Literal[
+    "folded", "idle", "standby", "other_version", "retry", "moved", "lease_lost"
+]
 _log = structlog.get_logger("eventsched.roles.projector")
 
 
@@ -85,7 +90,7 @@ class Projector:
         store: The cell whose log is folded.
         projection_set: The projections to fold.
         archive: The archive from which a rebuild reads entries that are trimmed from the log.
-        owner: Identifies this projector as owner of the lease; random by default.
+        owner: Identifies this projector as owner of the lease and as consumer; random by default.
         batch_max: The most entries of one step.
     """
 
@@ -107,6 +112,8 @@ class Projector:
         self._batch_max = batch_max
         self._lease: SetLease | None = None
         self._was_active = False
+        self._by_range = False
+        """Whether the next batch is read by range: the group may have passed its entries."""
         self._batches: BatchProcessor | None = None
         self._log = _log.bind(projection_set=projection_set.name)
 
@@ -115,36 +122,55 @@ class Projector:
         """Whether this projector had the lease at its last call."""
         return self._lease is not None
 
-    async def step(self) -> StepResult:
-        """Acquire the lease if necessary; then read, fold and save one batch."""
+    async def step(self, wait_ms: int = 0) -> StepResult:
+        """Acquire the lease if necessary; then read, fold and save one batch.
+
+        Args:
+            wait_ms: How long to wait for entries, at most.
+        """
         if self._lease is None:
             standby = await self._acquire()
             if standby is not None:
                 return standby
         try:
-            return await self._read_and_fold()
+            return await self._read_and_fold(wait_ms)
         except BaseException:
             self._lease, self._batches = None, None  # records in memory may differ from the saved
             raise
 
-    async def _read_and_fold(self) -> StepResult:
+    async def _read_and_fold(self, wait_ms: int) -> StepResult:
         assert self._lease is not None
-        entries = await self._store.read_log(self.checkpoint, self._batch_max)
+        entries = await self._read(wait_ms)
         if not entries:
             return await self._renew("idle")
         return await self._fold_and_save(self._lease, entries)
 
+    async def _read(self, wait_ms: int) -> Sequence[Entry]:
+        """The next entries of the group, or after the checkpoint."""
+        if not self._by_range:
+            return await self._store.read_group(
+                self.set.name, self._owner, self._batch_max, wait_ms
+            )
+        entries = await self._store.read_log(self.checkpoint, self._batch_max)
+        self._by_range = bool(entries)
+        return entries
+
     async def _renew(self, state: State, detail: str = "") -> StepResult:
         """Renew the lease in a step that saves nothing."""
-        lease = await self._store.acquire(self.set, self._owner, LEASE_MS)
-        if lease != self._lease:
+        try:
+            await self._renew_or_lose()
+        except _LeaseLost:
             return self._lose_lease("fenced")
+        if state == "idle" and self._by_range:
+            return StepResult("moved")
         return StepResult(state, detail=detail)
 
     async def _renew_or_lose(self) -> None:
-        """Renew the lease while records are loaded. Raises _LeaseLost."""
-        if await self._store.acquire(self.set, self._owner, LEASE_MS) != self._lease:
+        """Renew the lease; the group returns to the checkpoint. Raises _LeaseLost."""
+        lease = await self._store.acquire(self.set, self._owner, LEASE_MS)
+        if not isinstance(lease, SetLease) or replace(lease, is_moved=False) != self._lease:
             raise _LeaseLost
+        self._by_range |= lease.is_moved
 
     async def _acquire(self) -> StepResult | None:
         """Acquire the lease and start at the checkpoint. Return the step's result if refused."""
@@ -157,7 +183,8 @@ class Projector:
         self.checkpoint = await self._store.checkpoint(self.set.name)
         await self._warn_of_trimmed_entries()
         folding = Folding(self.set.projections, lease.revisions)
-        self._lease, self._was_active = lease, True
+        self._lease, self._was_active = replace(lease, is_moved=False), True
+        self._by_range |= lease.is_moved
         self._batches = BatchProcessor(
             self._store, self.set, folding, tries_max=TRIES_MAX, renew=self._renew_or_lose
         )
@@ -179,8 +206,8 @@ class Projector:
     async def _fold_and_save(self, lease: SetLease, entries: Sequence[Entry]) -> StepResult:
         """Fold the entries and save the changes.
 
-        Returns `retry` if the first entry cannot be folded, and `lease_lost` if the save is
-        refused.
+        Returns `retry` if the first entry cannot be folded, `moved` if the batch does not follow
+        the checkpoint, and `lease_lost` if the save is refused.
         """
         assert self._batches is not None
         try:
@@ -189,12 +216,14 @@ class Projector:
             return self._lose_lease("fenced")
         if not batch.count:
             return await self._retry(batch)
-        for save in self._saves(lease, batch):
+        for save in self._saves(lease, batch, first=entries[0][0]):
             reply = await self._store.save(save)
+            if reply == "moved":
+                return self._start_again()
             if reply != "saved":
                 return self._lose_lease(reply)
         self._batches.saved()
-        self.checkpoint = batch.to
+        self.checkpoint, self._by_range = batch.to, False
         for failed in batch.dead_letters:
             self._log.error(
                 "dead-lettered",
@@ -207,17 +236,17 @@ class Projector:
             self._log.warning("skipped", events=count, first=first.id, reason=first.reason)
         return StepResult("folded", batch.count, len(batch.dead_letters))
 
-    def _saves(self, lease: SetLease, batch: Batch) -> Iterator[Save]:
+    def _saves(self, lease: SetLease, batch: Batch, *, first: str) -> Iterator[Save]:
         """The saves of a batch. Those before the last one drop records and move no checkpoint."""
         assert self._batches is not None
         changes = self._batches.writes()
-        last = self._save(lease, batch, changes)
+        last = self._save(lease, batch, changes, first)
         if sum(len(each.drops) for each in changes) <= DROPS_MAX:
             yield last
             return
         for each in changes:
-            for first in range(0, len(each.drops), DROPS_MAX):
-                drops = each.drops[first : first + DROPS_MAX]
+            for at in range(0, len(each.drops), DROPS_MAX):
+                drops = each.drops[at : at + DROPS_MAX]
                 part = Changes(each.projection, each.revision, drops=drops)
                 yield replace(
                     last,
@@ -230,13 +259,14 @@ class Projector:
                 )
         yield replace(last, changes=[replace(each, drops=()) for each in changes])
 
-    def _save(self, lease: SetLease, batch: Batch, changes: Sequence[Changes]) -> Save:
+    def _save(self, lease: SetLease, batch: Batch, changes: Sequence[Changes], first: str) -> Save:
         assert self._batches is not None
         return Save(
             projection_set=self.set.name,
             group=self.set.name,
             epoch=lease.epoch,
             start=self.checkpoint,
+            first=first,
             to=batch.to,
             count=batch.count,
             lease_ms=LEASE_MS,
@@ -252,6 +282,12 @@ class Projector:
         self._log.warning("cannot fold", log_id=batch.failed.id, reason=batch.failed.reason)
         return await self._renew("retry", batch.failed.reason)
 
+    def _start_again(self) -> StepResult:
+        """Entries are missing before the batch: drop the records in memory, read by range."""
+        self._log.warning("consumer group was moved", checkpoint=self.checkpoint)
+        self._lease, self._batches, self._by_range = None, None, True
+        return StepResult("moved")
+
     def _lose_lease(self, reason: str) -> StepResult:
         """Another projector or a rebuild has acted: drop the records in memory."""
         self._log.warning("lease lost", reason=reason)
@@ -265,21 +301,20 @@ class Projector:
         try:
             while True:
                 async with backoff.attempt():
-                    await self._prepare_next_step(await self.step())
+                    await self._prepare_next_step(await self.step(BLOCK_MS))
         finally:
             # without a server the lease expires
             with anyio.move_on_after(1, shield=True), suppress(ServerUnavailable):
                 await self.release()
 
     async def _prepare_next_step(self, result: StepResult) -> None:
-        """Wait for new entries or for the time of a retry; after a full batch, do not wait.
+        """Let entries collect, or wait for the time of a retry; after a full batch, do not wait.
 
         For `other_version` rebuild the outdated projections instead.
         """
         transport = self._store.transport
         match result.state:
             case "idle" | "folded" if result.count < self._batch_max:
-                await self._store.wait_log(self.checkpoint, BLOCK_MS)
                 await transport.sleep(LINGER_MS / 1_000)
             case "standby" | "retry":
                 await transport.sleep(RETRY_MS / 1_000)

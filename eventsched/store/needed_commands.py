@@ -19,6 +19,7 @@ SENT = {
     "FUNCTION|LIST": "it compares the loaded functions with its own",
     "FCALL": "it calls the functions that make every decision",
     "XREAD": "it waits for events, jobs and results",
+    "XREADGROUP": "roles read with it as consumers of their groups",
     "GET": "it reads which cells the server has",
     "SET": "it names the cells of a new server",
     "EXISTS": "it asks whether the server has cells",
@@ -47,7 +48,8 @@ _AFTER_KEY = {
     "HDEL": "f", "HEXISTS": "f", "HGET": "f", "HINCRBY": "f 1", "HMGET": "f", "HSET": "f v",
     "LINDEX": "0", "LRANGE": "0 0", "LTRIM": "0 0", "RPUSH": "v", "SADD": "m", "SET": "v",
     "SISMEMBER": "m", "SREM": "m", "XADD": "* f v", "XDEL": "0-1", "XGROUP|CREATE": "g 0",
-    "XGROUP|DESTROY": "g", "XGROUP|SETID": "g 0", "XPENDING": "g", "XRANGE": "- +",
+    "XGROUP|CREATECONSUMER": "g c", "XGROUP|DELCONSUMER": "g c", "XGROUP|DESTROY": "g",
+    "XGROUP|SETID": "g 0", "XINFO|CONSUMERS": "g", "XPENDING": "g", "XRANGE": "- +",
     "XREVRANGE": "+ -", "XTRIM": "MAXLEN 1", "ZADD": "1 m", "ZRANGE": "0 0",
     "ZRANGEBYSCORE": "0 0", "ZREM": "m", "ZREMRANGEBYRANK": "0 0",
     "ZREMRANGEBYSCORE": "0 0", "ZSCORE": "m",
@@ -88,6 +90,8 @@ def example_of(command: str, key: str) -> list[str]:
         return ["FCALL", "function", "1", key]
     if command == "XREAD":
         return ["XREAD", "STREAMS", key, "0"]
+    if command == "XREADGROUP":
+        return ["XREADGROUP", "GROUP", "g", "c", "STREAMS", key, ">"]
     if command in _WITHOUT_KEY:
         return [name, *part, *_WITHOUT_KEY[command].split()]
     return [name, *part, key, *_AFTER_KEY.get(command, "").split()]

@@ -77,6 +77,15 @@ class Transport(Protocol):
     ) -> dict[str, list[Entry]]:
         """Entries after the given ids, by key; empty if none was added within `block_ms`."""
 
+    async def read_group(
+        self, key: str, group: str, consumer: str, *, block_ms: int, count: int
+    ) -> list[Entry]:
+        """The next entries of a consumer group, which nobody acknowledges.
+
+        Empty if none was added within `block_ms`; with 0 the read does not wait. A read whose reply
+        is lost has moved the group.
+        """
+
     async def sleep(self, seconds: float) -> None:
         """Wait; the simulation waits in virtual time."""
 
@@ -230,9 +239,18 @@ class RedisTransport:
     async def read_blocking(
         self, streams: Mapping[str, str], block_ms: int, count: int
     ) -> dict[str, list[Entry]]:
-        block = min(block_ms, BLOCK_MS_MAX)
         ids = streams.values()
-        parts: list[Arg] = ["XREAD", "COUNT", count, "BLOCK", block, "STREAMS", *streams, *ids]
+        return await self._read("XREAD", *_limits(block_ms, count), "STREAMS", *streams, *ids)
+
+    async def read_group(
+        self, key: str, group: str, consumer: str, *, block_ms: int, count: int
+    ) -> list[Entry]:
+        start: tuple[Arg, ...] = ("XREADGROUP", "GROUP", group, consumer)
+        streams = await self._read(*start, *_limits(block_ms, count), "NOACK", "STREAMS", key, ">")
+        return streams.get(key, [])
+
+    async def _read(self, *parts: Arg) -> dict[str, list[Entry]]:
+        """Read streams on a connection that may wait."""
         try:
             reply = await cast("Awaitable[Any]", self._blocking.execute_command(*parts))
         except CLIENT_ERRORS as error:
@@ -247,8 +265,13 @@ class RedisTransport:
         await self._blocking.aclose()
 
 
+def _limits(block_ms: int, count: int) -> tuple[Arg, ...]:
+    """The arguments that bound a read. It does not wait with 0, which would wait without end."""
+    return ("COUNT", count, *(("BLOCK", min(block_ms, BLOCK_MS_MAX)) if block_ms else ()))
+
+
 def _by_key(reply: Any) -> list[tuple[str, list[Entry]]]:
-    """The reply of XREAD in either protocol version, by key as text."""
+    """The reply of XREAD or XREADGROUP in either protocol version, by key as text."""
     if not reply:
         return []
     pairs = reply.items() if isinstance(reply, dict) else reply
@@ -256,7 +279,7 @@ def _by_key(reply: Any) -> list[tuple[str, list[Entry]]]:
 
 
 def entries_of(reply: Any) -> list[Entry]:
-    """The entries of an XRANGE, XREVRANGE or XREAD reply."""
+    """The entries of an XRANGE, XREVRANGE, XREAD or XREADGROUP reply."""
     return [
         (entry_id.decode(), fields if isinstance(fields, list) else _flat(fields))
         for entry_id, fields in _nested(reply)

@@ -43,6 +43,11 @@ class Interleaved:
     ) -> dict[str, list[Entry]]:
         raise AssertionError("a reader of history does not wait")
 
+    async def read_group(
+        self, key: str, group: str, consumer: str, *, block_ms: int, count: int
+    ) -> list[Entry]:
+        raise AssertionError("a reader of history does not wait")
+
     async def sleep(self, seconds: float) -> None:
         raise AssertionError("a reader of history does not wait")
 

@@ -112,6 +112,11 @@ class Cut(Transport):
         self.streams.append(len(streams))
         return await self._real.read_blocking(streams, block_ms, count)
 
+    async def read_group(
+        self, key: str, group: str, consumer: str, *, block_ms: int, count: int
+    ) -> list[Entry]:
+        return await self._real.read_group(key, group, consumer, block_ms=block_ms, count=count)
+
     async def sleep(self, seconds: float) -> None:
         await self._real.sleep(min(seconds, 0.01))
 

@@ -121,7 +121,15 @@ class SetMachine(RuleBasedStateMachine):
         ]
         content["log"] = [entry_id.decode() for entry_id, _ in call("XRANGE", keys.log, "-", "+")]
         content["groups"] = {
-            group[b"name"].decode(): (group[b"last-delivered-id"].decode(), group[b"pending"])
+            (name := group[b"name"].decode()): (
+                group[b"last-delivered-id"].decode(),
+                group[b"entries-read"],
+                {
+                    consumer[b"name"].decode()
+                    for consumer in map(fields_of, call("XINFO", "CONSUMERS", keys.log, name))
+                },
+                group[b"pending"],
+            )
             for group in map(fields_of, call("XINFO", "GROUPS", keys.log))
         }
         return content
@@ -150,7 +158,10 @@ class SetMachine(RuleBasedStateMachine):
         ]
         content |= {keys.archive: _named(dict(s.archive))} if s.archive else {}
         content["log"] = s.log[s.gone :]
-        content["groups"] = {name: (place, 0) for name, place in s.groups.items()}
+        content["groups"] = {
+            name: (group.position, group.read, group.consumers, 0)
+            for name, group in s.groups.items()
+        }
         return content
 
     # --- time and the log -------------------------------------------------------------------------
@@ -214,10 +225,25 @@ class SetMachine(RuleBasedStateMachine):
     # --- folding ----------------------------------------------------------------------------------
 
     @precondition(lambda self: len(self.epochs[LIVE]) > 1)
-    @rule(back=which, part=which, is_stale=which, has_poison=st.booleans(), is_dropped=which)
-    def save(self, back: int, part: int, is_stale: int, has_poison: bool, is_dropped: int) -> None:
+    @rule(
+        back=which,
+        part=which,
+        is_stale=which,
+        has_poison=st.booleans(),
+        is_dropped=which,
+        first=st.sampled_from([0, 0, 0, 1]),
+    )
+    def save(
+        self,
+        back: int,
+        part: int,
+        is_stale: int,
+        has_poison: bool,
+        is_dropped: int,
+        first: int,
+    ) -> None:
         """Save the events after the checkpoint, or some of them; the caller may have lost its
-        lease.
+        lease, or the first entries.
         """
         start = self.sets.checkpoints.get(LIVE, START)
         behind = self.behind(start)
@@ -230,6 +256,7 @@ class SetMachine(RuleBasedStateMachine):
             group=LIVE,
             epoch=self.epoch(LIVE, back),
             start="9-9" if is_stale == 4 else start,
+            first=behind[first] if first < len(behind) else start,
             to=folded[-1] if folded else start,
             count=len(folded),
             lease_ms=LEASE_MS,
@@ -266,7 +293,33 @@ class SetMachine(RuleBasedStateMachine):
     def fold_all(self) -> None:
         """Save everything, as an undisturbed projector does."""
         self.hold(DUO, "a", LEASE_MS)
-        self.save(0, 5, 0, False, 0)
+        self.save(0, 5, 0, False, 0, 0)
+
+    @rule(name=st.sampled_from([LIVE, ARCHIVE]), consumer=st.sampled_from("abz"), count=which)
+    def read_group(self, name: str, consumer: str, count: int) -> None:
+        """The owner reads, or a process that was suspended, or another program."""
+        if name not in self.sets.groups or not count:
+            return
+        call = ("XREADGROUP", "GROUP", name, consumer, "COUNT", count, "NOACK", "STREAMS")
+
+        def read() -> list[str]:
+            streams = dict(self.wire.call(*call, self.store.keys.log, ">") or [])
+            return [entry_id.decode() for entries in streams.values() for entry_id, _ in entries]
+
+        self.decided("read group", read, lambda s: sets.read_group(s, name, consumer, count))
+
+    @rule(name=st.sampled_from([LIVE, ARCHIVE]), back=which)
+    def move_group(self, name: str, back: int) -> None:
+        """An operator moves the group by hand."""
+        if name not in self.sets.groups:
+            return
+        position = self.sets.log[-1 - min(back, len(self.sets.log) - 1)]
+        log = self.store.keys.log
+        self.decided(
+            "move group",
+            lambda: bool(self.wire.call("XGROUP", "SETID", log, name, position)) and None,
+            lambda s: sets.move_group(s, name, position),
+        )
 
     # --- revisions --------------------------------------------------------------------------------
 

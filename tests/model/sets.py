@@ -9,7 +9,7 @@ Read next: set_machine.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from eventsched.archive.commands import Abandoned, ArchiveState, Recorded, Trimmed
@@ -30,6 +30,17 @@ class Hold:
     """Entries that the set has passed; none for a revision."""
 
 
+@dataclass(slots=True)
+class Group:
+    """A consumer group of the log."""
+
+    position: str
+    """Id of the last entry that it has delivered."""
+    read: int | None
+    """Entries that the log ever had up to the position; none if the server does not know."""
+    consumers: set[str] = field(default_factory=set)
+
+
 Record = tuple[str, str, str]
 """(projection, revision, entity)."""
 
@@ -44,8 +55,7 @@ class Sets:
         """Every id there ever was; the first `gone` of them are trimmed."""
         self.gone = 0
         self.archive: dict[str, str] = {}
-        self.groups: dict[str, str] = {}
-        """Consumer group -> the last id that it has passed."""
+        self.groups: dict[str, Group] = {}
         self.holds: dict[str, Hold] = {}
         self.live: dict[str, str] = {}
         self.checkpoints: dict[str, str] = {}
@@ -99,12 +109,54 @@ def _acquire(
             return OtherVersion(projection, revision)
     for (projection, _), revision in zip(versions, revisions, strict=True):
         s.live[projection] = revision
-    if has_group and name not in s.groups:
-        s.groups[name] = START
-        hold.passed = s.gone
     epoch = hold.epoch if is_held else hold.epoch + 1
+    is_moved = False
+    if has_group:
+        if hold.passed is None:
+            hold.passed = s.gone
+        is_moved = _restore(s, name, hold.passed)
+        if lease_ms == 0:
+            s.groups[name].consumers.discard(owner)
+        elif is_moved or not is_held:
+            s.groups[name].consumers = {owner}
     s.holds[name] = Hold(owner, epoch, s.now_ms + lease_ms, hold.passed)
-    return SetLease(epoch, tuple(revisions))
+    return SetLease(epoch, tuple(revisions), is_moved)
+
+
+def _restore(s: Sets, name: str, passed: int) -> bool:
+    """The group is at the position that its owner has saved; returns whether it was elsewhere."""
+    saved = s.archive.get("to", START) if name == "archive" else s.checkpoints.get(name, START)
+    group = s.groups.setdefault(name, Group(saved, passed))
+    is_moved = (group.position, group.read) != (saved, passed)
+    group.position, group.read = saved, passed
+    return is_moved
+
+
+# --- other programs -------------------------------------------------------------------------------
+
+
+def read_group(s: Sets, name: str, consumer: str, count: int) -> list[str]:
+    """Read without acknowledgement: the group moves past the entries."""
+    group = s.groups[name]
+    group.consumers.add(consumer)
+    entries = _after(s, group.position)[:count]
+    for entry_id in entries:
+        place = s.log.index(entry_id) + 1
+        if group.read is not None:
+            group.read += 1
+        elif place in (s.gone + 1, len(s.log)):  # the server knows the number of these two only
+            group.read = place
+        group.position = entry_id
+    return entries
+
+
+def move_group(s: Sets, name: str, position: str) -> None:
+    """XGROUP SETID by hand, without a number of entries."""
+    s.groups[name].position, s.groups[name].read = position, None
+
+
+def _after(s: Sets, position: str) -> list[str]:
+    return [entry_id for entry_id in s.log[s.gone :] if parse_id(entry_id) > parse_id(position)]
 
 
 # --- folding --------------------------------------------------------------------------------------
@@ -115,14 +167,19 @@ def save(s: Sets, batch: Save) -> Saved:
         return "fenced"
     if s.checkpoints.get(batch.projection_set, START) != batch.start:
         return "moved"
+    hold = s.holds[batch.projection_set]
+    if batch.group and _after(s, batch.start)[:1] != [batch.first]:
+        _restore(s, batch.group, hold.passed or 0)
+        s.groups[batch.group].consumers = {hold.owner}
+        return "moved"
     for change in batch.changes:
         if (s.live.get(change.projection) == change.revision) != bool(batch.group):
             return "rebuilt"
-    hold = s.holds[batch.projection_set]
     hold.until_ms = s.now_ms + batch.lease_ms
-    if batch.group:
-        s.groups[batch.group] = batch.to
+    if batch.group and batch.start != batch.to:
+        group = s.groups[batch.group]
         hold.passed = (hold.passed or 0) + batch.count
+        group.position, group.read = batch.to, hold.passed
     for change in batch.changes:
         for drop in change.drops:
             s.records.pop((change.projection, change.revision, drop), None)
@@ -203,7 +260,7 @@ def record(
         return "other"
     if s.archive.get("to", START) not in (start, to):
         return "moved"
-    s.groups["archive"] = to
+    s.groups["archive"].position, s.groups["archive"].read = to, None
     s.archive = {"to": to, "of": fingerprint, "audio": str(int(audio))}
     s.holds["archive"].passed = processed
     return "recorded"
@@ -236,8 +293,8 @@ def trim(s: Sets) -> Trimmed:
         floors.append((max(0, s.now_ms - s.settings.log_retention_ms), 0))
     else:
         return Trimmed(0, False, START)
-    for name, place in s.groups.items():
-        floors.append(_behind(place))
+    for name, group in s.groups.items():
+        floors.append(_behind(group.position))
         if name in s.checkpoints:
             floors.append(_behind(s.checkpoints[name]))
         rebuild = s.holds.get(f"rebuild-{name}")

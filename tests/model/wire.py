@@ -85,6 +85,11 @@ class Wire:
     ) -> dict[str, list[Entry]]:
         raise AssertionError("nothing here waits")
 
+    async def read_group(
+        self, key: str, group: str, consumer: str, *, block_ms: int, count: int
+    ) -> list[Entry]:
+        raise AssertionError("nothing here waits")
+
     async def sleep(self, seconds: float) -> None:
         raise AssertionError("nothing here waits")
 

@@ -145,7 +145,7 @@ FAULTS = (
     ),
     Fault(
         "what was folded before is folded again",
-        "_read_and_fold",
+        "_read",
         "read_log(self.checkpoint, ",
         "read_log(START, ",
         (PROJECTOR,),

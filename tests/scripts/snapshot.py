@@ -73,5 +73,10 @@ class _CopiedRecords:
     ) -> dict[str, list[Entry]]:
         return await self._server.read_blocking(streams, block_ms, count)
 
+    async def read_group(
+        self, key: str, group: str, consumer: str, *, block_ms: int, count: int
+    ) -> list[Entry]:
+        return await self._server.read_group(key, group, consumer, block_ms=block_ms, count=count)
+
     async def sleep(self, seconds: float) -> None:
         await self._server.sleep(seconds)

@@ -98,7 +98,7 @@ async def test_rule_33_no_limit_is_larger_than_a_call_can_need() -> None:
 
 
 SAVE: list[Arg] = [
-    "", "core", "", "1", "0-0", "5-0", "1", "1000",
+    "", "core", "", "1", "0-0", "4-0", "5-0", "1", "1000",
     "1", "job", "1.2",
     "2", "e1", "e2", "2", "2", "3", "e3", "5-0", "v", "e4", "5-0", "v",
     "1", "5", "e5", "5-0", "v", "f", "w",
@@ -113,7 +113,7 @@ REPAIR: list[Arg] = [
     "2", "4", "HSET", "counters", "count", "8", "2", "DEL", "counters",
 ]  # fmt: skip
 COUNTS = {
-    "save_views": [8, 11, 14, 15, 16, 23, 24, 30, 31, 32, 36, 37, 38, 42],
+    "save_views": [9, 12, 15, 16, 17, 24, 25, 31, 32, 33, 37, 38, 39, 43],
     "repair_state": [11, 13, 17, 18, 23],
 }
 """The places of the counts in these calls."""

@@ -51,7 +51,7 @@ class Request:
 
     call: Callable[[], Any] | None = None
     until_ms: int = 0
-    block: tuple[Mapping[str, str], int] | None = None
+    is_blocking: bool = False
     is_local: bool = False
     """A wait reaches no server: it may be late, or the process may die during it."""
 
@@ -111,7 +111,16 @@ class SimTransport:
     ) -> dict[str, list[Entry]]:
         until_ms = self._world.now_ms + block_ms
         entries: dict[str, list[Entry]] = await Request(
-            lambda: self._world.read(streams, count), until_ms, (streams, count)
+            lambda: self._world.read(streams, count), until_ms, is_blocking=True
+        )
+        return entries
+
+    async def read_group(
+        self, key: str, group: str, consumer: str, *, block_ms: int, count: int
+    ) -> list[Entry]:
+        until_ms = self._world.now_ms + block_ms
+        entries: list[Entry] = await Request(
+            lambda: self._world.read_group(key, group, consumer, count), until_ms, is_blocking=True
         )
         return entries
 
@@ -215,9 +224,17 @@ class World:
         self.actors.clear()
 
     def read(self, streams: Mapping[str, str], count: int) -> dict[str, list[Entry]]:
-        reply: Any = self.server.execute_command(
-            "XREAD", "COUNT", count, "STREAMS", *streams, *streams.values()
-        )
+        return self._entries("XREAD", "COUNT", count, "STREAMS", *streams, *streams.values())
+
+    def read_group(self, key: str, group: str, consumer: str, count: int) -> list[Entry]:
+        call = ("XREADGROUP", "GROUP", group, consumer, "COUNT", count, "NOACK", "STREAMS")
+        try:
+            return self._entries(*call, key, ">").get(key, [])
+        except redis.ResponseError as error:  # as the real transport says it
+            raise ServerUnavailable(str(error)) from None
+
+    def _entries(self, *call: Arg) -> dict[str, list[Entry]]:
+        reply: Any = self.server.execute_command(*call)
         pairs = reply.items() if isinstance(reply, dict) else reply or []
         return {
             key.decode() if isinstance(key, bytes) else key: entries_of(entries)
@@ -269,7 +286,7 @@ class World:
             self._execute(actor, request)
         if fault in ("cut", "crashed after"):
             return self._fail(actor, fault)
-        is_empty = request.block is not None and not actor.answer and actor.error is None
+        is_empty = request.is_blocking and not actor.answer and actor.error is None
         if is_empty and self.now_ms < request.until_ms:
             actor.ready_ms = self.now_ms + self.rng.randint(*POLL_MS)
             return True

@@ -1,7 +1,13 @@
--- groups: consumer groups of streams.
+-- groups: consumer groups of streams. A group has one owner, who processes its entries in order and
+-- saves how far it has come. Entries are read without acknowledgement, so the saved position is the
+-- acknowledgement, and the position of the group may be wrong: a process that was suspended, or
+-- another program, may have read from the group or moved it.
+-- include: numbers
+-- include: reply
 -- include: strings
 -- include: write
 local groups = {}
+local removed_max = 128
 
 -- Create the group if it does not exist; returns true if this call has created it. The group reads
 -- the entries after the id `from`. More arguments of XGROUP CREATE may follow.
@@ -10,5 +16,52 @@ function groups.create(stream, name, from, ...)
   if is_done then return true end
   if not string.find(strings.error_text(failure), 'BUSYGROUP', 1, true) then error(failure, 0) end
   return false
+end
+
+-- The id of the last entry that the group has delivered, and how many entries the stream ever had
+-- up to it, if the server knows the number; nil if the group does not exist.
+function groups.position(stream, name)
+  if redis.call('EXISTS', stream) == 0 then return nil end
+  for _, group_reply in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    local group = reply.by_name(group_reply)
+    if group.name == name then return group['last-delivered-id'], group['entries-read'] end
+  end
+end
+
+-- The group reads the entries after `id`; the stream ever had `count` entries up to it. So the
+-- server knows the lag of the group.
+function groups.move(stream, name, id, count)
+  write('XGROUP', 'SETID', stream, name, id, 'ENTRIESREAD', numbers.text[count])
+end
+
+-- Move the group to the position that its owner has saved; create the group if it does not exist.
+-- Returns whether the group was elsewhere.
+function groups.restore(stream, name, id, count)
+  local at, read = groups.position(stream, name)
+  if not at then
+    groups.create(stream, name, id, 'ENTRIESREAD', numbers.text[count])
+    return false
+  end
+  if at == id and read == count then return false end
+  groups.move(stream, name, id, count)
+  return true
+end
+
+-- The owner is the only consumer of the group. At most 128 others are removed.
+function groups.claim(stream, name, owner)
+  local removed = 0
+  for _, consumer_reply in ipairs(redis.call('XINFO', 'CONSUMERS', stream, name)) do
+    local consumer = reply.by_name(consumer_reply).name
+    if consumer ~= owner and removed < removed_max then
+      write('XGROUP', 'DELCONSUMER', stream, name, consumer)
+      removed = removed + 1
+    end
+  end
+  write('XGROUP', 'CREATECONSUMER', stream, name, owner)
+end
+
+-- The consumer has left the group.
+function groups.leave(stream, name, consumer)
+  write('XGROUP', 'DELCONSUMER', stream, name, consumer)
 end
 return groups
