@@ -25,8 +25,8 @@
 -- include: clock
 -- include: groups
 -- include: keys
+-- include: log_trim
 -- include: numbers
--- include: reply
 -- include: validate
 -- include: write
 if not validate.is_name(set) then return validate.invalid('set', 'a name') end
@@ -54,12 +54,6 @@ local function saved_position()
     id = redis.call('GET', keys.of('checkpoint', set))
   end
   return id or nil
-end
-
-local function trimmed_count()
-  if redis.call('EXISTS', keys.log) == 0 then return 0 end
-  local stream = reply.by_name(redis.call('XINFO', 'STREAM', keys.log))
-  return stream['entries-added'] - stream['length']
 end
 
 local now, active = clock.now(), keys.of('lease', set)
@@ -90,7 +84,7 @@ if group ~= '' then
   local position = saved_position()
   -- How many entries the set has passed: the entries that were trimmed before the set began, then
   -- the entries of each save.
-  local passed = tonumber(stored[4]) or not position and trimmed_count() or 0
+  local passed = position and (tonumber(stored[4]) or 0) or log_trim.count()
   is_moved = groups.restore(keys.log, group, position or '0-0', passed)
   if tonumber(lease_ms) == 0 then
     groups.leave(keys.log, group, owner)

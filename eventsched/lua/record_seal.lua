@@ -10,7 +10,8 @@
 --   from            log id                 position of the archive that the caller expects
 --   to              log id
 --   of              text                   which archive: fingerprint of its public key
---   passed          number                 entries that the log ever had up to `to`
+--   passed          number                 entries that the log ever had up to `to`; for `to` = 0-0
+--                                          the script reads the number
 --   audio           0 | 1                  1: chunks stay until they are archived, too
 --   then per session, at most 250: name, last_chunk (id up to which the archive holds its audio)
 -- Reply: recorded, fenced (another process archives), moved (the archive is not at `from`) or other
@@ -20,7 +21,10 @@
 -- Bound: the arguments, at most 250 sessions; the open outcomes of each
 -- include: cache
 -- include: entry_ids
+-- include: groups
 -- include: keys
+-- include: log_trim
+-- include: numbers
 -- include: session_audio
 -- include: sessions
 -- include: validate
@@ -45,12 +49,15 @@ local stored = redis.call('HMGET', keys.archive, 'to', 'of')
 if stored[2] and stored[2] ~= of then return 'other' end
 local at = stored[1] or '0-0'
 if at ~= from and at ~= to then return 'moved' end
-write('XGROUP', 'SETID', keys.log, 'archive', to)
+-- A new archive begins after the entries that are trimmed.
+local count = tonumber(passed)
+if to == '0-0' then count = log_trim.count() end
+groups.move(keys.log, 'archive', to, count)
 write('HSET', keys.archive, 'to', to, 'of', of)
 if redis.call('HGET', keys.archive, 'audio') ~= audio then
   cache.write_stable('HSET', keys.archive, 'audio', audio)
 end
-write('HSET', active, 'passed', passed)
+write('HSET', active, 'passed', numbers.text[count])
 for _, session in each_session(ARGV) do
   local s = sessions.get(session.name)
   if s then

@@ -15,12 +15,10 @@
 -- include: keys
 -- include: log_trim
 -- include: repair
--- include: reply
 local refusal = repair.refusal(why, by)
 if refusal then return refusal end
 if redis.call('EXISTS', keys.log) == 0 then return 0 end
-local stream = reply.by_name(redis.call('XINFO', 'STREAM', keys.log))
-local lost = stream['entries-added'] - stream['length'] - log_trim.total()
+local lost = log_trim.count() - log_trim.total()
 if lost == 0 then return 0 end
 local count = string.format('%d', lost)
 events.CellRepaired({ session = '', job = '', node = '', where = 'log', what = 'record a trim',

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from eventsched.archive.commands import ArchiveCommands, ArchiveState, Trimmed
+from eventsched.archive.commands import LEASE_MS, ArchiveCommands, ArchiveState, Trimmed
 from eventsched.errors import CommandRefused, InvalidMessage
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import SetLease
@@ -86,6 +86,38 @@ async def test_the_archive_is_a_consumer_group_at_the_last_sealed_entry(
     (group,) = await redis.xinfo_groups(archived.store.keys.log)
     assert (group["name"], group["last-delivered-id"]) == (b"archive", log[2][0].encode())
     assert group["pending"] == 0
+    assert (group["entries-read"], group["lag"]) == (3, len(log) - 3)
+
+
+async def test_the_archive_has_one_consumer_its_owner(
+    commands: ArchiveCommands, archived: Archived, redis: Client
+) -> None:
+    await archived.talk()
+    epoch = await lease_epoch(commands)
+    log = archived.store.keys.log
+    (consumer,) = await redis.xinfo_consumers(log, "archive")
+    first = consumer["name"]
+    await redis.xreadgroup("archive", "another-program", {log: ">"}, count=4)
+    archived.store.tick(LEASE_MS)
+    assert isinstance(await commands.acquire("next", LEASE_MS), SetLease)
+    assert first != b"next"
+    assert [each["name"] for each in await redis.xinfo_consumers(log, "archive")] == [b"next"]
+    (group,) = await redis.xinfo_groups(log)
+    assert (group["last-delivered-id"], group["pending"]) == (b"0-0", 0)
+    assert await record(commands, epoch, (await archived.log())[2][0]) == "fenced"
+
+
+async def test_the_lag_of_an_archive_that_begins_after_a_trim_is_right_at_once(
+    commands: ArchiveCommands, archived: Archived, redis: Client
+) -> None:
+    await archived.talk()
+    log = archived.store.keys.log
+    await redis.xtrim(log, maxlen=4, approximate=False)
+    epoch = await lease_epoch(commands)
+    for _ in range(2):  # the group of the lease, then of the archive
+        (group,) = await redis.xinfo_groups(log)
+        assert group["lag"] == 4
+        assert await record(commands, epoch, "0-0") == "recorded"
 
 
 async def test_recording_a_seal_again_changes_nothing(

@@ -112,9 +112,9 @@ def _acquire(
     epoch = hold.epoch if is_held else hold.epoch + 1
     is_moved = False
     if has_group:
-        if hold.passed is None:
+        if _saved(s, name) is None:
             hold.passed = s.gone
-        is_moved = _restore(s, name, hold.passed)
+        is_moved = _restore(s, name, hold.passed or 0)
         if lease_ms == 0:
             s.groups[name].consumers.discard(owner)
         elif is_moved or not is_held:
@@ -123,9 +123,14 @@ def _acquire(
     return SetLease(epoch, tuple(revisions), is_moved)
 
 
+def _saved(s: Sets, name: str) -> str | None:
+    """The position that the owner of the group has saved."""
+    return s.archive.get("to") if name == "archive" else s.checkpoints.get(name)
+
+
 def _restore(s: Sets, name: str, passed: int) -> bool:
     """The group is at the position that its owner has saved; returns whether it was elsewhere."""
-    saved = s.archive.get("to", START) if name == "archive" else s.checkpoints.get(name, START)
+    saved = _saved(s, name) or START
     group = s.groups.setdefault(name, Group(saved, passed))
     is_moved = (group.position, group.read) != (saved, passed)
     group.position, group.read = saved, passed
@@ -260,9 +265,10 @@ def record(
         return "other"
     if s.archive.get("to", START) not in (start, to):
         return "moved"
-    s.groups["archive"].position, s.groups["archive"].read = to, None
+    passed = s.gone if to == START else processed
+    s.groups["archive"].position, s.groups["archive"].read = to, passed
     s.archive = {"to": to, "of": fingerprint, "audio": str(int(audio))}
-    s.holds["archive"].passed = processed
+    s.holds["archive"].passed = passed
     return "recorded"
 
 

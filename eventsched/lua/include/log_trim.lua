@@ -2,8 +2,16 @@
 -- include: call
 -- include: events
 -- include: keys
+-- include: reply
 -- include: write
 local log_trim = {}
+
+-- How many entries are gone from the log.
+function log_trim.count()
+  if redis.call('EXISTS', keys.log) == 0 then return 0 end
+  local stream = reply.by_name(redis.call('XINFO', 'STREAM', keys.log))
+  return stream['entries-added'] - stream['length']
+end
 
 -- How many trimmed entries the log records.
 function log_trim.total()
