@@ -51,6 +51,7 @@ NAMES = {
     "I8": "every finalized (utterance, target) has an end, or something that will end it",
     "I9": "delivery is gapless and ordered",
     "I10": "nothing is trimmed that is still needed",
+    "I11": "the lag of a consumer group is the number of entries after its position",
 }
 
 

@@ -17,8 +17,9 @@ from typing import Any
 
 import msgspec
 
+from eventsched.audit.group_checks import DISPATCH, GroupChecks
 from eventsched.audit.invariants import Violation
-from eventsched.audit.repair_change import Change, set_fields
+from eventsched.audit.repair_change import Change, Write, set_fields
 from eventsched.audit.repair_job import JobRepair, dispatch_entry, next_attempt, uncancelled
 from eventsched.audit.repair_node import NodeRepair
 from eventsched.audit.repair_outbox import undelivered_changes
@@ -89,6 +90,8 @@ class Plan(Verifier):
         for violation in report.violations:
             if violation.where.startswith("checkpoint:"):
                 self._plan_passed(violation)
+            if violation.where.startswith("consumer_group:"):
+                await self._plan_group(violation)
         if any(each.where == "log" and "are trimmed" in each.what for each in report.violations):
             self._add(
                 where="log", what="record a trim", step="trim",
@@ -123,6 +126,23 @@ class Plan(Verifier):
             where=violation.where, what="pass the trimmed entries", reason=violation.what,
             gives_up="what the consumer would have made of these entries",
             writes=(("HSET", f"lease:{name}", "passed", self.report.trimmed_entries),),
+        )  # fmt: skip
+
+    async def _plan_group(self, violation: Violation) -> None:
+        """The group returns to what its owner has saved, with the right number of entries."""
+        name = violation.where.partition(":")[2]
+        guards: tuple[tuple[str, str, str], ...] = ()
+        writes: tuple[Write, ...] = (("XGROUP", DISPATCH, DISPATCH, START),)
+        if name != DISPATCH:
+            lease = await self._store.read_hash(self._store.keys.lease(name))
+            saved = await self._store.saved_position(name)
+            count = await GroupChecks(self._store).entries_up_to(saved)
+            guards = ((f"lease:{name}", "passed", lease.get("passed", "")),)
+            move = ("XGROUP", "log", name, saved, "ENTRIESREAD", count)
+            writes = (("HSET", f"lease:{name}", "passed", count), move)
+        self._add(
+            where=violation.where, what="move the consumer group", reason=violation.what,
+            guards=guards, writes=writes,
         )  # fmt: skip
 
     def _add(self, **fields: Any) -> None:

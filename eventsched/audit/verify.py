@@ -2,7 +2,7 @@
 
 Owns: one streaming fold of the log, and the comparison of views, state and streams with it.
 Must not: pause or write anything.
-Read next: invariants.py (checks of each event), state_diff.py, stream_checks.py.
+Read next: invariants.py (checks of each event), state_diff.py, stream_checks.py, group_checks.py.
 
 Every read returns the log id at which it is exact. The fold advances to that id before the two are
 compared, so the system can keep running. Memory: the records of all sessions that are not retired.
@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from eventsched.audit.group_checks import GroupChecks
 from eventsched.audit.incomplete import Incomplete
 from eventsched.audit.invariants import Hole, Records, Violation, holes_of, violations_of
 from eventsched.audit.missing_timers import retry_timer
@@ -195,6 +196,7 @@ class Verifier:
         if self.report.is_complete:
             await self._compare_all()
         await self._check_trims()
+        self.report.add(await GroupChecks(self._store).run())
         for found in self._log_violations.values():
             self.report.add(found)
         lines = self._incomplete.lines()

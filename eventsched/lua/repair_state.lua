@@ -42,6 +42,7 @@ local commands = {
   SREM = function(full_key, ...) write('SREM', full_key, ...) end,
   XADD = function(full_key, ...) write('XADD', full_key, clock.entry_id(), ...) end,
   XDEL = function(full_key, ...) write('XDEL', full_key, ...) end,
+  XGROUP = function(full_key, ...) write('XGROUP', 'SETID', full_key, ...) end,
   XTRIM = function(full_key, ...) write('XTRIM', full_key, ...) end,
   ZADD = function(full_key, ...) write('ZADD', full_key, ...) end,
   ZREM = function(full_key, ...) write('ZREM', full_key, ...) end,

@@ -18,6 +18,7 @@ from eventsched.errors import ServerUnavailable
 from eventsched.projection.protocol import Projection, ProjectionSet
 from eventsched.schema.ids import START
 from eventsched.store.cell_connection import CellConnection
+from eventsched.store.lag import ARCHIVE
 from eventsched.store.replies import named_fields_of
 from eventsched.store.transport import Arg, Entry, entries_of
 
@@ -154,6 +155,12 @@ class ProjectionStore(CellConnection):
     async def checkpoint(self, projection_set: str) -> str:
         """Id of the last log entry that the set has folded and saved."""
         return await self._read_string(self.keys.checkpoint(projection_set)) or START
+
+    async def saved_position(self, consumer: str) -> str:
+        """Id of the last log entry that a set, or the archive, has processed."""
+        if consumer != ARCHIVE:
+            return await self.checkpoint(consumer)
+        return (await self.read_hash(self.keys.archive)).get("to", START)
 
     async def has_saved(self, projection_set: str) -> bool:
         """Whether the set has a checkpoint. A revision set with a checkpoint may have records."""

@@ -473,8 +473,10 @@ async def archive_lease(scene: Scene) -> None:
 async def seal(scene: Scene) -> None:
     """Record that the archive has the log up to `sealed_to`, and the chunks of a session."""
     chunks = await scene.store.read_range(scene.store.keys.audio("s1"), "-", "+", 1)
+    sealed = await scene.store.read_range(scene.store.keys.log, "-", scene.sealed_to, 1_000)
     word = await scene.archive.record(
-        scene.epoch, start=START, to=scene.sealed_to, fingerprint="key", processed=1,
+        scene.epoch, start=START, to=scene.sealed_to, fingerprint="key",
+        processed=len(sealed),
         audio=scene.sealed_to != START, audio_to={"s1": chunks[0][0]},
     )  # fmt: skip
     assert word == "recorded"

@@ -412,6 +412,25 @@ async def _deleted_event(busy: BusyCell, redis: Any) -> None:
     await redis.xdel(busy.store.keys.log, log[5].id)
 
 
+async def _wrong_number_read(busy: BusyCell, redis: Any) -> None:
+    log = await busy.store.log()
+    await redis.xgroup_setid(busy.store.keys.log, "core", log[-1].id, entries_read=len(log) - 1)
+
+
+async def _wrong_place(busy: BusyCell, redis: Any) -> None:
+    log = await busy.store.log()
+    await redis.xgroup_setid(busy.store.keys.log, "core", log[4].id, entries_read=len(log))
+
+
+async def _unknown_lag(busy: BusyCell, redis: Any) -> None:
+    log = await busy.store.log()
+    await redis.xgroup_setid(busy.store.keys.log, "core", log[4].id)
+
+
+async def _read_from_dispatch(busy: BusyCell, redis: Any) -> None:
+    assert await redis.xreadgroup("dispatch", "x", {busy.store.keys.dispatch: ">"}, noack=True)
+
+
 async def _unknown_job_without_parts(busy: BusyCell, redis: Any) -> None:
     await redis.set(busy.store.keys.job("x"), "1")
 
@@ -462,6 +481,10 @@ STORED: list[tuple[str, Corruption]] = [
     ("I10", _trimmed_log),
     ("I10", _trimmed_before_it_was_folded),
     ("I10", _deleted_event),
+    ("I11", _wrong_number_read),
+    ("I11", _wrong_place),
+    ("I11", _unknown_lag),
+    ("I11", _read_from_dispatch),
 ]
 
 
