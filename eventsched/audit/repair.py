@@ -399,7 +399,7 @@ class Repairer:
     async def _complete(self, *, dispatches: bool) -> None:
         """Complete what the changes have begun, as the roles would: dispatch, fire timers."""
         for _ in range(CALLS_MAX * dispatches):
-            _, left, *_ = await self._store.run("dispatch_jobs", 0)
+            _, left, *_ = await self._store.run("dispatch_jobs", 0, "repair")
             if not left:
                 break
         for _ in range(CALLS_MAX):

@@ -7,6 +7,8 @@ Must not: decide anything, keep state. Read next: lua/dispatch_jobs.lua.
 
 from __future__ import annotations
 
+import secrets
+
 import structlog
 
 from eventsched.schema.ids import START
@@ -33,15 +35,21 @@ def pause_s(reply: DispatchReply) -> float:
 
 
 class Dispatcher:
-    """Dispatches the jobs of one cell."""
+    """Dispatches the jobs of one cell.
 
-    def __init__(self, store: Store) -> None:
+    Args:
+        store: The cell.
+        consumer: Name of this dispatcher as consumer of the group `dispatch`; random by default.
+    """
+
+    def __init__(self, store: Store, *, consumer: str | None = None) -> None:
         self._store = store
+        self._consumer = consumer or secrets.token_hex(8)
         self._last_id = START
 
     async def step(self) -> DispatchReply:
         """Call the script once. It dispatches a bounded number of entries."""
-        reply = await self._store.dispatch_jobs(PRESENCE_LEASE_MS)
+        reply = await self._store.dispatch_jobs(PRESENCE_LEASE_MS, self._consumer)
         if reply.last_id != START:
             self._last_id = reply.last_id
             log.debug("dispatched", cell=self._store.cell, jobs=reply.jobs, left=reply.left)

@@ -32,7 +32,7 @@ class Process(NamedTuple):
     """What the roles of this process share."""
 
     instance: str
-    """Opaque id of the process, and the owner of its leases."""
+    """Opaque id of the process: owner of its leases, and consumer of the groups that it reads."""
     archive: ArchiveSettings | None = None
 
 
@@ -40,8 +40,8 @@ Loops: TypeAlias = dict[tuple[str, str], Run]
 """The loops of a role in a cell: (projection set or empty, name of the loop) -> its start."""
 
 
-def _dispatcher(store: Store, _: Process) -> Loops:
-    return {("", "dispatcher"): lambda: Dispatcher(store).run()}
+def _dispatcher(store: Store, process: Process) -> Loops:
+    return {("", "dispatcher"): lambda: Dispatcher(store, consumer=process.instance).run()}
 
 
 def _projector(store: Store, process: Process) -> Loops:

@@ -89,15 +89,16 @@ class RoleCommands(CellConnection):
         """The cell refuses the tenant for this many entries that are not folded; 0: no longer."""
         await self.run("set_tenant_lag", tenant, entries)
 
-    async def dispatch_jobs(self, lease_ms: int = 0) -> DispatchReply:
+    async def dispatch_jobs(self, lease_ms: int = 0, consumer: str = "dispatcher") -> DispatchReply:
         """Dispatch or queue the jobs of up to 12 entries of the dispatch stream.
 
         Args:
             lease_ms: How long the presence lease of the dispatcher lasts. Until it expires, a call
                 that finalizes an utterance may assign its jobs itself if the dispatch stream is
                 empty.
+            consumer: Name of the caller as consumer of the group `dispatch`.
         """
-        last_id, left, jobs, waiting = await self.run("dispatch_jobs", lease_ms)
+        last_id, left, jobs, waiting = await self.run("dispatch_jobs", lease_ms, consumer)
         return DispatchReply(last_id.decode(), left, jobs, waiting)
 
     async def fire_timers(self) -> TimerReply:

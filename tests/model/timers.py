@@ -270,7 +270,7 @@ FIRE: dict[str, Callable[[World, str], None]] = {
 # --- work -----------------------------------------------------------------------------------
 
 
-def dispatch_jobs(w: World, lease_ms: int = 0) -> DispatchReply:
+def dispatch_jobs(w: World, lease_ms: int = 0, consumer: str = "dispatcher") -> DispatchReply:
     """Each target with an open outcome and without a job gets a job, once (rules 10, 11)."""
     if lease_ms:
         w.dispatcher_until = w.now + lease_ms

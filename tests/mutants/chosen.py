@@ -228,8 +228,8 @@ FAULTS = (
     Fault(
         "a dispatcher does not renew its presence lease",
         "step",
-        "dispatch_jobs(PRESENCE_LEASE_MS)",
-        "dispatch_jobs()",
+        "dispatch_jobs(PRESENCE_LEASE_MS, self._consumer)",
+        "dispatch_jobs(0, self._consumer)",
         (
             LOOPS,
             INTEGRATION,

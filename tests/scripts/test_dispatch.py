@@ -20,6 +20,7 @@ from eventsched.store.transport import RedisTransport
 from tests.dispatch_entries import fields_of, line_of
 from tests.fixtures_store import TimedStore
 from tests.job_record import job_record
+from tests.scripts.added_scripts import add_script
 from tests.scripts.cell_state import check
 from tests.scripts.jobs_of import (
     assigned,
@@ -291,14 +292,104 @@ def _word(text: bytes | str) -> str:
 
 
 async def test_the_group_says_how_far_dispatch_is(store: TimedStore) -> None:
-    """For readers of XINFO; no entry is read through the group."""
+    """For readers of XINFO: the lag is the length of the queue."""
     await store.join(slots=64)
-    await speak(store, "s1", count=14)
-    for left in (2, 0):
-        reply = await store.dispatch_jobs()
+    await speak(store, "s1", count=30)
+    for left in (18, 6, 0):
+        reply = await store.dispatch_jobs(consumer="d1")
         group = await group_of(store)
         assert _word(group["last-delivered-id"]) == reply.last_id
-        assert (group["lag"], group["pending"], group["consumers"]) == (left, 0, 0)
+        assert (group["lag"], group["pending"], group["consumers"]) == (left, 0, 1)
+        assert await store.transport.command("XLEN", key := store.keys.dispatch, key=key) == left
+
+
+async def test_the_lag_is_right_after_a_call_that_dispatched_some_of_its_entries(
+    store: TimedStore,
+) -> None:
+    languages = ["es", "fr", "it", "pt", "nl"]
+    await store.join(slots=64, targets=languages)
+    await speak(store, "s1", count=8, targets=languages)
+    for left in (4, 0):
+        assert (await store.dispatch_jobs()).left == left
+        group = await group_of(store)
+        assert (group["lag"], group["pending"]) == (left, 0)
+    await speak(store, "s2", count=1, targets=languages)
+    assert (await group_of(store))["lag"] == 1
+
+
+@pytest.mark.parametrize("count", [1, 20])
+@pytest.mark.parametrize("noack", [True, False])
+async def test_entries_that_another_consumer_has_read_are_dispatched_once(
+    store: TimedStore, redis: Any, count: int, noack: bool
+) -> None:
+    await store.join(slots=64)
+    await speak(store, "s1", count=14)
+    streams = {store.keys.dispatch: ">"}
+    for left in (2, 0):
+        await redis.xreadgroup("dispatch", "other", streams, count=count, noack=noack)
+        assert (await store.dispatch_jobs()).left == left
+    assert await order_of_dispatch(store) == [f"s1/{n}" for n in range(14)]
+    assert (await group_of(store))["lag"] == 0
+    await check(store)
+
+
+@pytest.mark.parametrize("place", ["0-0", "$", "1-1"])
+async def test_a_group_that_is_moved_by_hand_changes_no_dispatch(
+    store: TimedStore, redis: Any, place: str
+) -> None:
+    await store.join(slots=64)
+    await speak(store, "s1", count=14)
+    await store.dispatch_jobs()
+    await redis.xgroup_setid(store.keys.dispatch, "dispatch", place)
+    assert (await store.dispatch_jobs()).left == 0
+    assert await order_of_dispatch(store) == [f"s1/{n}" for n in range(14)]
+    assert (await group_of(store))["lag"] == 0
+    await check(store)
+
+
+async def test_a_consumer_that_has_called_within_the_hour_stays(
+    store: TimedStore, redis: Any
+) -> None:
+    for consumer in ("d1", "d2", "d1"):
+        await store.dispatch_jobs(consumer=consumer)
+    assert await consumers_of(store, redis) == {"d1", "d2"}
+
+
+async def consumers_of(store: TimedStore, redis: Any) -> set[str]:
+    listed = await redis.xinfo_consumers(store.keys.dispatch, "dispatch")
+    return {consumer["name"].decode() for consumer in listed}
+
+
+IDLE_SCRIPT = """#!lua
+-- idle: remove the consumers of the dispatch queue that have not read for a time.
+-- KEYS
+--   log_key         es1:{cell}:log         stream
+--   absent_key      es1:{cell}:absent      no key: never exists
+-- ARGV
+--   now_arg         ms                     used in a cell with a manual clock only
+--   own             name
+--   idle_ms         ms
+-- Reply: ok
+-- Refusals: INVALID_MESSAGE
+-- Events: none
+-- Bound: the consumers
+-- include: groups
+-- include: keys
+groups.remove_idle(keys.dispatch, 'dispatch', own, tonumber(idle_ms))
+return 'ok'
+"""
+
+
+async def test_a_consumer_that_has_not_called_for_a_time_is_removed(
+    store: TimedStore, redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_script(monkeypatch, "idle", IDLE_SCRIPT)
+    for consumer in ("d1", "d2", "d3"):
+        await store.dispatch_jobs(consumer=consumer)
+    await store.run("idle", "d1", 3_600_000)
+    assert await consumers_of(store, redis) == {"d1", "d2", "d3"}
+    await store.run("idle", "d1", 0)
+    assert await consumers_of(store, redis) == {"d1"}
 
 
 async def test_a_cell_without_its_group_is_an_error_and_changes_nothing(

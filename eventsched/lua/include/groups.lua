@@ -47,16 +47,21 @@ function groups.restore(stream, name, id, count)
   return true
 end
 
--- The owner is the only consumer of the group. At most 128 others are removed.
-function groups.claim(stream, name, owner)
+-- Remove the other consumers that have not read for `idle_ms`, at most 128.
+function groups.remove_idle(stream, name, own, idle_ms)
   local removed = 0
   for _, consumer_reply in ipairs(redis.call('XINFO', 'CONSUMERS', stream, name)) do
-    local consumer = reply.by_name(consumer_reply).name
-    if consumer ~= owner and removed < removed_max then
-      write('XGROUP', 'DELCONSUMER', stream, name, consumer)
+    local consumer = reply.by_name(consumer_reply)
+    if consumer.name ~= own and consumer.idle >= idle_ms and removed < removed_max then
+      write('XGROUP', 'DELCONSUMER', stream, name, consumer.name)
       removed = removed + 1
     end
   end
+end
+
+-- The owner is the only consumer of the group.
+function groups.claim(stream, name, owner)
+  groups.remove_idle(stream, name, owner, 0)
   write('XGROUP', 'CREATECONSUMER', stream, name, owner)
 end
 
