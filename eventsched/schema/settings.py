@@ -119,6 +119,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Without an archive, entries older than this are trimmed from the log; 0 keeps all entries."""
     cache_live_state: Switch = 1
     """1: scripts cache loads, queues and sessions between calls. 0: each call reads them."""
+    eager_dispatch: Switch = 1
+    """1: a call that finalizes an utterance assigns its jobs itself if a dispatcher is present and
+    the dispatch queue is empty. 0: the dispatcher assigns all jobs."""
 
 
 def chosen(environ: Mapping[str, str] | None = None, /, **arguments: int | None) -> dict[str, int]:

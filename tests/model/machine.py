@@ -164,6 +164,7 @@ class Machine(RuleBasedStateMachine):
         kind=st.sampled_from([None, *KINDS]),
         into=st.sampled_from([["es"], ["es"], ["fr", "es"]]),
         cache_live_state=st.sampled_from([1, 1, 0]),
+        eager_dispatch=st.sampled_from([1, 1, 0]),
     )
     def cell_is_there(
         self,
@@ -171,11 +172,15 @@ class Machine(RuleBasedStateMachine):
         kind: dict[str, Any] | None,
         into: list[str],
         cache_live_state: int,
+        eager_dispatch: int = 1,
     ) -> None:
         """A newer version adds the settings that the cell lacks; then a session speaks and is
         mostly served.
         """
-        at_first = at_first | {"cache_live_state": cache_live_state}
+        at_first = at_first | {
+            "cache_live_state": cache_live_state,
+            "eager_dispatch": eager_dispatch,
+        }
         self.both("configure_cell", at_first, overwrite=False, manual_clock=True)
         self.both("configure_cell", WHOLE, overwrite=False, manual_clock=True)
         self.open("acme", "en", into, FEATURES[0], 1, None, True, False, "")

@@ -16,8 +16,12 @@ EAGER_JOBS_MAX = 8
 
 
 def dispatch(w: World, entry: DispatchEntry) -> None:
-    """Dispatch the jobs in this call if the dispatch queue is empty and a dispatcher is present."""
-    jobs_left = EAGER_JOBS_MAX - w.eager_jobs if w.dispatcher_until > w.now else 0
+    """Dispatch the jobs in this call if the dispatch queue is empty and a dispatcher is present.
+
+    A setting of the cell switches this off.
+    """
+    is_there = w.settings.eager_dispatch and w.dispatcher_until > w.now
+    jobs_left = EAGER_JOBS_MAX - w.eager_jobs if is_there else 0
     if len(entry.targets) > jobs_left or w.streams.get(w.keys.dispatch):
         w.append(w.keys.dispatch, k="utterance", d=entry)
         w.count_undispatched(entry.tenant, len(entry.targets))

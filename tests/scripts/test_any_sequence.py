@@ -171,15 +171,17 @@ class Play:
     phases=[Phase.explicit, Phase.generate],
     derandomize=True,
 )
-@given(seed=st.integers(0, 2**32))
+@given(seed=st.integers(0, 2**32), eager_dispatch=st.sampled_from([1, 0]))
 async def test_rules_11_to_21_decided_state_equals_the_fold_of_the_log_after_every_call(
-    redis: Client, cells: Callable[[], str], seed: int
+    redis: Client, cells: Callable[[], str], seed: int, eager_dispatch: int
 ) -> None:
     """The log is the same whether or not scripts cache live state."""
     logs = []
     for cache_live_state in (1, 0):
         store = TimedStore(RedisTransport(redis, redis), cells())
-        settings = msgspec.to_builtins(Settings(cache_live_state=cache_live_state))
+        settings = msgspec.to_builtins(
+            Settings(cache_live_state=cache_live_state, eager_dispatch=eager_dispatch)
+        )
         await store.configure_cell(settings, overwrite=False, manual_clock=True)
         play = Play(store, random.Random(seed))
         for _ in range(60):

@@ -53,6 +53,22 @@ async def test_rule_11_one_call_finalizes_and_dispatches(store: TimedStore) -> N
     await check(store)
 
 
+async def test_the_setting_switches_it_off_and_on_while_the_cell_runs(store: TimedStore) -> None:
+    await store.join(slots=8)
+    await store.configure_cell({"eager_dispatch": 0}, overwrite=True)
+    await store.dispatch_jobs(LEASE_MS)
+    await speak(store, "s1")
+    assert await queue_length(store) == 1
+    assert await order_of_dispatch(store) == []
+    await store.dispatch_jobs(LEASE_MS)
+    assert await order_of_dispatch(store) == ["s1/0"]
+    await store.configure_cell({"eager_dispatch": 1}, overwrite=True)
+    await speak(store, "s2")
+    assert await order_of_dispatch(store) == ["s1/0", "s2/0"]
+    assert await queue_length(store) == 0
+    await check(store)
+
+
 async def test_the_events_and_the_assignment_are_those_of_the_dispatcher(store: TimedStore) -> None:
     """The same day twice, the second time through `work`."""
     outcomes = dict[str, Any]()

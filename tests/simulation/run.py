@@ -55,6 +55,8 @@ EVERY = 4
 ARCHIVED = 1
 UNCACHED_EVERY = 3
 """In one seed of so many each call reads live state anew."""
+QUEUED_EVERY = 5
+"""In one seed of so many the dispatcher assigns all jobs."""
 LIVENESS_MS = 240_000
 SETTINGS = Settings(
     pause_ms=1_500,
@@ -113,6 +115,7 @@ def _simulate(
     settings = {name: getattr(SETTINGS, name) for name in SETTINGS.__struct_fields__}
     settings["log_retention_ms"] = 0 if seed % EVERY else 4_000
     settings["cache_live_state"] = cache_live_state
+    settings["eager_dispatch"] = int(seed % QUEUED_EVERY != 0)
     world.complete(cluster.store.configure_cell(settings, overwrite=False, manual_clock=True))
     _populate(cluster)
     if archive is not None:

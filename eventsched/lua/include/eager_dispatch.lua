@@ -1,6 +1,7 @@
 -- eager_dispatch: a call that finalizes an utterance assigns its jobs itself if the dispatch queue
 -- is empty, so that no job is overtaken, and a dispatcher has renewed its presence lease. This
--- saves one round trip. A call assigns at most `jobs_max` jobs this way.
+-- saves one round trip. A call assigns at most `jobs_max` jobs this way. The setting
+-- `eager_dispatch` = 0 switches it off.
 -- include: affinity
 -- include: cache
 -- include: call
@@ -9,6 +10,7 @@
 -- include: dispatch_entry
 -- include: keys
 -- include: numbers
+-- include: settings
 -- include: utterance_jobs
 -- include: write
 local eager_dispatch = { jobs_left = nil }
@@ -29,7 +31,8 @@ end
 -- Whether this call may assign this many jobs.
 local function is_allowed(count)
   if not eager_dispatch.jobs_left then
-    eager_dispatch.jobs_left = lease.read_through() > clock.now() and jobs_max or 0
+    local is_there = settings.eager_dispatch ~= 0 and lease.read_through() > clock.now()
+    eager_dispatch.jobs_left = is_there and jobs_max or 0
   end
   if eager_dispatch.jobs_left < count or redis.call('XLEN', keys.dispatch) > 0 then return false end
   eager_dispatch.jobs_left = eager_dispatch.jobs_left - count
