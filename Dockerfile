@@ -22,7 +22,6 @@ RUN pip install --no-cache-dir --no-compile --require-hashes -r /tmp/image.txt &
 COPY --from=build /build/wheels /tmp/wheels
 RUN pip install --no-cache-dir --no-deps --no-index /tmp/wheels/*.whl && rm -r /tmp/wheels
 WORKDIR /app
-COPY examples examples
 # The root file system may be read-only: Python writes no compiled modules.
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 USER 10001:10001

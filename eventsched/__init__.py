@@ -26,6 +26,7 @@ _PUBLIC = {
         "Truncated",
     ),
     "client.session": ("Session",),
+    "demo.speech.samples": ("sample_wav",),
     "encryption.keystore": ("Key", "KeyFolder", "KeyStore"),
     "errors": (
         "Backpressure",

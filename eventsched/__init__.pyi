@@ -4,6 +4,7 @@ from eventsched.audio.wav import read_wav
 from eventsched.client.client import Client, connect
 from eventsched.client.results import Failed, Missing, NoSpeech, Outcome, Partial, Result, Truncated
 from eventsched.client.session import Session
+from eventsched.demo.speech.samples import sample_wav
 from eventsched.encryption.keystore import Key, KeyFolder, KeyStore
 from eventsched.errors import (
     Backpressure,
@@ -76,4 +77,5 @@ __all__ = [
     "Truncated",
     "connect",
     "read_wav",
+    "sample_wav",
 ]

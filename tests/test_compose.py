@@ -254,7 +254,7 @@ def test_the_server_has_the_access_lists_of_the_documents() -> None:
 
 async def test_the_system_runs_with_the_users_of_the_file(server_url: str) -> None:
     roles = [role for role in ROLES if role != "archiver"]
-    node: Any = import_module("examples.echo_node").node
+    node: Any = import_module("eventsched.examples.echo_node").node
     with anyio.fail_after(60):
         async with (
             open_connection(url_of(server_url, "scheduler")) as connection,
@@ -367,7 +367,7 @@ def test_nothing_gets_into_the_image_that_is_not_allowed_by_name() -> None:
     assert all(line.startswith("**/") for line in excluded)
     matchers = [line.removeprefix("**/") for line in excluded]
     for path in SECRETS:
-        inside = Path("examples") / path
+        inside = Path("eventsched") / path
         assert any(part.match(matcher) for part in map(Path, inside.parts) for matcher in matchers)
 
 

@@ -12,7 +12,7 @@ A proof leads from the entry to the signed head in four steps, and each step bin
     leaf of the segment    its cell, number, first and last id, number of entries and root
     root of the head       from that leaf by `segment_path`, at this number; the head is signed
 
-examples/check_proof.mjs checks a proof without this package.
+eventsched/examples/check_proof.mjs checks a proof without this package.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from typer.exceptions import TyperException
 
 from eventsched import interrupts
 from eventsched.addresses import without_secrets
-from eventsched.cli.options import command_of, root
+from eventsched.cli.options import command_of, root, without_types_of_flags
 from eventsched.cli.standard_streams import OutputFailed
 from eventsched.errors import EventschedError, ServerRefused
 from eventsched.escaping import escape_controls
@@ -94,7 +94,8 @@ def run_program(program: typer.Typer, name: str, args: Sequence[str] | None = No
 
 def _run(program: typer.Typer, name: str, args: Sequence[str]) -> int:
     try:
-        code = typer.main.get_command(program).main(args, prog_name=name, standalone_mode=False)
+        command = without_types_of_flags(typer.main.get_command(program))
+        code = command.main(args, prog_name=name, standalone_mode=False)
         sys.stdout.flush()
         return int(code or 0)
     except TyperException as error:

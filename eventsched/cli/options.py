@@ -158,6 +158,23 @@ class Options:
         return bool(is_named) or (choice.folder / PROGRAM).exists()
 
 
+def _show_version(value: bool) -> None:
+    if value:
+        import platform
+        from importlib.metadata import version
+
+        typer.echo(f"eventsched {version('eventsched')}, Python {platform.python_version()}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option(
+        "--version", is_eager=True, callback=_show_version, help="Show the version and exit."
+    ),
+]
+
+
 def root(
     context: typer.Context,
     url: Url = None,
@@ -165,6 +182,7 @@ def root(
     json: Json = False,
     verbose: Verbose = 0,
     quiet: Quiet = False,
+    _version: Version = False,
 ) -> None:
     """Event-sourced scheduler on Redis Streams for real-time speech."""
     context.obj = Options(url, data, json, verbose, quiet)
@@ -241,7 +259,17 @@ def command_of(module: ModuleType, name: str) -> Any:
         app.command(name)(getattr(module, name))
     typer_command = typer.main.get_command(app)
     typer_command.name = name
-    return typer_command
+    return without_types_of_flags(typer_command)
+
+
+def without_types_of_flags(command: Any) -> Any:
+    """Return the command; its help shows no type for an option that has no value."""
+    for parameter in command.get_params(typer.Context(command)):
+        if getattr(parameter, "is_flag", False) or getattr(parameter, "count", False):
+            parameter.metavar = ""
+    for each in getattr(command, "commands", {}).values():
+        without_types_of_flags(each)
+    return command
 
 
 def operator_name() -> str:

@@ -28,7 +28,7 @@ from eventsched.errors import ArchiveError
 from tests.archive.sealed import CELL, START_MS, entry_at, seal_entries
 
 SIZES = [5, 3, 8, 1]
-CHECKER = Path(__file__).parents[2] / "examples" / "check_proof.mjs"
+CHECKER = Path(__file__).parents[2] / "eventsched" / "examples" / "check_proof.mjs"
 
 
 @pytest.fixture(scope="module")

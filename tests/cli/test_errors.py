@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import structlog
 
-from eventsched.cli.app import COMMANDS, main
+from eventsched.cli.app import COMMANDS, main, module_of
+from eventsched.cli.options import command_of
 from eventsched.schema.settings import chosen
 from eventsched.server.testing import LocalServer
 from tests.cli.programs import write_wav
@@ -206,6 +209,30 @@ def test_options_take_precedence_over_the_environment(
 def test_every_listed_command_is_there(capsys: pytest.CaptureFixture[str], name: str) -> None:
     assert main([name, "--help"]) == 0
     assert f"eventsched {name}" in capsys.readouterr().out
+
+
+def _all_help(name: str) -> list[list[str]]:
+    """The words of the help of a command, or of each of its commands."""
+    command = command_of(import_module(module_of(name)), name)
+    parts = getattr(command, "commands", {})
+    return [[name, part, "--help"] for part in parts] or [[name, "--help"]]
+
+
+@pytest.mark.parametrize("words", [[], *(words for name in COMMANDS for words in _all_help(name))])
+def test_help_shows_no_type_for_an_option_without_a_value(
+    capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert main(words) == 0
+    output = capsys.readouterr().out
+    assert "--help" in output
+    assert "<bool>" not in output
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--version", "status"]])
+def test_the_version_is_shown(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert main(words) == 0
+    name, number, *_ = capsys.readouterr().out.split()
+    assert (name, number.rstrip(",")) == ("eventsched", version("eventsched"))
 
 
 def test_without_a_command_the_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

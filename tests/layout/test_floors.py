@@ -28,7 +28,7 @@ LAYERS = (
     ("node",),
     ("roles", "audit"),
     ("timeline", "loadtest", "demo", "gateway"),
-    ("cli",),
+    ("cli", "examples"),
 )
 """From the lowest layer up. Packages of one layer do not import each other."""
 BASE_MODULES = {

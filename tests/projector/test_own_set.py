@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from eventsched.errors import InvalidMessage
+from eventsched.examples.minutes import Day
 from eventsched.projection.installed import (
     VARIABLE,
     NotEnabled,
@@ -24,15 +25,14 @@ from eventsched.projection.installed import (
 )
 from eventsched.projection.store import ProjectionStore
 from eventsched.roles.projector import Projector
-from examples.minutes import Day
 from tests.cli.programs import json_of, program, run
 from tests.fixtures_store import TimedStore
 
-HOSTILE = "open({mark!r}, 'a').write('imported')\nfrom examples.minutes import Minutes\n"
+HOSTILE = "open({mark!r}, 'a').write('imported')\nfrom eventsched.examples.minutes import Minutes\n"
 
 TWO = """
 from eventsched.projection.protocol import ProjectionSet
-from examples.minutes import Minutes
+from eventsched.examples.minutes import Minutes
 
 class Inner(Minutes):
     name = "{inner}"
@@ -62,7 +62,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 async def test_an_enabled_projection_of_another_package_is_folded_as_a_set_of_its_own(
     store: TimedStore, site: Path
 ) -> None:
-    install(site, "speech-minutes", "minutes = examples.minutes:Minutes")
+    install(site, "speech-minutes", "minutes = eventsched.examples.minutes:Minutes")
     core, minutes = load_sets({VARIABLE: "minutes"})
     assert (core.name, minutes.name) == ("core", "minutes")
     session = await store.open()
@@ -88,7 +88,7 @@ def test_a_projection_that_is_not_named_is_not_imported(site: Path, value: str) 
     mark = site / "mark"
     (site / "speech_hostile.py").write_text(HOSTILE.format(mark=str(mark)))
     install(site, "speech-minutes", "minutes = speech_hostile:Minutes")
-    install(site, "speech-other", "other = examples.minutes:Other")
+    install(site, "speech-other", "other = eventsched.examples.minutes:Other")
     others = [NotEnabled(name="minutes", package="speech-minutes")]
     if "other" not in value:
         assert load_sets({VARIABLE: value}) == [load_core()]
@@ -168,7 +168,7 @@ def test_two_packages_have_no_projections_of_one_name(site: Path) -> None:
     (site / "speech_two.py").write_text(TWO.format(outer="two", inner="minutes"))
     sys.modules.pop("speech_two", None)
     install(site, "speech-two", "two = speech_two:projections")
-    install(site, "speech-minutes", "minutes = examples.minutes:Minutes")
+    install(site, "speech-minutes", "minutes = eventsched.examples.minutes:Minutes")
     assert [each.name for each in load_sets({VARIABLE: "two"})] == ["core", "two"]
     with pytest.raises(
         InvalidMessage,
@@ -184,11 +184,11 @@ def test_the_built_in_set_is_never_that_of_another_package(site: Path) -> None:
 
 
 BROKEN = {
-    "minutes = examples.minutes:Absent": "AttributeError: module 'examples.minutes' has no",
+    "minutes = eventsched.examples.minutes:Absent": "AttributeError: module 'eventsched.exampl",
     "minutes = speech_absent:Minutes": "ModuleNotFoundError: No module named 'speech_absent'",
     "minutes = speech_exits:Minutes": "SystemExit: no licence",
-    "minutes = examples.minutes:__name__": "TypeError: entry point 'minutes' in ",
-    "hours = examples.minutes:Minutes": "TypeError: entry point 'hours' has the projection 'min",
+    "minutes = eventsched.examples.minutes:__name__": "TypeError: entry point 'minutes' in ",
+    "hours = eventsched.examples.minutes:Minutes": "TypeError: entry point 'hours' has the pro",
 }
 """Entry points whose code cannot be loaded, and the beginning of the reason."""
 

@@ -8,6 +8,7 @@ Read next: recogniser.py.
 from __future__ import annotations
 
 from importlib.resources import as_file, files
+from pathlib import Path
 
 import msgspec
 
@@ -43,6 +44,17 @@ class Sample(msgspec.Struct, frozen=True):
         """The audio of each sentence, without the silence between them."""
         pcm = self.pcm()
         return [pcm[u.from_ms * BYTES_PER_MS : u.to_ms * BYTES_PER_MS] for u in self.utterances]
+
+
+def sample_wav() -> Path:
+    """Return the path of a bundled recording, to try a node or a session with.
+
+    It has three English sentences with pauses of 400 ms, 9 s, spoken by a synthetic voice.
+
+    Returns:
+        The path of a WAV file, which `read_wav` and `eventsched stream` read.
+    """
+    return Path(__file__).parent / "voices" / "anna.wav"
 
 
 def samples() -> list[Sample]:

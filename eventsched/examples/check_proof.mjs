@@ -1,6 +1,6 @@
 // Checks a proof of `eventsched audit prove` without eventsched, by Node.js alone:
 //
-//     node examples/check_proof.mjs PROOF TRUSTED_PUBLIC_KEY
+//     node eventsched/examples/check_proof.mjs PROOF TRUSTED_PUBLIC_KEY
 //
 // It prints the entry and ends with 0 if the trusted key has signed a history with this entry, under
 // this id, at this position of this segment. Otherwise it says why not and ends with 1.

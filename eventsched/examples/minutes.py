@@ -3,7 +3,7 @@
 A projector folds it once your package names it in an entry point, and once the operator enables it:
 
     [project.entry-points."eventsched.projections"]
-    minutes = "examples.minutes:Minutes"
+    minutes = "eventsched.examples.minutes:Minutes"
 
     export EVENTSCHED_PROJECTIONS=minutes
 

@@ -1,6 +1,6 @@
 """A node that returns the length of the audio: the smallest handler that reads audio.
 
-eventsched node examples.echo_node:node
+eventsched node eventsched.examples.echo_node:node
 """
 
 from __future__ import annotations
