@@ -105,11 +105,14 @@ class CellMultiplexer:
         return True
 
     async def run(self) -> None:
-        async with anyio.create_task_group() as self._tasks:
-            self._tasks.start_soon(self.appends.run)
-            self._tasks.start_soon(self.finalizes.run)
-            self._tasks.start_soon(self.listener.run)
-            self._tasks.start_soon(self._keep_alive)
+        try:
+            async with anyio.create_task_group() as self._tasks:
+                self._tasks.start_soon(self.appends.run)
+                self._tasks.start_soon(self.finalizes.run)
+                self._tasks.start_soon(self.listener.run)
+                self._tasks.start_soon(self._keep_alive)
+        finally:
+            self._tasks = None
 
     def finish(
         self, session: str, subscription: Subscription, request_close: Callable[[], Awaitable[None]]
@@ -120,6 +123,8 @@ class CellMultiplexer:
         """
         if self._tasks is not None:
             self._tasks.start_soon(self._finish, session, subscription, request_close)
+        else:  # the client has ended before the session
+            subscription.end()
 
     async def _finish(
         self, session: str, subscription: Subscription, request_close: Callable[[], Awaitable[None]]

@@ -43,6 +43,7 @@ from eventsched.errors import (
 )
 from eventsched.logs import warn_on_stderr
 from eventsched.schema import keys
+from eventsched.schema.settings import parse_settings
 from eventsched.schema.validation import (
     PRIORITY_MAX,
     SERVICES_MAX,
@@ -55,9 +56,11 @@ from eventsched.schema.validation import (
     check_name,
     check_secret,
     check_traceparent,
+    check_url,
 )
+from eventsched.server.choice import ServerChoice, choose_server
 from eventsched.store.cell import Store
-from eventsched.store.connection import Connection, open_connection
+from eventsched.store.connection import CELLS_MAX, Connection, open_connection
 from eventsched.store.retry import Backoff
 from eventsched.store.session_commands import SessionGrant, hash_secret
 
@@ -76,8 +79,7 @@ warn_on_stderr()
 log = structlog.get_logger("eventsched.client.client")
 
 
-@asynccontextmanager
-async def connect(
+def connect(
     url: str | None = None,
     *,
     data: str | os.PathLike[str] | None = None,
@@ -86,8 +88,8 @@ async def connect(
     keys: AnyKeys | None = None,
     resend_ms: int = StoredLimits().ms,
     resend_bytes: int = StoredLimits().bytes,
-) -> AsyncIterator[Client]:
-    """Connect to a server; the client works for as long as the block lasts.
+) -> AbstractAsyncContextManager[Client]:
+    """Connect to a server when the block is entered; the client works as long as the block lasts.
 
     A server without cells gets them. Whether the server is a cluster is detected.
 
@@ -105,20 +107,41 @@ async def connect(
         resend_bytes: The same in bytes, 0 to 16 MiB. The smaller bound counts.
 
     Raises:
+        InvalidMessage: The address, a setting or another argument is not acceptable; raised by the
+            call itself.
         ServerUnavailable: No server answers, or it cannot be used; the message names the remedy.
-        InvalidMessage: The address, a setting or another argument is not acceptable.
+            Raised when the block is entered.
     """
     check_between("resend_ms", resend_ms, 0, RESEND_MS_MAX)
     check_between("resend_bytes", resend_bytes, 0, RESEND_BYTES_MAX)
-    limits = StoredLimits(resend_ms, resend_bytes)
+    if cells is not None:
+        check_between("cells", cells, 1, CELLS_MAX)
+    parse_settings(settings or {})
     folder = None if data is None else Path(data)
+    choice = choose_server(url, folder)
+    if choice.url:
+        check_url(choice.url)
+    limits = StoredLimits(resend_ms, resend_bytes)
+    return _connected(choice, cells, settings, find_key_store(keys), limits)
+
+
+@asynccontextmanager
+async def _connected(
+    choice: ServerChoice,
+    cells: int | None,
+    settings: Mapping[str, int] | None,
+    keys: KeyStore | None,
+    limits: StoredLimits,
+) -> AsyncIterator[Client]:
+    """Connect for as long as the block lasts."""
+    url, data = choice.url or None, choice.folder
     async with (
-        open_connection(url, data=folder, cells=cells, settings=settings) as connection,
+        open_connection(url, data=data, cells=cells, settings=settings) as connection,
         running_client(
             Client(
                 connection.stores,
                 url=connection.url,
-                keys=find_key_store(keys),
+                keys=keys,
                 limits=limits,
                 connection=connection,
             )
@@ -224,8 +247,9 @@ class Client(ReadingClient):
         """Open a session when the block is entered; close it when the block ends.
 
         The end of the block waits until every outcome of the session has ended, at most for the
-        setting `close_wait_ms`. An exception of the block also closes the session, and comes out
-        unchanged. A repeated call after a lost reply opens no second session.
+        setting `close_wait_ms`, unless `close` was called in the block. An exception of the block
+        also closes the session, and comes out unchanged. A repeated call after a lost reply opens
+        no second session.
 
         Args:
             tenant: The customer whose session it is; waiting is fair between tenants.
@@ -450,7 +474,7 @@ class Client(ReadingClient):
             session._release(is_cancelled=is_cancelled)
 
     async def _close(self, session: Session) -> None:
-        if session.is_detached:
+        if session.is_detached or session.is_closing:
             return
         try:
             if not await session.close():

@@ -83,6 +83,8 @@ class Session:
         self.sample_rate = sample_rate
         self.quiet_s = 0
         self.is_detached = False
+        self.is_closing = False
+        """The server has the request to close the session."""
         self._is_left = False
         """The block has ended, and the session is detached: nothing more is received here."""
         self._channel = channel
@@ -502,14 +504,20 @@ class Session:
         """
         self.is_detached = True
 
-    async def close(self) -> bool:
+    async def close(self, *, wait: bool = True) -> bool:
         """Close the session: no more audio, and buffered audio becomes the last utterance.
 
         The call waits until every outcome of the session has ended. Results that were not taken
         yet can still be taken afterwards, for the time of the setting `outbox_retention_ms`.
 
+        Args:
+            wait: False returns as soon as the server has the request; then the end of the block
+                does not wait either. `results` goes on, also after the block, until the session is
+                closed, which takes at most the setting `close_wait_ms`.
+
         Returns:
-            False if the session was not closed within the setting `close_wait_ms` and 5 s.
+            Whether the session is closed. With `wait`, False if it was not closed within the
+            setting `close_wait_ms` and 5 s.
 
         Raises:
             ServerUnavailable: The server is away and the session is open. Audio that may not have
@@ -522,6 +530,9 @@ class Session:
         subscription = self._subscription or self._subscribe(self._start)
         subscription.drains = True
         self._channel.listener.read_now(subscription)
+        self.is_closing = True
+        if not wait:
+            return subscription.closed.is_set()
         settings = await Backoff(store.transport).call(store.read_settings)
         wait_s = settings.close_wait_ms / 1_000 + CLOSE_MARGIN_S
         with subscription.awaited():

@@ -149,9 +149,7 @@ async def test_the_snippets_of_the_readme_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Run producer and node on a server with every role; the fixture `cell` cleans up."""
-    produce, serve = SNIPPET.findall(_text("README.md"))
-    voice = next((ROOT / "eventsched/demo/speech/voices").glob("*.wav"))
-    (tmp_path / "talk.wav").write_bytes(voice.read_bytes())
+    serve, produce = SNIPPET.findall(_text("README.md"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EVENTSCHED_URL", server.url)
     node: dict[str, eventsched.Node] = {}
@@ -166,11 +164,14 @@ async def test_the_snippets_of_the_readme_run(
         assert cell not in connection.cells
         async with eventsched.connect(server.url) as es:
             tasks.start_soon(_serve, node["node"], es)
-            with anyio.fail_after(20):
+            with anyio.fail_after(60):
                 await names["main"]()  # type: ignore[operator]
             node["node"].drain(within_s=0)
             tasks.cancel_scope.cancel()
-    assert "0 es result" in capsys.readouterr().out
+    printed = [f"{number} es result part {number + 1}" for number in range(3)]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "result" in line] == printed
+    assert [f"    {line}" in _text("README.md").splitlines() for line in printed] == [True] * 3
 
 
 async def _serve(node: eventsched.Node, es: Client) -> None:
