@@ -49,6 +49,7 @@ _PUBLIC = {
     ),
     "history.reader": ("State",),
     "history.status": ("SystemStatus",),
+    "node.batches": ("Batch",),
     "node.job": ("BlockingJob", "Job", "JobError", "NoSpeechError"),
     "node.node": ("Node",),
     "projection.fold": ("FailedEvent",),

@@ -27,6 +27,7 @@ from eventsched.errors import (
 )
 from eventsched.history.reader import State
 from eventsched.history.status import SystemStatus
+from eventsched.node.batches import Batch
 from eventsched.node.job import BlockingJob, Job, JobError, NoSpeechError
 from eventsched.node.node import Node
 from eventsched.projection.fold import FailedEvent
@@ -36,6 +37,7 @@ from eventsched.store.session_commands import Receipt
 _PUBLIC: dict[str, tuple[str, ...]]
 __all__ = [
     "Backpressure",
+    "Batch",
     "BlockingJob",
     "ChunkTooLarge",
     "Client",

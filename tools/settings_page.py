@@ -19,6 +19,7 @@ from eventsched.server.choice import PRECEDENCE
 
 UNITS = {
     "Ms": "ms",
+    "LeaseMs": "ms",
     "KeepMs": "ms",
     "RetentionMs": "ms",
     "NodeRetentionMs": "ms",

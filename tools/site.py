@@ -39,7 +39,7 @@ GROUPS = {
     "serving": ("Registration", "Nodes, the jobs they get and the results they return."),
     "producing": ("Producing and listening", "Clients, sessions and what comes back."),
 }
-SERVING = {"BlockingJob", "Job", "JobError", "NoSpeechError", "Node"}
+SERVING = {"Batch", "BlockingJob", "Job", "JobError", "NoSpeechError", "Node"}
 
 
 NOT_FOR_USERS = {"BlockingJob", "Client", "Job", "Session"}

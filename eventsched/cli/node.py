@@ -1,21 +1,20 @@
 """`eventsched node MODULE:NODE`: run the node that a module of the user declares.
 
-Owns: importing the module, draining on a signal. Read next: node/node.py.
+Owns: importing the module. Read next: node/node.py.
 """
 
 from __future__ import annotations
 
 import sys
-from contextlib import AsyncExitStack
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import structlog
 import typer
 
 from eventsched.cli.options import Keys, Options, command
 from eventsched.errors import InvalidMessage
-from eventsched.interrupts import drain_on_signal
 
 if TYPE_CHECKING:
     from eventsched.node.node import Node
@@ -30,6 +29,7 @@ Name = Annotated[
     str | None, typer.Option("--name", help="Name of the node, instead of the declared name.")
 ]
 EXAMPLE = "name it like workers:node"
+log = structlog.get_logger("eventsched.cli.node")
 
 
 @command(is_service=True)
@@ -40,39 +40,18 @@ async def node(options: Options, target: Target, name: Name = None, keys: Keys =
     signal cancels these jobs and ends the program within 10 s, a third signal ends it at once. The
     command waits for a server that is away. A drain does not wait for it longer than 5 s.
     """
-    import anyio
-
-    from eventsched.client.client import Client, running_client
-    from eventsched.encryption.keystore import find_key_store
-
     declared = find_node(target)
     if name is not None:
         from eventsched.schema.validation import check_address
 
         declared.name = check_address("--name", name)
-    connecting = anyio.CancelScope()
-
-    async def main() -> None:
-        async with AsyncExitStack() as stack:
-            with connecting:
-                connection = await stack.enter_async_context(
-                    options.connect(create=True, wait=True)
-                )
-                client = Client(connection.stores, url=connection.url, keys=find_key_store(keys))
-            if not connecting.cancelled_caught:
-                await declared.run(await stack.enter_async_context(running_client(client)))
-
-    def drain() -> None:
-        connecting.cancel()
-        declared.drain()
-
-    return await drain_on_signal(main, drain)
+    return await declared.serve(options.url, data=options.data, keys=keys)
 
 
 def find_node(target: str) -> Node:
     """Return the Node that `MODULE:NODE` names.
 
-    Raises InvalidMessage, or any error of the module's own code.
+    Raises InvalidMessage; an error of the module's own code is named in one line, with its place.
     """
     from eventsched.node.node import Node
 
@@ -84,10 +63,8 @@ def find_node(target: str) -> Node:
         sys.path.insert(0, here)
     try:
         module = import_module(module_name)
-    except ImportError as error:
-        raise InvalidMessage.of(
-            "node", f"cannot import {module_name}: {error}", "run it in the module's folder"
-        ) from error
+    except (Exception, SystemExit) as error:
+        raise _not_imported(module_name, error) from error
     value = getattr(module, attribute, None)
     if not isinstance(value, Node):
         kind = "missing" if value is None else f"a {type(value).__name__}"
@@ -95,3 +72,19 @@ def find_node(target: str) -> Node:
             "node", f"{attribute} in {module_name} is {kind}, an eventsched.Node expected", EXAMPLE
         )
     return value
+
+
+def _not_imported(module_name: str, error: BaseException) -> InvalidMessage:
+    """Return the error for a module whose import raised `error`; -v logs its traceback."""
+    from eventsched.node.cause import cause_of
+
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing is not None and (module_name + ".").startswith(missing + "."):
+        return InvalidMessage.of(
+            "node", f"cannot import {module_name}: {error}", "run it in the module's folder"
+        )
+    log.debug("module not imported", module=module_name, exc_info=error)
+    remedy = "install the package" if missing is not None else "mend the module"
+    return InvalidMessage.of(
+        "node", f"cannot import {module_name}: {cause_of(error)}", f"{remedy}; -v shows more"
+    )

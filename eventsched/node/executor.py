@@ -1,7 +1,7 @@
 """Running a handler, and the result that follows from what it returns or raises.
 
-Owns: the three ways to run a handler (in the event loop, in a thread, in a process), and the
-mapping from a value or exception to the result that is reported.
+Owns: the ways to run a handler (in the event loop, in a thread, in a process, in batches), its time
+limit, and the mapping from a value or exception to the result that is reported.
 Must not: manage leases, cancel attempts (registration.py).
 Read next: job.py.
 """
@@ -13,7 +13,7 @@ import hashlib
 import inspect
 import math
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Any, TypeAlias
@@ -24,7 +24,9 @@ import structlog
 
 from eventsched.client.results import NoSpeech, Result
 from eventsched.errors import InvalidMessage
+from eventsched.node.batches import Batch, Batches
 from eventsched.node.handler_checks import check_handler, is_async, pickled
+from eventsched.node.hooks import Hooks, running_hooks
 from eventsched.node.job import (
     BlockingJob,
     Job,
@@ -45,45 +47,110 @@ AsyncHandler: TypeAlias = Callable[[Job], Awaitable[Returned]]
 BlockingHandler: TypeAlias = Callable[[BlockingJob], Returned]
 Handler: TypeAlias = AsyncHandler | BlockingHandler
 Run: TypeAlias = Callable[[Job], Awaitable[Any]]
-Runner: TypeAlias = Callable[[], AbstractAsyncContextManager[Run]]
-"""A block in which the handler can run; its worker processes end with the block."""
+Runner: TypeAlias = Callable[[Hooks], AbstractAsyncContextManager[Run]]
+"""A block in which the handler can run, between the hooks; its worker processes end with it."""
 
 HANDLER_ERROR = "HANDLER_ERROR"
 """The handler raised an unexpected exception. Another node may not have this fault."""
+HANDLER_TIMEOUT = "HANDLER_TIMEOUT"
+"""The handler took longer than its own time limit."""
+LEASE_S_MIN = 15.0
+"""No lease is shorter (rule 19, lease duration)."""
+TIMEOUT_S_MIN, TIMEOUT_S_MAX = 0.1, 300.0
 BLANK = "BLANK"
 MODEL_NOT_AVAILABLE = "MODEL_NOT_AVAILABLE"
 
 log = structlog.get_logger("eventsched.node.node")
 
 
-def runner(handler: Any, *, slots: int, processes: bool) -> Runner:
+def runner(
+    handler: Any,
+    *,
+    slots: int,
+    processes: bool,
+    timeout_s: float | None = None,
+    batch: Batch | None = None,
+) -> Runner:
     """Run an asynchronous handler in the event loop, and a plain one in threads or processes.
 
     Raises InvalidMessage for a handler that cannot run.
     """
     check_handler(handler, processes=processes)
-    if processes:
-        return partial(_in_processes, handler, slots)
-    return partial(_in_this_process, handler, slots)
+    if timeout_s is not None and not TIMEOUT_S_MIN <= timeout_s <= TIMEOUT_S_MAX:
+        raise InvalidMessage.of(
+            "timeout_s",
+            f"{TIMEOUT_S_MIN:g} to {TIMEOUT_S_MAX:g} s expected, got {timeout_s!r:.80}",
+            "change it",
+        )
+    if batch is None:
+        block = partial(_in_processes if processes else _in_this_process, handler, slots)
+    elif processes:
+        raise InvalidMessage.of(
+            "batch", "not with processes", "leave out processes: a plain function runs in a thread"
+        )
+    elif batch.size > slots:
+        raise InvalidMessage.of(
+            "batch", f"at most the slots of the node, {slots}", "declare more slots"
+        )
+    else:
+        block = partial(_in_batches, handler, slots, batch)
+    return block if timeout_s is None else partial(_limited, block, timeout_s)
 
 
 @asynccontextmanager
-async def _in_this_process(handler: Any, slots: int) -> AsyncIterator[Run]:
-    yield partial(_call, handler) if is_async(handler) else _Threads(handler, slots)
-
-
-@asynccontextmanager
-async def _in_processes(handler: BlockingHandler, slots: int) -> AsyncIterator[Run]:
-    async with process_pool(pickled(handler), size=slots) as pool:
+async def _limited(block: Runner, timeout_s: float, hooks: Hooks) -> AsyncIterator[Run]:
+    """End the handler after its own time limit. The lease is extended if it may be shorter."""
+    async with block(hooks) as inner:
 
         async def run(job: Job) -> Any:
-            # If the attempt is cancelled, its process is killed.
-            return await pool.run(await load_audio(job))
+            if timeout_s > LEASE_S_MIN:
+                await job.extend(timeout_s)
+            with anyio.move_on_after(timeout_s):
+                return await inner(job)
+            log.error(
+                "handler took too long",
+                session=job.session,
+                job=job.key,
+                attempt=job.attempt,
+                timeout_s=timeout_s,
+            )
+            raise JobError(HANDLER_TIMEOUT, retryable=True)
 
         yield run
 
 
-async def _call(handler: Any, job: Job) -> Any:
+@asynccontextmanager
+async def _in_this_process(handler: Any, slots: int, hooks: Hooks) -> AsyncIterator[Run]:
+    async with running_hooks(hooks):
+        yield partial(_call, handler) if is_async(handler) else _Threads(handler, slots)
+
+
+@asynccontextmanager
+async def _in_batches(handler: Any, slots: int, batch: Batch, hooks: Hooks) -> AsyncIterator[Run]:
+    """Call the handler with a list of jobs; it returns a list of their outcomes."""
+    threads = None if is_async(handler) else _Threads(handler, slots)
+
+    async def run_all(jobs: Sequence[Job]) -> Any:
+        return await (_call(handler, jobs) if threads is None else threads.run_batch(jobs))
+
+    async with running_hooks(hooks), anyio.create_task_group() as tasks:
+        yield Batches(batch, run_all, tasks)
+        tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _in_processes(handler: BlockingHandler, slots: int, hooks: Hooks) -> AsyncIterator[Run]:
+    """The hooks run in each process."""
+    async with process_pool(pickled(handler, *hooks), size=slots) as pool:
+
+        async def run(job: Job) -> Any:
+            # If the attempt is cancelled, its process is killed.
+            return await pool.run(await load_audio(job), job)
+
+        yield run
+
+
+async def _call(handler: Any, job: Job | Sequence[Job]) -> Any:
     """Call the handler in the event loop; an awaitable that it returns is awaited."""
     returned = handler(job)
     while inspect.isawaitable(returned):
@@ -130,7 +197,18 @@ class _Threads:
         finally:
             mark_cancelled(blocking_job)
 
-    def _call(self, blocking_job: BlockingJob) -> Any:
+    async def run_batch(self, jobs: Sequence[Job]) -> Any:
+        """Call the handler once, with a list of blocking jobs."""
+        blocking_jobs = [await load_audio(job) for job in jobs]
+        try:
+            return await anyio.to_thread.run_sync(
+                self._call, blocking_jobs, abandon_on_cancel=True, limiter=self._limiter
+            )
+        finally:
+            for each in blocking_jobs:
+                mark_cancelled(each)
+
+    def _call(self, blocking_job: BlockingJob | list[BlockingJob]) -> Any:
         with self._counted():
             return self._handler(blocking_job)
 

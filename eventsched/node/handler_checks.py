@@ -46,10 +46,14 @@ def is_async(handler: Any) -> bool:
     return _is_any_of(handler, inspect.iscoroutinefunction)
 
 
-def pickled(handler: Any) -> bytes:
-    """The handler in pickled form. Raises InvalidMessage if no other process can load it."""
+def pickled(handler: Any, *hooks: Any) -> bytes:
+    """The handler and its hooks in pickled form.
+
+    Objects that both use are one object in the other process too. Raises InvalidMessage if no other
+    process can load them.
+    """
     try:
-        return pickle.dumps(handler)
+        return pickle.dumps((handler, *hooks))
     except Exception as error:
         raise InvalidMessage.of(
             "processes",

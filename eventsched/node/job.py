@@ -314,15 +314,33 @@ class Job(_Facts):
             raise
 
 
-class BlockingJob(_Facts):
-    """One attempt for a plain function in a thread or process; its audio is in memory.
+class Calls(Protocol):
+    """The calls of a blocking job that reach the server through the node."""
 
-    In a process `partial` and `extend` raise RuntimeError.
-    """
+    def partial(self, text: str | None, source_text: str) -> None: ...
+
+    def extend(self, seconds: float) -> int: ...
+
+
+class _CallsOfThread:
+    """The calls of a job whose handler runs in a thread of the node."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def partial(self, text: str | None, source_text: str) -> None:
+        anyio.from_thread.run(lambda: self._job.partial(text, source_text=source_text))
+
+    def extend(self, seconds: float) -> int:
+        return anyio.from_thread.run(self._job.extend, seconds)
+
+
+class BlockingJob(_Facts):
+    """One attempt for a plain function in a thread or process; its audio is in memory."""
 
     def __init__(self, job: Job, payloads: list[bytes]) -> None:
         self.__dict__.update({name: value for name, value in vars(job).items() if name[0] != "_"})
-        self._job: Job | None = job
+        self._calls: Calls | None = _CallsOfThread(job)
         self._payloads = payloads
         self._is_cancelled = False
 
@@ -348,28 +366,27 @@ class BlockingJob(_Facts):
 
         Raises:
             LeaseLost: The attempt is no longer the current one.
-            RuntimeError: The handler runs in a process.
+            RuntimeError: The job was copied to a process that the handler has started.
         """
-        job = self._job_to_send()
-        anyio.from_thread.run(lambda: job.partial(text, source_text=source_text))
+        self._calls_of_node().partial(text, source_text)
 
     def extend(self, seconds: float) -> int:
         """Extend the lease, as `Job.extend`; returns its end in milliseconds.
 
         Raises:
             LeaseLost: The attempt is no longer the current one.
-            RuntimeError: The handler runs in a process.
+            RuntimeError: The job was copied to a process that the handler has started.
         """
-        self.deadline_ms = anyio.from_thread.run(self._job_to_send().extend, seconds)
+        self.deadline_ms = self._calls_of_node().extend(seconds)
         return self.deadline_ms
 
-    def _job_to_send(self) -> Job:
-        if self._job is None:
-            raise RuntimeError("a job in a process cannot send: use a thread (processes=False)")
-        return self._job
+    def _calls_of_node(self) -> Calls:
+        if self._calls is None:
+            raise RuntimeError("a copy of a job in another process cannot send: use the handler's")
+        return self._calls
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_job": None}
+        return self.__dict__ | {"_calls": None}
 
 
 # --- for the registration and the executor ------------------------------------------------------
@@ -401,6 +418,11 @@ def _names_of(job: Job) -> dict[str, str]:
 async def load_audio(job: Job) -> BlockingJob:
     """The same attempt for a blocking handler, with its audio in memory. Raises as `Job.audio`."""
     return BlockingJob(job, await job._payloads())
+
+
+def connect_calls(job: BlockingJob, calls: Calls) -> None:
+    """Let a job that was copied to this process reach the server."""
+    job._calls = calls
 
 
 def mark_cancelled(job: BlockingJob) -> None:

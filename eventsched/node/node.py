@@ -16,16 +16,23 @@ Read next: registration.py, job.py.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import anyio
 import structlog
 
-from eventsched.client.client import Client
+from eventsched.client.client import Client, running_client
+from eventsched.encryption.keystore import AnyKeys, find_key_store
 from eventsched.errors import Backpressure, InvalidMessage
+from eventsched.interrupts import drain_on_signal
+from eventsched.node.batches import Batch
 from eventsched.node.executor import Handler, Run, Runner, runner
+from eventsched.node.hooks import Hooks, check_hook
 from eventsched.node.registration import SILENT_S, DrainLimit, Registration
 from eventsched.node.task_guard import exits_contained
 from eventsched.schema import keys
@@ -42,6 +49,7 @@ from eventsched.schema.validation import (
     check_name,
 )
 from eventsched.store.cell import Store
+from eventsched.store.connection import open_connection
 from eventsched.store.node_commands import NodeGrant
 from eventsched.store.retry import Backoff, run_until
 
@@ -50,6 +58,7 @@ DRAIN_S_MAX = 300.0
 
 log = structlog.get_logger("eventsched.node.node")
 H = TypeVar("H", bound=Handler)
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Node:
@@ -96,14 +105,26 @@ class Node:
             )
         self.version = version
         self._runner: Runner | None = None
+        self._hooks = Hooks()
         self._drain = anyio.Event()
         self._drain_s = DrainLimit(DRAIN_S)
 
     @overload
     def job(self, handler: H) -> H: ...
     @overload
-    def job(self, *, processes: bool = False) -> Callable[[H], H]: ...
-    def job(self, handler: Any = None, *, processes: bool = False) -> Any:
+    def job(
+        self, *, processes: bool = False, timeout_s: float | None = None
+    ) -> Callable[[H], H]: ...
+    @overload
+    def job(self, *, batch: Batch, timeout_s: float | None = None) -> Callable[[F], F]: ...
+    def job(
+        self,
+        handler: Any = None,
+        *,
+        processes: bool = False,
+        timeout_s: float | None = None,
+        batch: Batch | None = None,
+    ) -> Any:
         """Declare the handler, as `@node.job` or `@node.job(processes=True)`.
 
         An `async def` gets a Job and runs in the event loop. A plain function gets a BlockingJob
@@ -117,6 +138,10 @@ class Node:
         Args:
             handler: The function, when the decorator has no arguments.
             processes: Run a plain function in processes instead of threads.
+            timeout_s: The handler's own time limit, 0.1 to 300 s. After it, the attempt fails with
+                the retryable code HANDLER_TIMEOUT; the lease lasts at least as long.
+            batch: Call the handler with a list of jobs, for one call of a model; it returns a list
+                with an outcome for each. Not with `processes`.
 
         Returns:
             The function itself.
@@ -127,13 +152,58 @@ class Node:
                 a function that no other process can load.
         """
 
-        def declare(function: H) -> H:
+        def declare(function: Any) -> Any:
             if self._runner is not None:
                 raise ValueError(f"node {self.name} has a handler already")
-            self._runner = runner(function, slots=self.slots, processes=processes)
+            self._runner = runner(
+                function,
+                slots=self.slots,
+                processes=processes,
+                timeout_s=timeout_s,
+                batch=batch,
+            )
             return function
 
         return declare if handler is None else declare(handler)
+
+    def startup(self, hook: F) -> F:
+        """Declare what runs once in each process of the handler before its first job.
+
+        As `@node.startup`, to load a model. The node registers after it. With `processes=True` it
+        runs in each worker process, otherwise in the process of the node: an `async def` in the
+        event loop, a plain function in a thread. The node is not registered if it raises.
+
+        Args:
+            hook: A function without arguments.
+
+        Returns:
+            The function itself.
+
+        Raises:
+            InvalidMessage: It takes an argument.
+        """
+        check_hook("startup", hook)
+        self._hooks = self._hooks._replace(startup=hook)
+        return hook
+
+    def shutdown(self, hook: F) -> F:
+        """Declare what runs once in each process of the handler after its last job.
+
+        As `@node.shutdown`, to release what `startup` has taken. It has 10 s, 5 s in a worker
+        process; it does not run in a process that is killed.
+
+        Args:
+            hook: A function without arguments.
+
+        Returns:
+            The function itself.
+
+        Raises:
+            InvalidMessage: It takes an argument.
+        """
+        check_hook("shutdown", hook)
+        self._hooks = self._hooks._replace(shutdown=hook)
+        return hook
 
     def drain(self, *, within_s: float = DRAIN_S) -> None:
         """Take no new attempts; `run` returns when the running ones have ended.
@@ -145,6 +215,51 @@ class Node:
         """
         self._drain_s.seconds = min(max(within_s, 0.0), DRAIN_S_MAX)
         self._drain.set()
+
+    async def serve(
+        self,
+        url: str | None = None,
+        *,
+        data: str | os.PathLike[str] | None = None,
+        keys: AnyKeys | None = None,
+    ) -> int:
+        """Connect, run, and drain on SIGTERM or SIGINT, as `eventsched node` does.
+
+        A second signal cancels the running jobs and ends the program within 10 s, a third ends it
+        at once. Call it in the main thread. It waits for a named server that is away.
+
+        Args:
+            url: As for `connect`.
+            data: As for `connect`.
+            keys: As for `connect`.
+
+        Returns:
+            The exit code for the program: 0, or 128 and the number of the second signal.
+
+        Raises:
+            NodeSuperseded: As `run`.
+            InvalidMessage: As `run`, or the address is not acceptable.
+        """
+        connecting = anyio.CancelScope()
+
+        async def main() -> None:
+            async with AsyncExitStack() as stack:
+                with connecting:
+                    folder = None if data is None else Path(data)
+                    connection = await stack.enter_async_context(
+                        open_connection(url, data=folder, wait=True)
+                    )
+                    client = Client(
+                        connection.stores, url=connection.url, keys=find_key_store(keys)
+                    )
+                if not connecting.cancelled_caught:
+                    await self.run(await stack.enter_async_context(running_client(client)))
+
+        def drain() -> None:
+            connecting.cancel()
+            self.drain()
+
+        return await drain_on_signal(main, drain)
 
     async def run(self, es: Client) -> None:
         """Register and run attempts until drained or cancelled.
@@ -158,7 +273,8 @@ class Node:
 
         Raises:
             NodeSuperseded: A newer process has registered under this name.
-            InvalidMessage: The node has no handler, or one that no other process can load.
+            InvalidMessage: The node has no handler, or one that no other process can load, or its
+                startup hook failed.
         """
         if self._runner is None:
             raise InvalidMessage.of(
@@ -166,7 +282,7 @@ class Node:
             )
         full_id = keys.complete(self.name, es.cells)
         if not self._drain.is_set():
-            async with self._runner() as run:
+            async with self._runner(self._hooks) as run:
                 with exits_contained():
                     await self._serve(es, full_id, run)
         log.info("drained", node=full_id)

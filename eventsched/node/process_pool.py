@@ -24,30 +24,36 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from contextvars import copy_context
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import anyio
 import msgspec
 import structlog
 
 from eventsched.client.results import NoSpeech, Result
-from eventsched.errors import EventschedError, InvalidMessage
+from eventsched.errors import EventschedError, InvalidMessage, Refused, ServerUnavailable
 from eventsched.node import process_worker
+from eventsched.node.hooks import startup_failed
 from eventsched.node.job import BlockingJob, JobError
 from eventsched.node.process_worker import (
     SIGNALS,
     Begun,
     Call,
     Ended,
+    Extend,
     Frames,
     Line,
     Load,
     Loaded,
+    Partial,
     Raised,
+    Reply,
+    Request,
     ToNode,
     frame,
 )
@@ -66,18 +72,28 @@ log = structlog.get_logger("eventsched.node.node")
 class HandlerRaised(EventschedError):
     """Raised when a handler in a process raised an exception that is no outcome.
 
-    `error` and `trace` are the exception and its traceback as text, because its class need not
-    exist in the node's process.
+    `error`, `trace` and `cause` are the exception, its traceback and its cause as text, because its
+    class need not exist in the node's process.
     """
 
-    def __init__(self, error: str, trace: str) -> None:
-        super().__init__(error)
-        self.error = error
-        self.trace = trace
+    def __init__(self, raised: Raised) -> None:
+        super().__init__(raised.error)
+        self.error = raised.error
+        self.trace = raised.trace
+        self.cause = raised.cause
+        self.in_startup = raised.in_startup
 
 
 class WorkerDied(EventschedError):
     """Raised when the process of a handler ended before its job did; the text says how."""
+
+
+class AsyncCalls(Protocol):
+    """The calls of a job that reach the server."""
+
+    async def partial(self, text: str | None = None, *, source_text: str = "") -> None: ...
+
+    async def extend(self, seconds: float) -> int: ...
 
 
 @asynccontextmanager
@@ -119,6 +135,8 @@ class ProcessPool:
             await worker.load()
         except HandlerRaised as raised:
             log.error("handler not loaded", error=raised.error, exception=raised.trace)
+            if raised.in_startup:
+                raise startup_failed(str(raised.cause)) from raised
             raise InvalidMessage.of(
                 "processes",
                 f"a worker process cannot load the handler: {raised.error}",
@@ -126,8 +144,12 @@ class ProcessPool:
             ) from raised
         self._idle.append(worker)
 
-    async def run(self, job: BlockingJob) -> Result | NoSpeech | JobError:
+    async def run(self, job: BlockingJob, calls: AsyncCalls) -> Result | NoSpeech | JobError:
         """Run the handler and return its outcome. If cancelled, kill the process and its children.
+
+        Args:
+            job: The job; its copy in the process makes its calls by `calls`.
+            calls: The job in this process.
 
         Raises HandlerRaised, WorkerDied.
         """
@@ -136,14 +158,16 @@ class ProcessPool:
                 idle = self._take()
                 worker = idle or self._start()
                 try:
-                    return await self._run_on(worker, job)
+                    return await self._run_on(worker, job, calls)
                 except WorkerDied:
                     if idle is None or worker.has_begun:
                         raise
                     # The idle worker was about to die. The job has not begun: try another worker.
                     self._report(worker)
 
-    async def _run_on(self, worker: _Worker, job: BlockingJob) -> Result | NoSpeech | JobError:
+    async def _run_on(
+        self, worker: _Worker, job: BlockingJob, calls: AsyncCalls
+    ) -> Result | NoSpeech | JobError:
         try:
             # A cancellation does not end the loading: the next job can use the worker.
             await worker.load()
@@ -151,7 +175,7 @@ class ProcessPool:
             self._put_back(worker)
             raise
         try:
-            return await worker.run(job)
+            return await worker.run(job, calls)
         except BaseException as error:
             if not isinstance(error, HandlerRaised):
                 worker.kill()
@@ -224,6 +248,8 @@ class _Worker(asyncio.Protocol):
         self._frames = Frames()
         self._decoder = msgspec.msgpack.Decoder(ToNode)
         self._answers: list[Ended | Raised] = []
+        self._requests: deque[Request] = deque()
+        """Calls of the job that the worker waits for."""
         self._changed = asyncio.Event()
         self._to_load = b""
         self._is_loaded = False
@@ -268,18 +294,22 @@ class _Worker(asyncio.Protocol):
         self._send(self._to_load)
         self._to_load = b""
 
-    async def run(self, job: BlockingJob) -> Result | NoSpeech | JobError:
+    async def run(self, job: BlockingJob, calls: AsyncCalls) -> Result | NoSpeech | JobError:
         """Run the handler and return its outcome. Raises HandlerRaised, WorkerDied."""
         self.has_begun = False
+        self._requests.clear()
         self._send(frame(Call(pickle.dumps(job))))
         while not self._answers:
-            await self._wait()
+            if self._requests:
+                self._send(frame(await _perform(self._requests.popleft(), calls)))
+            else:
+                await self._wait()
         return _outcome(self._take_answer())
 
     def _take_answer(self) -> Ended:
         answer = self._answers.pop()
         if isinstance(answer, Raised):
-            raise HandlerRaised(answer.error, answer.trace)
+            raise HandlerRaised(answer)
         return answer
 
     async def _wait(self) -> None:
@@ -315,6 +345,8 @@ class _Worker(asyncio.Protocol):
             self._is_loaded = True
         elif isinstance(message, Begun):
             self.has_begun = True
+        elif isinstance(message, Partial | Extend):
+            self._requests.append(message)
         else:
             self._answers.append(message)
         self._changed.set()
@@ -372,6 +404,19 @@ def how_ended(code: int) -> str:
         return f"signal {signal.Signals(-code).name}"
     except ValueError:
         return f"signal {-code}"
+
+
+async def _perform(request: Request, calls: AsyncCalls) -> Reply:
+    """Make a call of a job in a process; its error is a reply as well."""
+    try:
+        if isinstance(request, Extend):
+            return Reply(deadline_ms=await calls.extend(request.seconds))
+        await calls.partial(request.text, source_text=request.source_text)
+    except Refused as refused:
+        return Reply(code=refused.code, fields=refused.fields)
+    except ServerUnavailable as error:
+        return Reply(unavailable=str(error))
+    return Reply()
 
 
 def _outcome(ended: Ended) -> Result | NoSpeech | JobError:

@@ -33,8 +33,16 @@ import structlog
 from structlog.contextvars import bound_contextvars
 
 from eventsched.client.results import NoSpeech, Result
-from eventsched.errors import EventschedError
-from eventsched.node.job import BlockingJob, JobError, NoSpeechError, no_outcome, outcome_of
+from eventsched.errors import BY_CODE, EventschedError, Refused, ServerUnavailable
+from eventsched.node.cause import Cause, cause_of
+from eventsched.node.job import (
+    BlockingJob,
+    JobError,
+    NoSpeechError,
+    connect_calls,
+    no_outcome,
+    outcome_of,
+)
 from eventsched.subprocesses import die_with_parent
 
 FRAME_BYTES_MAX = 128 * 1024 * 1024
@@ -57,7 +65,7 @@ class Load(msgspec.Struct, tag="load"):
 
     path: list[str]
     handler: bytes
-    """Pickled."""
+    """The handler, the startup hook and the shutdown hook, pickled together."""
     main_module: str
     main_file: str
     """The node's main program by name or by file, if the handler is defined there."""
@@ -73,8 +81,33 @@ class Call(msgspec.Struct, tag="call"):
     job: bytes
 
 
+class Reply(msgspec.Struct, tag="reply"):
+    """Node to worker: what a call of the job returned or raised."""
+
+    deadline_ms: int = 0
+    """End of the lease, after `extend`."""
+    code: str = ""
+    """Code of the refusal that it raised; `fields` are its fields."""
+    fields: dict[str, str] = {}
+    unavailable: str = ""
+    """Text of the ServerUnavailable that it raised."""
+
+
+class Partial(msgspec.Struct, tag="partial"):
+    """Worker to node: send a partial result; a Reply follows."""
+
+    text: str | None
+    source_text: str
+
+
+class Extend(msgspec.Struct, tag="extend"):
+    """Worker to node: extend the lease; a Reply follows."""
+
+    seconds: float
+
+
 class Loaded(msgspec.Struct, tag="loaded"):
-    """Worker to node: the handler is loaded, jobs can be sent."""
+    """Worker to node: the handler is loaded and the startup hook has run; jobs can be sent."""
 
 
 class Begun(msgspec.Struct, tag="begun"):
@@ -94,10 +127,12 @@ class Ended(msgspec.Struct, tag="ended"):
 
 
 class Raised(msgspec.Struct, tag="raised"):
-    """Worker to node: the handler, or its loading, raised another exception."""
+    """Worker to node: the handler, its loading or the startup hook raised another exception."""
 
     error: str
     trace: str
+    cause: Cause
+    in_startup: bool = False
 
 
 class Line(msgspec.Struct, tag="line"):
@@ -112,8 +147,9 @@ class Line(msgspec.Struct, tag="line"):
     """The line was logged with `logging`, not with structlog."""
 
 
-ToWorker: TypeAlias = Load | Call
-ToNode: TypeAlias = Loaded | Begun | Ended | Raised | Line
+ToWorker: TypeAlias = Load | Call | Reply
+Request: TypeAlias = Partial | Extend
+ToNode: TypeAlias = Loaded | Begun | Ended | Raised | Line | Partial | Extend
 
 
 class ProtocolBroken(EventschedError):
@@ -232,9 +268,12 @@ class Worker:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._messages: queue.SimpleQueue[ToWorker | None] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[Load | Call | None] = queue.SimpleQueue()
+        self._calls = CallsOfProcess(connection)
         self._is_busy = True
         self._handler: Any = None
+        self._shutdown: Any = None
+        self._in_startup = False
 
     def run(self) -> None:
         Worker.of_this_process = self
@@ -244,6 +283,8 @@ class Worker:
                 self._is_busy = True
                 self._connection.send(self._answer(message))
                 self._is_busy = False
+        if self._shutdown is not None:
+            _call_hook(self._shutdown)
 
     def _receive_messages(self) -> None:
         """Put the node's messages into the queue.
@@ -251,32 +292,47 @@ class Worker:
         If the connection ends during a job, kill this process and the programs of its handler.
         """
         for message in self._connection.messages():
-            self._messages.put(message)
+            if isinstance(message, Reply):
+                self._calls.replies.put(message)
+            else:
+                self._messages.put(message)
         if self._is_busy:
             end_group()  # the result of the job is not awaited any more
         self._messages.put(None)
 
-    def _answer(self, message: ToWorker) -> ToNode:
+    def _answer(self, message: Load | Call) -> ToNode:
         """Process a message. An exception becomes an answer as well."""
         try:
             if isinstance(message, Load):
                 self._load(message)
                 return Loaded()
             self._connection.send(Begun())
-            answer = self._run(pickle.loads(message.job))
+            job: BlockingJob = pickle.loads(message.job)
+            connect_calls(job, self._calls)
+            answer = self._run(job)
             frame(answer)
             return answer
         except BaseException as error:  # noqa: BLE001 - SystemExit must not end the worker
             trace = "".join(traceback.format_exception(error))
-            return Raised(_repr(error), _shorten(trace, TRACE_CHARACTERS_MAX))
+            return Raised(
+                _repr(error),
+                _shorten(trace, TRACE_CHARACTERS_MAX),
+                cause_of(error),
+                in_startup=self._in_startup,
+            )
 
     def _load(self, message: Load) -> None:
         sys.path[:] = message.path
         forward_logs(self._connection, message.log_level, message.root_level)
         if message.main_module or message.main_file:
             load_main(message.main_module, message.main_file)
-        self._handler = pickle.loads(message.handler)
+        self._handler, startup, shutdown = pickle.loads(message.handler)
         ignore_signals()  # again: an imported module may have set signal handlers
+        if startup is not None:
+            self._in_startup = True
+            _call_hook(startup)
+            self._in_startup = False
+        self._shutdown = shutdown
 
     def _run(self, job: BlockingJob) -> Ended:
         fields = {"session": job.session, "job": job.key, "attempt": job.attempt}
@@ -301,6 +357,40 @@ class Worker:
                 raise
             return outcome
         return returned
+
+
+class CallsOfProcess:
+    """The calls of a job whose handler runs in this process: the node makes them."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    def partial(self, text: str | None, source_text: str) -> None:
+        self._call(Partial(text, source_text))
+
+    def extend(self, seconds: float) -> int:
+        return self._call(Extend(seconds)).deadline_ms
+
+    def _call(self, request: Request) -> Reply:
+        """Send a request and wait for its reply. Raises what the call raised in the node."""
+        with self._lock:
+            self._connection.send(request)
+            reply = self.replies.get()
+        if reply.unavailable:
+            raise ServerUnavailable(reply.unavailable)
+        if reply.code:
+            raise BY_CODE.get(reply.code, Refused)(reply.code, reply.fields)
+        return reply
+
+
+def _call_hook(hook: Any) -> None:
+    returned = hook()
+    if hasattr(returned, "__await__"):
+        import asyncio
+
+        asyncio.run(_await(returned))
 
 
 _current: dict[str, Any] = {}

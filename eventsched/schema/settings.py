@@ -19,6 +19,8 @@ import msgspec.inspect
 from eventsched.errors import InvalidMessage
 
 Ms = Annotated[int, msgspec.Meta(ge=1, le=86_400_000)]
+LeaseMs = Annotated[int, msgspec.Meta(ge=10_000, le=60_000)]
+"""A lease lasts 15 to 60 s whatever the settings say: other values would have no effect."""
 Bytes = Annotated[int, msgspec.Meta(ge=1, le=100_000_000)]
 OutboxBytes = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000_000)]
 Entries = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
@@ -83,9 +85,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     outbox_retention_ms: Ms = 300_000
     """The results in the outbox of a closed session are deleted after this time; a listener that
     arrives later receives Truncated (rule 6, two-step close)."""
-    lease_base_ms: Ms = 30_000
+    lease_base_ms: LeaseMs = 30_000
     """The part of a lease's duration that does not depend on the audio (rule 19, lease
-    duration)."""
+    duration). A lease lasts 15 to 60 s; a handler may have a time limit of its own."""
     lease_factor_thousandths: Thousandths = 500
     """A lease is longer by this many thousandths of the duration of the audio (rule 19, lease
     duration)."""

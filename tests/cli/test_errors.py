@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import version
@@ -209,6 +210,27 @@ def test_options_take_precedence_over_the_environment(
 def test_every_listed_command_is_there(capsys: pytest.CaptureFixture[str], name: str) -> None:
     assert main([name, "--help"]) == 0
     assert f"eventsched {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("import no_such_package", "No module named 'no_such_package' at broken.py:1; install the"),
+        ("\n\nraise ValueError('no GPU\\nmore')", "ValueError: no GPU at broken.py:3; mend the"),
+        ("def", "SyntaxError: invalid syntax at broken.py:1; mend the module"),
+        ("raise SystemExit(3)", "SystemExit: 3 at broken.py:1"),
+        ("from eventsched import no_such", "ImportError: cannot import name 'no_such'"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_one_line_with_the_cause(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, source: str, message: str
+) -> None:
+    (tmp_path / "broken.py").write_text(source)
+    code, line = failed(capsys, "node", "broken:node")
+    sys.modules.pop("broken", None)
+    assert code == 1
+    assert "cannot import broken: " in line
+    assert message in line
 
 
 def _all_help(name: str) -> list[list[str]]:
