@@ -27,7 +27,7 @@ LAYERS = (
     ("client",),
     ("node",),
     ("roles", "audit"),
-    ("timeline", "loadtest", "demo", "gateway"),
+    ("timeline", "loadtest", "demo", "gateway", "testing"),
     ("cli", "examples"),
 )
 """From the lowest layer up. Packages of one layer do not import each other."""
