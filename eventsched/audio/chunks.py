@@ -80,6 +80,32 @@ def split_audio(
     return _split_pcm(bytes(audio), rate, bytes_max, end_of_utterance=end_of_utterance)
 
 
+def one_chunk(
+    payload: bytes,
+    encoding: Format,
+    rate: int,
+    *,
+    end_of_utterance: bool = False,
+    bytes_max: int = CHUNK_BYTES_MAX,
+) -> AudioChunk:
+    """Return the payload as exactly one chunk, for callers that number chunks themselves.
+
+    Args:
+        payload: PCM16, or Opus packets, each preceded by its length.
+        encoding: The encoding of the payload.
+        rate: Sample rate of PCM16 in Hz.
+        end_of_utterance: Permits a short or an empty chunk.
+        bytes_max: The limit of the payload.
+
+    Raises:
+        InvalidMessage: The payload is malformed, or not 20 to 1,000 ms.
+        ChunkTooLarge: The payload exceeds `bytes_max`.
+    """
+    ms = opus_ms(split_opus(payload)) if encoding == "opus" else pcm_ms(len(payload), rate)
+    check_chunk(payload, ms, bytes_max, end_of_utterance=end_of_utterance)
+    return AudioChunk(ms, payload)
+
+
 def check_chunk(payload: bytes, ms: int, bytes_max: int, *, end_of_utterance: bool) -> None:
     """Raise if a chunk is too large, too long or too short.
 

@@ -307,7 +307,12 @@ class Client(ReadingClient):
         return self._during(partial(self._open, keys.Keys(cell).full(name), request, key, speech))
 
     def resume(
-        self, session_id: str, secret: str, *, endpointing: bool | Endpointing = False
+        self,
+        session_id: str,
+        secret: str,
+        *,
+        tenant: str = "",
+        endpointing: bool | Endpointing = False,
     ) -> AbstractAsyncContextManager[Session]:
         """Take an open session over when the block is entered; close it when the block ends.
 
@@ -317,12 +322,13 @@ class Client(ReadingClient):
         Args:
             session_id: Full id of the session, `<cell>.<name>`, as `Session.id` has it.
             secret: Its resume secret, as `Session.resume_secret` has it.
+            tenant: The tenant of the session, if it must be this one.
             endpointing: As in `session`. The detector begins anew.
 
         Raises:
             InvalidMessage: An argument is not of this form, or `endpointing` does not fit.
-            SessionUnknown: There is no such session, its records are deleted, or the secret is not
-                the one of this session.
+            SessionUnknown: There is no such session, its records are deleted, the secret is not
+                the one of this session, or it belongs to another tenant.
             SessionClosedError: The session is closing or closed.
             Backpressure: The session was resumed 16 times in less than 160 s: a session can be
                 resumed 16 times at once, and then once every 10 s.
@@ -336,6 +342,7 @@ class Client(ReadingClient):
                 self._resume,
                 check_id("session", session_id),
                 check_secret("secret", secret),
+                tenant,
                 _endpointing(endpointing),
             )
         )
@@ -387,11 +394,15 @@ class Client(ReadingClient):
             await store.close_session(grant.session, grant.epoch)
             raise
 
-    async def _resume(self, session_id: str, secret: str, speech: Endpointing | None) -> Session:
+    async def _resume(
+        self, session_id: str, secret: str, tenant: str, speech: Endpointing | None
+    ) -> Session:
         channel, token = self._channel_of(session_id), self.new_name()
         store = channel.store
         read = partial(store.read_hash, store.keys.session(keys.name_of(session_id)))
         record = await Backoff(store.transport).call(read)
+        if tenant and record.get("tenant", tenant) != tenant:
+            raise SessionUnknown("SESSION_UNKNOWN")
         # A missing key raises here, before the present producer loses the session. So does a record
         # without a key if the key store has one: the server does not decide what is encrypted. With
         # a wrong secret only the server answers: the session is unknown.

@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from eventsched.audio import chunks
-from eventsched.audio.chunks import AudioChunk, Format
+from eventsched.audio.chunks import CHUNK_BYTES_MAX, AudioChunk, Format, check_chunk
 from eventsched.client.append_buffer import AppendBuffer, StoredLimits
 from eventsched.client.channel import APPEND_BYTES_MAX, APPEND_ITEMS_MAX, CellMultiplexer
 from eventsched.client.outbox_entry import OutboxEntry
@@ -36,7 +36,7 @@ from eventsched.errors import (
     SessionSuperseded,
     SessionUnknown,
 )
-from eventsched.schema.ids import START, is_id, ms_of
+from eventsched.schema.ids import START, is_id, ms_of, parse_id
 from eventsched.store.retry import Backoff, happens_within
 from eventsched.store.session_commands import Chunk, Finalize, Receipt, SessionGrant
 
@@ -102,6 +102,7 @@ class Session:
         self._subscription: Subscription | None = None
         self._wants_partials = False
         self._taken = self._handled = ""
+        self._confirms = True
         self._refusal: Refused | None = None
         """Why this producer no longer owns the session; none while it does."""
 
@@ -109,6 +110,11 @@ class Session:
     def next_seq(self) -> int:
         """Number of the next chunk: as many chunks have been appended, from 0."""
         return self._buffer.next_seq
+
+    @property
+    def stored_seq(self) -> int:
+        """Number of the first chunk that no server has confirmed."""
+        return self._buffer.next_seq - len(self._buffer)
 
     @property
     def utterance(self) -> int:
@@ -159,6 +165,40 @@ class Session:
         if self._intake is not None:
             return await self._append_speech(self._intake, audio, end_of_utterance=end_of_utterance)
         pieces = self._split(audio, end_of_utterance=end_of_utterance)
+        return await self._append(pieces)
+
+    async def append_chunks(
+        self, chunks: Sequence[AudioChunk], *, end_of_utterance: bool = False
+    ) -> Receipt:
+        """Store chunks as the caller has cut them: each gets one number, from `next_seq` on.
+
+        For programs whose own clients number the chunks. `append` suits all others.
+
+        Args:
+            chunks: Chunks that `eventsched.audio.chunks.one_chunk` has checked, at most 16. None
+                sends what waits from earlier calls.
+            end_of_utterance: The utterance ends with the last chunk, which may be short.
+
+        Returns:
+            The receipt of the whole call.
+
+        Raises:
+            ChunkTooLarge: A chunk exceeds the limit of this session; nothing was sent.
+            Refused: As `append`. Chunks from `next_seq` on are not appended; they may be appended
+                again.
+            ServerUnavailable: As `append`. Chunks from `stored_seq` on may not have arrived.
+        """
+        for chunk in chunks:
+            check_chunk(
+                chunk.payload, chunk.ms, self._chunk_bytes_max, end_of_utterance=end_of_utterance
+            )
+        return await self._append(_ended(chunks, end_of_utterance=end_of_utterance))
+
+    @property
+    def _chunk_bytes_max(self) -> int:
+        return CHUNK_BYTES_MAX - (self._cipher.overhead_bytes if self._cipher else 0)
+
+    async def _append(self, pieces: Sequence[AudioChunk]) -> Receipt:
         try:
             await self._turn.acquire()
         except anyio.get_cancelled_exc_class():
@@ -204,15 +244,14 @@ class Session:
         is_empty = isinstance(audio, bytes | bytearray | list | tuple) and not audio
         if is_empty and not end_of_utterance and self._buffer:
             return []
-        overhead = self._cipher.overhead_bytes if self._cipher else 0
-        *pieces, last = chunks.split_audio(
+        pieces = chunks.split_audio(
             audio,
             self.encoding,
             self.sample_rate,
             end_of_utterance=end_of_utterance,
-            bytes_max=chunks.CHUNK_BYTES_MAX - overhead,
+            bytes_max=self._chunk_bytes_max,
         )
-        return [*pieces, msgspec.structs.replace(last, end_of_utterance=end_of_utterance)]
+        return _ended(pieces, end_of_utterance=end_of_utterance)
 
     def _accept(self, pieces: Sequence[AudioChunk]) -> list[Chunk]:
         """The audio counts as appended once it is in the buffer."""
@@ -358,7 +397,13 @@ class Session:
 
     # --- results out ------------------------------------------------------------------------
 
-    def results(self, *, after: str | Outcome | None = None, partials: bool = False) -> Results:
+    def results(
+        self,
+        *,
+        after: str | Outcome | None = None,
+        partials: bool = False,
+        confirms: bool = True,
+    ) -> Results:
         """Iterate over the outcomes that the session receives, in order, until its end.
 
         An outcome counts as handled when the next one is asked for; a resumed session receives
@@ -367,6 +412,8 @@ class Session:
         Args:
             after: An outcome, or its id, after which to start instead.
             partials: Include partial results. At most the newest 32 wait for the session.
+            confirms: Whether an outcome counts as handled when the next one is asked for. Otherwise
+                it counts once `confirm` names it or a later one.
 
         Returns:
             An asynchronous iterator of Result, NoSpeech, Failed, Missing, Truncated and, if asked
@@ -381,6 +428,7 @@ class Session:
             SessionSuperseded: Another producer has resumed the session.
         """
         self._check_owner()
+        self._confirms = confirms
         if partials:
             self._wants_partials = True
             if self._subscription is not None:
@@ -392,11 +440,32 @@ class Session:
         listener = Listener(self.id, self._keys, is_encrypted, self._room)
         return Results(self._next_entry, listener, partials=partials)
 
+    def confirm(self, outcome: str | Outcome) -> None:
+        """Count the outcomes up to this one as handled; the next append or keepalive says so.
+
+        Args:
+            outcome: An outcome, or its id, that the session has received. One before the last that
+                was handled has no effect.
+
+        Raises:
+            InvalidMessage: The session has not received an outcome of this id or a later one.
+        """
+        position = outcome if isinstance(outcome, str) else outcome.id
+        _check_position(position)
+        if position == START or (self._handled and parse_id(position) <= parse_id(self._handled)):
+            return
+        if not self._taken or parse_id(position) > parse_id(self._taken):
+            raise InvalidMessage.of(
+                "outcome", "the id of an outcome that was received", "confirm what arrived"
+            )
+        self._handled = position
+
     async def _next_entry(self) -> OutboxEntry | None:
         """The next entry of the outbox; none after the session's end."""
         self._check_owner()
         subscription = self._subscription or self._subscribe(self._start)
-        self._handled = self._taken
+        if self._confirms:
+            self._handled = self._taken
         entry = await self._channel.listener.take(subscription)
         if entry is not None and entry.kind not in ("truncated", "partial"):
             self._taken = entry.id
@@ -569,6 +638,14 @@ class Session:
         if subscription is not None:
             self._channel.listener.remove(subscription)
             subscription.end()
+
+
+def _ended(pieces: Sequence[AudioChunk], *, end_of_utterance: bool) -> list[AudioChunk]:
+    """The pieces, of which the last one ends the utterance if asked."""
+    if not pieces:
+        return []
+    *others, last = pieces
+    return [*others, msgspec.structs.replace(last, end_of_utterance=end_of_utterance)]
 
 
 class Results:
