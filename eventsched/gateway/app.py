@@ -6,6 +6,8 @@ Never does: the work of a route. Read next: routes.py, replies.py, server.py.
 
 from __future__ import annotations
 
+import time
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
@@ -13,9 +15,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, WebSocketRoute
 from starlette.routing import Route as HttpRoute
 from starlette.types import Receive, Scope, Send
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketState
 
-from eventsched.gateway.replies import ErrorBody, ErrorReply, error_response, json_reply
+from eventsched.errors import Unauthenticated
+from eventsched.gateway.origin import check_handshake
+from eventsched.gateway.replies import ErrorBody, ErrorReply, error_of, error_response, json_reply
 from eventsched.gateway.routes import ROUTES, Route
 from eventsched.gateway.service import Gateway
 from eventsched.tokens.claims import Claims
@@ -58,11 +62,17 @@ class _SocketEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         socket = WebSocket(scope, receive, send)
         try:
+            check_handshake(socket, self._gateway.config.origins)
             claims = await authorize(self._gateway, self._route, socket)
+            if claims is not None and claims.exp <= time.time():  # it would end at once
+                raise Unauthenticated("the token has expired")
+            with self._gateway.counted_socket():
+                await self._route.handler(socket, self._gateway, claims)
         except Exception as error:  # noqa: BLE001 - error_response logs what is unforeseen
-            await socket.send_denial_response(error_response(error))
-            return
-        await self._route.handler(socket, self._gateway, claims)
+            if socket.application_state is WebSocketState.CONNECTING:
+                await socket.send_denial_response(error_response(error))
+            else:
+                error_of(error)
 
 
 async def authorize(gateway: Gateway, route: Route, connection: HTTPConnection) -> Claims | None:

@@ -27,6 +27,7 @@ from eventsched.errors import (
     Unauthenticated,
 )
 from eventsched.gateway.authentication import TooManyFailures
+from eventsched.gateway.service import TooManySockets
 
 log = structlog.get_logger("eventsched.gateway")
 
@@ -61,6 +62,7 @@ STATUS: tuple[tuple[type[Exception], int, str], ...] = (
     (JobUnknown, 404, ""),
     (NodeUnknown, 404, ""),
     (TooManyFailures, 429, "TOO_MANY_FAILURES"),
+    (TooManySockets, 503, "TOO_MANY_SOCKETS"),
     (Backpressure, 429, ""),
     (Refused, 409, ""),
     (TokenKeyError, 503, "SERVER_UNAVAILABLE"),

@@ -32,15 +32,15 @@ TIMEOUT_S = 60.0
 class GatewaySystem:
     """A running gateway, a client of the library beside it, and the key of its tokens."""
 
-    def __init__(self, es: Client, url: str, key: TokenKey, http: httpx.AsyncClient) -> None:
+    def __init__(
+        self, es: Client, url: str, key: TokenKey, keys: Path, http: httpx.AsyncClient
+    ) -> None:
         self.es = es
         self.url = url
         self.key = key
+        self.keys = keys
+        """File of the public keys, for a further gateway."""
         self.http = http
-
-    @property
-    def socket_url(self) -> str:
-        return self.url.replace("http", "ws", 1)
 
     def token(self, role: str, tenant: str = "*", **claims: Any) -> str:
         return issue(self.key, role=role, tenant=tenant, subject="test", **claims)
@@ -77,7 +77,7 @@ async def gateway_system(
             gateway_on(url, *cells, keys=keys, **config) as address,
             httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False) as http,
         ):
-            yield GatewaySystem(es, address, key, http)
+            yield GatewaySystem(es, address, key, keys, http)
 
 
 @asynccontextmanager

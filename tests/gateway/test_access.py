@@ -19,6 +19,7 @@ from tests.systems import SECOND
 ALLOWED = {
     "/healthz": set(ROLES) | {""},
     "/readyz": set(ROLES) | {""},
+    "/v1/sessions": {"producer"},
     "/v1/status": {"viewer", "auditor", "operator"},
     "/v1/consumer-groups": {"viewer", "auditor", "operator"},
     "/v1/dead-letters": {"viewer", "auditor", "operator"},

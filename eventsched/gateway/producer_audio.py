@@ -1,0 +1,292 @@
+"""The audio of one producer: from its binary frames to the session, and its acknowledgements.
+
+Owns: the numbers of chunks, the credit, the order of audio and requests, what happens while the
+server takes nothing, when an `ack` is sent.
+Never does: read the connection. Read next: producer_socket.py, client/session.py.
+
+The number of a chunk on the wire is its number in the session. A chunk is acknowledged once the
+server has stored it. What is received and not acknowledged is at most the credit, so the memory of
+a connection is bounded whatever its client does.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TypeAlias
+
+import anyio
+
+from eventsched.audio.chunks import CHUNK_MS_MIN, AudioChunk, one_chunk
+from eventsched.client.channel import APPEND_BYTES_MAX, APPEND_ITEMS_MAX
+from eventsched.client.results import Result
+from eventsched.client.session import Session
+from eventsched.errors import (
+    Backpressure,
+    InvalidMessage,
+    Refused,
+    SeqGap,
+    ServerUnavailable,
+    SessionClosedError,
+    SessionSuperseded,
+    SessionUnknown,
+)
+from eventsched.gateway.frames import Close, Error, error_frame
+from eventsched.gateway.session_frames import (
+    ACK_MS,
+    CREDIT_BYTES,
+    CREDIT_CHUNKS,
+    Ack,
+    BackpressureFrame,
+    CloseSession,
+    Finalize,
+    PlaybackEnded,
+    PlaybackStarted,
+    split_chunk,
+)
+from eventsched.gateway.socket import Ended, FrameSocket
+
+AWAY_S = 0.5
+"""Pause before a further try while the server is away; each try itself waits some seconds."""
+REQUESTS_MAX = 64
+"""Requests that wait beside the audio."""
+_MARK = "0-1"
+"""A playback names its result by session, target and utterance; the library asks for any id."""
+
+Request: TypeAlias = Finalize | PlaybackStarted | PlaybackEnded | CloseSession
+
+
+class AudioIntake:
+    """Takes the chunks and requests of one connection and applies them in order."""
+
+    def __init__(self, socket: FrameSocket, session: Session) -> None:
+        self._socket = socket
+        self._session = session
+        self._next = self._acked = session.next_seq
+        self._sizes: deque[int] = deque()
+        """Bytes of each chunk that is received and not acknowledged."""
+        self._bytes = 0
+        self._has_gap = False
+        """The client was told to continue from `_next`; chunks beyond are dropped until then."""
+        self._queue: deque[AudioChunk | Request] = deque()
+        self._arrived = anyio.Event()
+        self._ack_wanted = anyio.Event()
+        self._ack_now = anyio.Event()
+        self._is_refused = False
+        """The server takes nothing for now: no acknowledgement is sent."""
+        self._is_closed = False
+        """The session takes no more; what is received is dropped."""
+
+    # --- receiving --------------------------------------------------------------------------
+
+    async def receive_chunk(self, frame: bytes) -> None:
+        """Take a binary frame.
+
+        Raises:
+            InvalidMessage: The chunk is malformed; its number is still expected.
+            ChunkTooLarge: As InvalidMessage.
+            Ended: The credit is exceeded.
+        """
+        number, payload = split_chunk(frame)
+        if number > self._next:
+            if not self._has_gap:
+                self._has_gap = True
+                await self._socket.send(_gap(self._next))
+            return
+        if number < self._next:
+            self._want_ack()
+            return
+        chunk = self._check(payload)
+        self._has_gap = False
+        if len(self._sizes) == CREDIT_CHUNKS or self._bytes + len(payload) > CREDIT_BYTES:
+            raise _exceeded(f"{CREDIT_CHUNKS} chunks and {CREDIT_BYTES:,} bytes")
+        self._sizes.append(len(payload))
+        self._bytes += len(payload)
+        self._next += 1
+        self._queue.append(chunk)
+        self._arrived.set()
+
+    def _check(self, payload: bytes) -> AudioChunk:
+        """Return the chunk. One below 20 ms is accepted as the last one of an utterance only."""
+        last = self._queue[-1] if self._queue else None
+        if isinstance(last, AudioChunk) and last.ms < CHUNK_MS_MIN:
+            raise InvalidMessage.of(
+                "chunk",
+                f"chunk {self._next - 1} has less than {CHUNK_MS_MIN} ms",
+                "send finalize after a short chunk, or longer chunks",
+            )
+        if not payload:
+            raise InvalidMessage.of("chunk", "audio expected, got none", "send finalize instead")
+        session = self._session
+        return one_chunk(payload, session.encoding, session.sample_rate, end_of_utterance=True)
+
+    def put(self, request: Request) -> None:
+        """Take a request; it takes effect after the audio before it. Raises Ended."""
+        if len(self._queue) >= CREDIT_CHUNKS + REQUESTS_MAX:
+            raise _exceeded(f"{REQUESTS_MAX} requests that wait")
+        self._queue.append(request)
+        self._arrived.set()
+
+    # --- applying ---------------------------------------------------------------------------
+
+    async def append(self) -> None:
+        """Apply what arrives, in order, until cancelled. Raises Ended."""
+        while True:
+            self._arrived = anyio.Event()
+            if not self._has_work():
+                await self._arrived.wait()
+                continue
+            try:
+                await self._apply_first()
+                self._is_refused = False
+            except Backpressure as refused:
+                await self._pause(refused)
+            except ServerUnavailable:
+                await anyio.sleep(AWAY_S)
+            except SessionClosedError as error:
+                await self._on_closed(error)
+            except SessionSuperseded as error:
+                raise Ended(Close.SUPERSEDED, error_frame(error, fatal=True)) from None
+            except SessionUnknown as error:
+                raise Ended(Close.GONE, error_frame(error, fatal=True)) from None
+            except SeqGap as error:  # the server has lost chunks that this process has not
+                raise Ended(Close.RESTART, error_frame(error, fatal=True)) from None
+
+    def _has_work(self) -> bool:
+        """Whether something can be applied. A short chunk waits for the request that ends it."""
+        if self._session.stored_seq < self._session.next_seq:
+            return True
+        if len(self._queue) != 1:
+            return bool(self._queue)
+        only = self._queue[0]
+        return not isinstance(only, AudioChunk) or only.ms >= CHUNK_MS_MIN
+
+    async def _apply_first(self) -> None:
+        if self._session.stored_seq < self._session.next_seq:
+            await self._session.append_chunks([])
+            self._want_ack()
+        first = self._queue[0] if self._queue else None
+        if isinstance(first, AudioChunk):
+            await self._append_chunks()
+        elif first is not None:
+            await self._apply(first)
+            self._queue.popleft()
+
+    async def _append_chunks(self) -> None:
+        """Append the chunks at the head of the queue, with the end of the utterance after them."""
+        chunks, following = self._first_chunks()
+        if not chunks:  # a short chunk that nothing follows yet
+            return
+        ends = isinstance(following, Finalize) or chunks[-1].ms < CHUNK_MS_MIN
+        before = self._session.next_seq
+        try:
+            await self._session.append_chunks(chunks, end_of_utterance=ends)
+        finally:
+            accepted = self._session.next_seq - before
+            for _ in range(accepted):
+                self._queue.popleft()
+            if accepted == len(chunks) and isinstance(following, Finalize):
+                self._queue.popleft()
+            self._want_ack()
+
+    def _first_chunks(self) -> tuple[list[AudioChunk], AudioChunk | Request | None]:
+        """Return the chunks of the next call, and what follows them in the queue."""
+        chunks: list[AudioChunk] = []
+        size = 0
+        for item in self._queue:
+            if not isinstance(item, AudioChunk):
+                return chunks, item
+            size += len(item.payload)
+            if len(chunks) == APPEND_ITEMS_MAX or (chunks and size > APPEND_BYTES_MAX):
+                return chunks, item
+            chunks.append(item)
+        if chunks[-1].ms < CHUNK_MS_MIN:
+            chunks.pop()
+        return chunks, None
+
+    async def _apply(self, request: Request) -> None:
+        session = self._session
+        if isinstance(request, Finalize):
+            await session.finalize()
+        elif isinstance(request, CloseSession):
+            self._is_closed = True
+            await session.close()
+        else:
+            result = Result(
+                id=_MARK,
+                session=request.session,
+                target=request.target,
+                utterance=request.utterance,
+            )
+            is_start = isinstance(request, PlaybackStarted)
+            mark = session.playback_started if is_start else session.playback_ended
+            try:
+                await mark(result)
+            except (InvalidMessage, Backpressure) as error:
+                await self._socket.send(error_frame(error))
+
+    async def _pause(self, refused: Backpressure) -> None:
+        """Acknowledge what is stored, say why nothing more is stored for now, and wait."""
+        if not self._is_refused:
+            await self._send_ack()
+        self._is_refused = True
+        await self._socket.send(
+            BackpressureFrame(
+                retry_after_ms=refused.retry_after_ms, cause=refused.fields.get("cause", "")
+            )
+        )
+        await anyio.sleep(refused.retry_after_ms / 1_000)
+
+    async def _on_closed(self, error: Refused) -> None:
+        """The session takes nothing more: drop what waits. Its outcomes still arrive."""
+        self._queue.clear()
+        if not self._is_closed:
+            self._is_closed = True
+            await self._socket.send(error_frame(error))
+
+    # --- acknowledging ----------------------------------------------------------------------
+
+    def _want_ack(self) -> None:
+        self._ack_wanted.set()
+        stored = self._session.stored_seq - self._acked
+        is_half = stored >= CREDIT_CHUNKS // 2
+        if is_half or self._bytes >= CREDIT_BYTES // 2:
+            self._ack_now.set()
+
+    async def acknowledge(self) -> None:
+        """Send acknowledgements as they are due, until cancelled."""
+        while True:
+            await self._ack_wanted.wait()
+            with anyio.move_on_after(ACK_MS / 1_000):
+                await self._ack_now.wait()
+            self._ack_wanted, self._ack_now = anyio.Event(), anyio.Event()
+            if not self._is_refused:
+                await self._send_ack()
+
+    async def _send_ack(self) -> None:
+        stored = min(self._session.stored_seq, self._next)
+        while self._acked < stored:
+            self._bytes -= self._sizes.popleft()
+            self._acked += 1
+        await self._socket.send(Ack(next_seq=self._acked, utterance=self._session.utterance))
+
+
+def _gap(expected: int) -> Error:
+    return Error(
+        code="SEQ_GAP",
+        message=f"SEQ_GAP expected={expected}; {SeqGap.remedy}",
+        remedy=SeqGap.remedy,
+        expected=expected,
+    )
+
+
+def _exceeded(limit: str) -> Ended:
+    remedy = "wait for ack before sending more"
+    error = Error(
+        code="CREDIT_EXCEEDED",
+        message=f"CREDIT_EXCEEDED: {limit}; {remedy}",
+        field="chunk",
+        limit=limit,
+        remedy=remedy,
+        fatal=True,
+    )
+    return Ended(Close.CREDIT_EXCEEDED, error)
