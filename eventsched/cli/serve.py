@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from eventsched.archive.config import ArchiveSettings
     from eventsched.gateway.config import GatewayConfig
+    from eventsched.gateway.service import Gateway
     from eventsched.store.connection import Connection
 
 Cells = Annotated[
@@ -145,9 +146,10 @@ async def serve(
         async with (
             options.connect(create=create, cells=cells, settings=settings, wait=True) as connection,
             running(connection, roles, archiver_settings),
-            _serving(connection, gateway) as address,
+            _serving(connection, gateway) as running_gateway,
         ):
             url, names = display_url(connection.url), connection.cells
+            address = running_gateway.url if running_gateway else ""
             shown = [*roles, *["gateway"] * (gateway is not None)]
             if options.json:
                 status = {"ready": True, "url": url, "cells": names, "roles": shown}
@@ -170,12 +172,12 @@ async def serve(
 
 def _serving(
     connection: Connection, gateway: GatewayConfig | None
-) -> AbstractAsyncContextManager[str]:
-    """Return a block in which the gateway serves; it yields the URL, or an empty text without."""
+) -> AbstractAsyncContextManager[Gateway | None]:
+    """Return a block in which the gateway serves; without one, a block that does nothing."""
     from contextlib import nullcontext
 
     if gateway is None:
-        return nullcontext("")
+        return nullcontext()
     from eventsched.gateway.server import serving_gateway
 
     return serving_gateway(connection, gateway)

@@ -39,7 +39,7 @@ def _access(scope: Scope, *roles: Role) -> Access:
 PUBLIC: Access | None = None
 """For routes that need no token."""
 PRODUCE = _access("tenant", "producer")
-SERVE = _access("tenant", "node")
+SERVE = _access("system", "node")
 READ = _access("tenant", "viewer", "auditor", "operator")
 READ_SYSTEM = _access("system", "viewer", "auditor", "operator")
 AUDIT = _access("system", "auditor", "operator")

@@ -106,7 +106,7 @@ def _invalid(error: msgspec.ValidationError) -> InvalidMessage:
     return InvalidMessage.of(field or "type", limit, "see docs/protocol.md")
 
 
-def error_frame(error: Exception, *, fatal: bool = False, **more: Any) -> Error:
+def error_frame(error: Exception, *, fatal: bool = False, job: str = "", attempt: int = 0) -> Error:
     """Return the frame for an exception; an unforeseen one is logged as INTERNAL."""
     _, reply = error_of(error)
     fields = msgspec.structs.asdict(reply)
@@ -114,4 +114,4 @@ def error_frame(error: Exception, *, fatal: bool = False, **more: Any) -> Error:
         fields["expected"] = error.expected
     if isinstance(error, Refused) and not isinstance(error, InvalidMessage | Backpressure):
         fields["message"] = str(error)
-    return Error(**fields, fatal=fatal, **more)
+    return Error(**fields, fatal=fatal, job=job, attempt=attempt)

@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from eventsched.audit.explain import JobExplanation
-from eventsched.gateway import health, producer_socket, reading
-from eventsched.gateway.access import AUDIT, PRODUCE, PUBLIC, READ, READ_SYSTEM, Access
+from eventsched.gateway import health, node_socket, producer_socket, reading
+from eventsched.gateway.access import AUDIT, PRODUCE, PUBLIC, READ, READ_SYSTEM, SERVE, Access
 from eventsched.history.reader import State
 from eventsched.history.status import SystemStatus
 
@@ -39,6 +39,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/healthz", health.healthz, PUBLIC),
     Route("GET", "/readyz", health.readyz, PUBLIC),
     Route("WS", "/v1/sessions", producer_socket.sessions, PRODUCE),
+    Route("WS", "/v1/nodes", node_socket.nodes, SERVE),
     Route("GET", "/v1/status", reading.status, READ_SYSTEM, SystemStatus),
     Route(
         "GET",

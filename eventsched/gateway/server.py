@@ -59,8 +59,8 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving_gateway(connection: Connection, config: GatewayConfig) -> AsyncIterator[str]:
-    """Serve while the block runs, and yield the URL.
+async def serving_gateway(connection: Connection, config: GatewayConfig) -> AsyncIterator[Gateway]:
+    """Serve while the block runs, and yield the gateway.
 
     At the end, sockets are closed with 1012 and their clients come again; sessions and leases stay.
 
@@ -76,9 +76,9 @@ async def serving_gateway(connection: Connection, config: GatewayConfig) -> Asyn
                 tasks.start_soon(server.run_to_end, listening)
                 try:
                     await server.ready.wait()
-                    url = _url_of(config, listening)
-                    log.info("gateway serves", url=url)
-                    yield url
+                    gateway.url = _url_of(config, listening)
+                    log.info("gateway serves", url=gateway.url)
+                    yield gateway
                 finally:
                     gateway.stopping.set()
                     server.should_exit = True

@@ -38,6 +38,8 @@ class Gateway:
         self.stopping = anyio.Event()
         """Set when the gateway ends: streams and sockets end, and their clients come again."""
         self.sockets = 0
+        self.url = ""
+        """Where the gateway listens, with its base path."""
 
     def history_source(self) -> HistorySource:
         """Return the history of the log and the archive. Use a new one for every request."""

@@ -11,7 +11,8 @@ So a fault in this module can waste work, but cannot corrupt a result (rule 21, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
@@ -37,6 +38,7 @@ from eventsched.node.job import Assignment, Job, prepare
 from eventsched.node.task_guard import in_handler
 from eventsched.schema.keys import name_of
 from eventsched.schema.nesting import check_json
+from eventsched.schema.validation import SLOTS_MAX
 from eventsched.store.batcher import Batcher
 from eventsched.store.cell import Store
 from eventsched.store.node_commands import NodeGrant, NodeResult
@@ -63,6 +65,10 @@ End: TypeAlias = Literal["drained", "unknown"]
 _ASSIGNMENT = msgspec.json.Decoder(Assignment)
 
 
+OnReported: TypeAlias = Callable[[Job, Refused | ServerUnavailable | None], Awaitable[None]]
+"""Called after the result of an attempt was reported: with the error, or None if it counts."""
+
+
 class DrainLimit:
     """How long a drain may last; `seconds` may be lowered while the drain runs."""
 
@@ -82,7 +88,23 @@ class Registration:
         slots: int,
         url: str,
         keys: KeyStore | None,
+        is_remote: bool = False,
+        on_reported: OnReported | None = None,
     ) -> None:
+        """Prepare to run attempts.
+
+        Args:
+            store: The cell of the node.
+            grant: The registration.
+            run: Runs the handler.
+            slots: Slots of the node.
+            url: Address to which a thread connects for heartbeats; empty to send them from here.
+            keys: Keys of encrypted sessions.
+            is_remote: The node is another program that a connection serves. It sends heartbeats
+                itself, by `heartbeat`, and the registration may be an earlier connection's: its
+                live attempts start again.
+            on_reported: Called with the fate of each result.
+        """
         self.store = store
         self.grant = grant
         self._run = run
@@ -90,6 +112,8 @@ class Registration:
         self._slots = slots
         self._url = url
         self._keys = keys
+        self._is_remote = is_remote
+        self._on_reported = on_reported
         self._attempts = Attempts()
         self._end: End | Exception | None = None
         self._position = grant.inbox_from
@@ -118,7 +142,7 @@ class Registration:
         Raises NodeSuperseded, and errors of heartbeats.
         """
         async with (
-            sending_heartbeats(self.store, self, self._url),
+            nullcontext() if self._is_remote else sending_heartbeats(self.store, self, self._url),
             anyio.create_task_group() as tasks,
         ):
             self._tasks = tasks
@@ -145,6 +169,31 @@ class Registration:
     def load(self) -> int:
         return 1_000 * len(self._attempts) // self._slots
 
+    async def heartbeat(self, attempts: Sequence[AttemptId]) -> list[str]:
+        """Send the heartbeat of a remote node; cancel the attempts that it no longer holds.
+
+        Args:
+            attempts: (job key, attempt) of each attempt that the node runs, at most 256.
+
+        Returns:
+            The job keys of `attempts` that the node has lost.
+
+        Raises ServerUnavailable. A registration that is over ends `run`.
+        """
+        grant = self.grant
+        try:
+            lost_jobs = await self.store.heartbeat_node(
+                grant.node,
+                grant.epoch,
+                load=1_000 * len(attempts) // self._slots,
+                attempts=attempts,
+            )
+        except (NodeUnknown, NodeSuperseded) as error:
+            self.on_end(error)
+            return []
+        self.on_lost([attempt for attempt in attempts if attempt[0] in lost_jobs])
+        return lost_jobs
+
     def on_lost(self, attempts: Sequence[AttemptId]) -> None:
         for key, number in attempts:
             self._cancel(key, number, "heartbeat")
@@ -160,8 +209,12 @@ class Registration:
     async def _read_inbox(self) -> None:
         backoff = Backoff(self.store.transport, log, node=self.grant.node)
         inbox = self.store.keys.inbox(name_of(self.grant.node))
+        is_read = not self._is_remote
         while True:
             async with backoff.attempt():
+                if not is_read:
+                    await self._replay(inbox)
+                    is_read = True
                 reply = await self.store.transport.read_blocking(
                     {inbox: self._position}, BLOCK_MS, INBOX_COUNT
                 )
@@ -170,6 +223,35 @@ class Registration:
                     self._take(entry)
             # Let the handlers start before the next read is sent, which takes longer.
             await anyio.lowlevel.checkpoint()
+
+    async def _replay(self, inbox: str) -> None:
+        """Start the attempts of this registration that are live and were assigned before."""
+        position, assigned = self._position, dict[AttemptId, Entry]()
+        while entries := await self.store.read_range(inbox, f"({position}", "+", INBOX_COUNT):
+            position = entries[-1][0]
+            assigned |= {attempt: each for each in entries if (attempt := self._assigned_in(each))}
+        ids = list(assigned)
+        for start in range(0, len(ids), SLOTS_MAX):
+            part = ids[start : start + SLOTS_MAX]
+            lost_jobs = await self.store.heartbeat_node(
+                self.grant.node, self.grant.epoch, load=self.load(), attempts=part
+            )
+            for attempt in part:
+                if attempt[0] not in lost_jobs:
+                    self._take(assigned[attempt])
+        self._position = position
+
+    def _assigned_in(self, entry: Entry) -> AttemptId | None:
+        """The attempt that an entry assigns to this registration; None for any other entry."""
+        fields = fields_of(entry[1])
+        if fields[b"t"] == b"cancel":
+            return None
+        try:
+            assignment = _ASSIGNMENT.decode(check_json(fields[b"d"]))
+        except msgspec.DecodeError:
+            return None
+        is_own = assignment.epoch == self.grant.epoch
+        return (fields[b"j"].decode(), assignment.attempt) if is_own else None
 
     def _take(self, entry: Entry) -> None:
         fields = fields_of(entry[1])
@@ -218,10 +300,16 @@ class Registration:
             (refused,) = await self._results.submit([result])
         except ServerUnavailable as error:  # the lease expires, and the node continues
             log.error("result not reported", session=job.session, job=job.key, error=str(error))
+            await self._tell_reported(job, error)
             return
         # An attempt reports once, so a duplicate is this call repeated after a lost reply.
         if refused is not None and refused.code != "DUPLICATE_RESULT":
             log.warning("result refused", session=job.session, job=job.key, code=str(refused))
+        await self._tell_reported(job, refused)
+
+    async def _tell_reported(self, job: Job, error: Refused | ServerUnavailable | None) -> None:
+        if self._on_reported is not None:
+            await self._on_reported(job, error)
 
     async def _report_results(self, results: Sequence[NodeResult]) -> list[Refused | None]:
         grant = self.grant

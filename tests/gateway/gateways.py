@@ -17,6 +17,7 @@ import httpx
 from eventsched.client.client import Client
 from eventsched.gateway.config import GatewayConfig
 from eventsched.gateway.server import serving_gateway
+from eventsched.gateway.service import Gateway
 from eventsched.roles.runner import ROLES
 from eventsched.store.cell import Store
 from eventsched.store.client import check_server, open_client
@@ -33,10 +34,11 @@ class GatewaySystem:
     """A running gateway, a client of the library beside it, and the key of its tokens."""
 
     def __init__(
-        self, es: Client, url: str, key: TokenKey, keys: Path, http: httpx.AsyncClient
+        self, es: Client, gateway: Gateway, key: TokenKey, keys: Path, http: httpx.AsyncClient
     ) -> None:
         self.es = es
-        self.url = url
+        self.gateway = gateway
+        self.url = gateway.url
         self.key = key
         self.keys = keys
         """File of the public keys, for a further gateway."""
@@ -74,23 +76,32 @@ async def gateway_system(
         add_public_key(keys, key)
         async with (
             system(url, *cells, roles=roles, settings=settings) as es,
-            gateway_on(url, *cells, keys=keys, **config) as address,
+            running_gateway(url, *cells, keys=keys, **config) as gateway,
             httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False) as http,
         ):
-            yield GatewaySystem(es, address, key, keys, http)
+            yield GatewaySystem(es, gateway, key, keys, http)
 
 
 @asynccontextmanager
 async def gateway_on(url: str, *cells: str, keys: Path, **config: Any) -> AsyncIterator[str]:
-    """One more gateway of the same cells, with connections of its own."""
+    """The URL of one more gateway of the same cells."""
+    async with running_gateway(url, *cells, keys=keys, **config) as gateway:
+        yield gateway.url
+
+
+@asynccontextmanager
+async def running_gateway(
+    url: str, *cells: str, keys: Path, **config: Any
+) -> AsyncIterator[Gateway]:
+    """A gateway with connections of its own."""
     calling, blocking = await open_client(url), await open_client(url)
     try:
         transport = RedisTransport(calling, blocking)
         stores = {cell: Store(transport, cell) for cell in cells}
         connection = Connection(url, await check_server(calling), transport, stores)
         options = GatewayConfig(token_keys=str(keys), **config)
-        async with serving_gateway(connection, options) as address:
-            yield address
+        async with serving_gateway(connection, options) as gateway:
+            yield gateway
     finally:
         await calling.aclose()
         await blocking.aclose()

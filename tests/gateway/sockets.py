@@ -101,3 +101,54 @@ async def producer(
     shown = token or system.token("producer", "acme")
     async with socket_of(system, "/v1/sessions", shown, url, **options) as socket:
         yield socket
+
+
+class NodeSocket(Socket):
+    """A connection of a node. Binary frames are kept in `audio`, by the reference of the job."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        super().__init__(connection)
+        self.audio: dict[int, bytes] = {}
+        self.whole: set[int] = set()
+
+    async def receive(self) -> dict[str, Any]:
+        while True:
+            with anyio.fail_after(WITHIN_S):
+                received = await self.connection.recv()
+            if isinstance(received, str):
+                frame: dict[str, Any] = msgspec.json.decode(received)
+                return frame
+            ref, number = struct.unpack_from(">II", received)
+            assert ref not in self.whole
+            assert (number & 0x7FFFFFFF) == len(self.audio.get(ref, b"")) // 65_536
+            self.audio[ref] = self.audio.get(ref, b"") + received[8:]
+            if number >> 31:
+                self.whole.add(ref)
+
+    async def register(self, name: str = "n1", **fields: Any) -> dict[str, Any]:
+        declared = {
+            "name": name, "sources": ["en"], "targets": ["es"], "slots": 4,
+            "registration_token": f"token-of-the-node-{name}",
+        }  # fmt: skip
+        await self.send("register", **declared | fields)
+        return await self.expect("registered")
+
+    async def audio_of(self, job: dict[str, Any]) -> bytes:
+        """The audio of a job, once it has arrived whole. Other frames are kept in `skipped`."""
+        while job["ref"] not in self.whole:
+            await self.send("heartbeat", held=[held(job)])
+            await self.expect("heartbeat")
+        return self.audio[job["ref"]]
+
+
+def held(job: dict[str, Any]) -> dict[str, Any]:
+    return {"job": job["job"], "attempt": job["attempt"]}
+
+
+@asynccontextmanager
+async def node_socket(
+    system: GatewaySystem, token: str = "", url: str = "", **options: Any
+) -> AsyncIterator[NodeSocket]:
+    shown = token or system.token("node")
+    async with socket_of(system, "/v1/nodes", shown, url, **options) as socket:
+        yield NodeSocket(socket.connection)

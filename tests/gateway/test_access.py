@@ -20,6 +20,7 @@ ALLOWED = {
     "/healthz": set(ROLES) | {""},
     "/readyz": set(ROLES) | {""},
     "/v1/sessions": {"producer"},
+    "/v1/nodes": {"node"},
     "/v1/status": {"viewer", "auditor", "operator"},
     "/v1/consumer-groups": {"viewer", "auditor", "operator"},
     "/v1/dead-letters": {"viewer", "auditor", "operator"},

@@ -1,0 +1,89 @@
+"""Peers that do not read or do not answer: their connections end, and memory stays bounded."""
+
+from __future__ import annotations
+
+import base64
+import os
+import socket
+import struct
+
+import pytest
+
+from eventsched.gateway import socket as gateway_socket
+from eventsched.gateway import websocket_protocol
+from tests.gateway.gateways import GatewaySystem, gateway_system
+from tests.server_kinds import Server
+from tests.systems import until
+
+pytestmark = pytest.mark.parametrize("server", ["embedded"], indirect=True)
+
+
+class RawPeer:
+    """A client that sends frames and reads nothing unless it is told to."""
+
+    def __init__(self, system: GatewaySystem, path: str, token: str) -> None:
+        host, _, port = system.url.partition("://")[2].partition(":")
+        self.connection = socket.create_connection((host, int(port)))
+        key = base64.b64encode(os.urandom(16)).decode()
+        lines = (
+            f"GET {path} HTTP/1.1", f"Host: {host}:{port}", "Connection: Upgrade",
+            "Upgrade: websocket", "Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {key}",
+            "Sec-WebSocket-Protocol: eventsched.v1", f"Authorization: Bearer {token}",
+        )  # fmt: skip
+        self.connection.sendall("\r\n".join([*lines, "", ""]).encode())
+
+    def send(self, text: str) -> None:
+        """Send a text frame of at most 65,535 bytes, masked with zeros."""
+        data = text.encode()
+        size = bytes([0x80 | len(data)]) if len(data) < 126 else struct.pack(">BH", 0xFE, len(data))
+        self.connection.sendall(b"\x81" + size + bytes(4) + data)
+
+
+async def test_a_peer_that_answers_no_ping_is_dropped(
+    server: Server, cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from eventsched.gateway import server as gateway_server
+
+    monkeypatch.setattr(gateway_server, "PING_S", 0.2)
+    monkeypatch.setattr(gateway_server, "PONG_S", 0.2)
+    async with gateway_system(server.url, cell) as system:
+        peer = RawPeer(system, "/v1/sessions", system.token("producer", "acme"))
+        peer.send('{"type": "open", "source": "en", "targets": ["es"]}')
+        with peer.connection:
+            await until("the socket is counted", lambda: system.gateway.sockets == 1)
+            await until("the connection is dropped", lambda: system.gateway.sockets == 0)
+        assert websocket_protocol.PING_S == websocket_protocol.PONG_S == 8.0
+
+
+async def test_a_peer_that_does_not_read_is_dropped(
+    server: Server, cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway_socket, "SEND_S", 0.5)
+    async with gateway_system(server.url, cell) as system:
+        peer = RawPeer(system, "/v1/sessions", system.token("producer", "acme"))
+        with peer.connection:
+            peer.send('{"type": "open", "source": "en", "targets": ["es"]}')
+            await until("the socket is counted", lambda: system.gateway.sockets == 1)
+            peer.connection.setblocking(False)
+            bad = '{"type": "' + "x" * 60 + '"}'  # each gets an error, which the peer does not read
+
+            def is_dropped() -> bool:
+                try:
+                    for _ in range(200):
+                        peer.send(bad)
+                except (BlockingIOError, ConnectionError):
+                    pass  # the gateway reads no more until it has sent, or has dropped the peer
+                return system.gateway.sockets == 0
+
+            await until("the connection is dropped", is_dropped, within_s=60)
+
+
+async def test_a_thousand_connects_leave_nothing_behind(server: Server, cell: str) -> None:
+    async with gateway_system(server.url, cell) as system:
+        token = system.token("producer", "acme")
+        for _ in range(10):
+            peers = [RawPeer(system, "/v1/sessions", token) for _ in range(100)]
+            for peer in peers:
+                peer.connection.close()
+        await until("no socket is left", lambda: system.gateway.sockets == 0)
+        assert (await system.get("/healthz")).json() == {"ok": True}
