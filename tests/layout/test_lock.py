@@ -19,9 +19,9 @@ PINNED = re.compile(
 )
 PYTHONS = ("3.11", "3.12", "3.13")
 LOCKS = {
-    "dev.txt": {"speech", "fast", "archive", "query", "privacy", "docs", "dev"},
+    "dev.txt": {"speech", "fast", "archive", "query", "privacy", "gateway", "docs", "dev"},
     "bench.txt": {"bench"},
-    "image.txt": {"fast", "archive"},
+    "image.txt": {"fast", "archive", "gateway"},
 }
 
 
