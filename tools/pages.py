@@ -1,9 +1,10 @@
 """Write the generated parts of the documents: `python -m tools.pages`.
 
 Owns: docs/settings.md, from the descriptions of the settings; the column of tests in docs/rules.md,
-from the names of the tests; the access list `minimal` in docs/operations.md, from the functions.
+from the names of the tests; the access list `minimal` in docs/operations.md, from the functions;
+the frames in docs/protocol.md and their JSON Schema; the access table in docs/gateway.md.
 `tests/docs/test_pages.py` fails if one of them is out of date.
-Never does: read files outside the repository. Read next: settings_page.py.
+Never does: read files outside the repository. Read next: settings_page.py, protocol_page.py.
 """
 
 from __future__ import annotations
@@ -12,13 +13,18 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
+
 from eventsched.schema.keys import LAYOUT
 from eventsched.store.needed_commands import all_commands
+from tools.protocol_page import gateway_page, protocol_page, schema
 from tools.settings_page import settings_page
 
 ROOT = Path(__file__).parents[1]
 RULES, SETTINGS = ROOT / "docs/rules.md", ROOT / "docs/settings.md"
 OPERATIONS = ROOT / "docs/operations.md"
+PROTOCOL, GATEWAY = ROOT / "docs/protocol.md", ROOT / "docs/gateway.md"
+SCHEMA = ROOT / "docs/protocol.schema.json"
 MINIMAL = re.compile(r"^(ACL SETUSER minimal +).*$", re.MULTILINE)
 GRANTS = (
     "asking",
@@ -86,6 +92,9 @@ def pages() -> Iterator[tuple[Path, str]]:
     yield RULES, rules_page(RULES.read_text(encoding="utf-8"))
     yield SETTINGS, settings_page()
     yield OPERATIONS, operations_page(OPERATIONS.read_text(encoding="utf-8"))
+    yield PROTOCOL, protocol_page(PROTOCOL.read_text(encoding="utf-8"))
+    yield GATEWAY, gateway_page(GATEWAY.read_text(encoding="utf-8"))
+    yield SCHEMA, msgspec.json.format(msgspec.json.encode(schema()), indent=1).decode() + "\n"
 
 
 def main() -> None:
