@@ -35,8 +35,9 @@ class Hooks(NamedTuple):
 
 def check_hook(name: str, hook: Any) -> None:
     """Raise InvalidMessage if this cannot be called without an argument."""
+    is_right = callable(hook)
     try:
-        is_right = callable(hook) and bool(inspect.signature(hook).bind() or True)
+        inspect.signature(hook).bind()
     except (TypeError, ValueError):
         is_right = False
     if not is_right:

@@ -95,13 +95,15 @@ async def _arrived_reply(connection: Any) -> Any:
 
     A reply that ends the connection is raised, as redis-py does.
     """
-    parser = connection._parser
+    parser: Any = connection._parser
     if not isinstance(parser, _AsyncHiredisParser) or not parser._connected:
         return NOT_ENOUGH_DATA
+    reader: Any = parser._reader
+    handle_push: Any = parser.handle_push_response
     try:
-        reply = parser._reader.gets()
+        reply = reader.gets()
         if isinstance(reply, hiredis.PushNotification):
-            await parser.handle_push_response(reply)
+            await handle_push(reply)
             return NOT_ENOUGH_DATA
         first = reply[0] if isinstance(reply, list) and reply else reply
         if isinstance(first, Lost):

@@ -15,7 +15,7 @@ Read next: docs/testing.md, node/executor.py (how a node runs a handler).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
@@ -131,7 +131,7 @@ def job(
     return recorded
 
 
-Run: TypeAlias = Callable[[RecordedJob], Awaitable[Outcome]]
+Run: TypeAlias = Callable[[RecordedJob], Coroutine[Any, Any, Outcome]]
 
 
 async def run_handler(node: Node | Callable[..., Any], job: RecordedJob) -> Outcome:

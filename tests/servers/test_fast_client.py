@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -232,9 +233,7 @@ async def test_replies_that_arrive_together_are_those_of_redis_py(
     await plain.aclose()
 
 
-async def _converse(
-    connection: AbstractConnection, commands: list[tuple[str | int | bytes, ...]]
-) -> list[object]:
+async def _converse(connection: Any, commands: list[tuple[str | int | bytes, ...]]) -> list[object]:
     """Send all commands together; return each reply or error, and whether it left a connection."""
     await connection.connect()
     await connection.send_packed_command(connection.pack_commands(commands))
