@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from eventsched.audit.explain import JobExplanation
-from eventsched.gateway import health, node_socket, producer_socket, reading
+from eventsched.gateway import event_stream, health, node_socket, producer_socket, reading
 from eventsched.gateway.access import AUDIT, PRODUCE, PUBLIC, READ, READ_SYSTEM, SERVE, Access
 from eventsched.history.reader import State
 from eventsched.history.status import SystemStatus
@@ -63,6 +63,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/jobs/{id}/why", reading.why, READ, JobExplanation),
     Route("GET", "/v1/groups/{id:path}", reading.group, READ, State, AT),
     Route("GET", "/v1/nodes/{id}", reading.node, READ_SYSTEM, State, AT),
+    Route("GET", "/v1/events", event_stream.events, READ, None, ("cells", "after")),
     Route(
         "GET",
         "/v1/history",

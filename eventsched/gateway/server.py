@@ -1,7 +1,7 @@
 """Runs a gateway: its listening socket, uvicorn, the graceful end.
 
 Owns: `serving_gateway`, the options of uvicorn. Never does: serve a route.
-Read next: app.py, websocket_protocol.py.
+Read next: app.py, connections.py.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from eventsched.client.client import Client, running_client
 from eventsched.errors import InvalidMessage
 from eventsched.gateway.app import make_app
 from eventsched.gateway.config import GatewayConfig
-from eventsched.gateway.service import Gateway
-from eventsched.gateway.websocket_protocol import (
+from eventsched.gateway.connections import (
     FRAME_BYTES_MAX,
     PING_S,
     PONG_S,
+    GatewayHttpProtocol,
     GatewayWebSocketProtocol,
 )
+from eventsched.gateway.service import Gateway
 from eventsched.store.connection import Connection
 
 BACKLOG = 2_048
@@ -72,7 +73,9 @@ async def serving_gateway(connection: Connection, config: GatewayConfig) -> Asyn
         gateway = Gateway(config, connection, client)
         server = _Server(_uvicorn_config(gateway))
         with _listen(config) as listening:
-            async with anyio.create_task_group() as tasks:
+            async with anyio.create_task_group() as tasks, anyio.create_task_group() as feeds:
+                for feed in gateway.feeds.values():
+                    feeds.start_soon(feed.run)
                 tasks.start_soon(server.run_to_end, listening)
                 try:
                     await server.ready.wait()
@@ -81,6 +84,7 @@ async def serving_gateway(connection: Connection, config: GatewayConfig) -> Asyn
                     yield gateway
                 finally:
                     gateway.stopping.set()
+                    feeds.cancel_scope.cancel()
                     server.should_exit = True
     log.info("gateway ended")
 
@@ -92,6 +96,7 @@ def _uvicorn_config(gateway: Gateway) -> uvicorn.Config:
         options = {"ssl_certfile": config.tls_cert, "ssl_keyfile": config.tls_key}
     return uvicorn.Config(
         make_app(gateway),
+        http=GatewayHttpProtocol,
         ws=GatewayWebSocketProtocol,
         ws_max_size=FRAME_BYTES_MAX,
         ws_ping_interval=PING_S,

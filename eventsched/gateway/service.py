@@ -16,6 +16,7 @@ from eventsched.client.client import Client
 from eventsched.errors import EventschedError
 from eventsched.gateway.authentication import Authenticator
 from eventsched.gateway.config import GatewayConfig
+from eventsched.gateway.event_feed import EventFeed
 from eventsched.history.source import HistorySource
 from eventsched.store.connection import Connection
 from eventsched.tokens.key_source import KeySource
@@ -35,6 +36,8 @@ class Gateway:
         self.client = client
         self.authenticator = Authenticator(Verifier(KeySource(config.token_keys)))
         self.archive = ArchiveFolder.open(config.archive) if config.archive else None
+        self.feeds = {cell: EventFeed(cell, self.history_source()) for cell in connection.stores}
+        """The shared reader of new events, by cell."""
         self.stopping = anyio.Event()
         """Set when the gateway ends: streams and sockets end, and their clients come again."""
         self.sockets = 0

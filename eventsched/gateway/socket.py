@@ -1,13 +1,12 @@
 """One WebSocket of a gateway: frames in and out, its limits and its end.
 
 Owns: the limits of frames, the time for one frame to be sent, the end at the token's expiry.
-Never does: interpret frames. Read next: producer_socket.py, node_socket.py, websocket_protocol.py.
+Never does: interpret frames. Read next: producer_socket.py, node_socket.py, connections.py.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import anyio
 import msgspec
@@ -16,8 +15,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from uvicorn.protocols.utils import ClientDisconnected
 
 from eventsched.gateway.authentication import SUBPROTOCOL
+from eventsched.gateway.connections import abort_of
 from eventsched.gateway.frames import Close, Error, Reply, error_frame
-from eventsched.gateway.websocket_protocol import ABORT
 
 SEND_S = 10.0
 """How long the peer may take nothing before the connection is dropped."""
@@ -58,7 +57,7 @@ class FrameSocket:
         self._socket = socket
         self._text_max = text_max
         self._binary_max = binary_max
-        self._abort: Callable[[], None] = socket.scope["state"].get(ABORT, lambda: None)
+        self._abort = abort_of(socket.scope)
 
     async def accept(self) -> None:
         """Complete the upgrade."""

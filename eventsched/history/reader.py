@@ -33,6 +33,8 @@ REVISIONS_MAX = 3
 """Tries to read a record while a rebuild changes the active revision."""
 FOLLOWED_MAX = 1_000
 """Entries of one cell in one read while following."""
+TENANTS_MAX = 10_000
+"""Sessions whose tenants a reader remembers."""
 SCANNED_MAX = 10_000
 """Entries that one page of events reads."""
 BLOCK_MS = 2_000
@@ -275,7 +277,7 @@ class Reader:
             return not (where.types or where.node or where.tenant or where.job)
         if not where.matches(event):
             return False
-        return not where.tenant or await self._tenant(event) == where.tenant
+        return not where.tenant or await self.tenant(event) == where.tenant
 
     async def _decrypted(self, event: Event | FailedEvent) -> Event | FailedEvent:
         """The event with its text decrypted, if there is a key; a FailedEvent if that fails."""
@@ -286,7 +288,7 @@ class Reader:
         except DecryptionError as error:
             return FailedEvent(event.id, event, ("text",), str(error), event.session)
 
-    async def _tenant(self, event: Event) -> str:
+    async def tenant(self, event: Event) -> str:
         """The tenant of an event; empty for events of nodes and cells."""
         if event.job:
             return event.job.partition(":")[0]
@@ -296,7 +298,10 @@ class Reader:
             self._tenants[event.session] = event.data.tenant
         elif event.session not in self._tenants:
             self._tenants[event.session] = await self.tenant_of(event.session)
-        return self._tenants[event.session]
+        tenant = self._tenants[event.session]
+        if len(self._tenants) > TENANTS_MAX:
+            del self._tenants[next(iter(self._tenants))]
+        return tenant
 
     async def tenant_of(self, session: str) -> str:
         """The tenant of a session by its full id; empty if no event says that it was opened."""

@@ -9,8 +9,8 @@ import struct
 
 import pytest
 
+from eventsched.gateway import connections
 from eventsched.gateway import socket as gateway_socket
-from eventsched.gateway import websocket_protocol
 from tests.gateway.gateways import GatewaySystem, gateway_system
 from tests.server_kinds import Server
 from tests.systems import until
@@ -52,7 +52,7 @@ async def test_a_peer_that_answers_no_ping_is_dropped(
         with peer.connection:
             await until("the socket is counted", lambda: system.gateway.sockets == 1)
             await until("the connection is dropped", lambda: system.gateway.sockets == 0)
-        assert websocket_protocol.PING_S == websocket_protocol.PONG_S == 8.0
+        assert connections.PING_S == connections.PONG_S == 8.0
 
 
 async def test_a_peer_that_does_not_read_is_dropped(
