@@ -347,6 +347,9 @@ def _delivered(event: Event, data: ResultDelivered | ResultMissing, records: Rec
     if pending is None:
         yield "I9", f"{data.target} number {data.delivery_no} was not open"
         return
+    recipients = pending.recipients or (event.session,)
+    if tuple(data.to) != recipients:
+        yield "I7", f"delivered to {', '.join(data.to)} instead of {', '.join(recipients)}"
     if pending.utterance != data.utterance:
         yield "I9", f"number {data.delivery_no} is of {pending.utterance}, not {data.utterance}"
     if isinstance(data, ResultDelivered) and pending.outcome != data.outcome:

@@ -645,7 +645,7 @@ def _ended(pieces: Sequence[AudioChunk], *, end_of_utterance: bool) -> list[Audi
     if not pieces:
         return []
     *others, last = pieces
-    return [*others, msgspec.structs.replace(last, end_of_utterance=end_of_utterance)]
+    return [*others, msgspec.structs.replace(last, end_of_utterance=bool(end_of_utterance))]
 
 
 class Results:

@@ -74,7 +74,7 @@ class JobError(Exception):
 
     def __init__(self, code: str, *, retryable: bool = False, feature: str = "") -> None:
         self.code = check_code("code", code)
-        self.retryable = retryable
+        self.retryable = bool(retryable)
         self.feature = check_name("feature", feature) if feature else ""
         super().__init__(code)
 

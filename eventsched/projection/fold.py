@@ -66,8 +66,8 @@ class FailedEvent(msgspec.Struct, frozen=True):
 
     @property
     def is_of_projection(self) -> bool:
-        """Whether a projection failed, and not the entry: every decoder refuses such an entry."""
-        return bool(self.too_large) or not self.is_permanent
+        """Whether the code of a projection raised; the entry and the sizes of records are right."""
+        return not self.is_permanent
 
 
 Change: TypeAlias = "tuple[ProjectionState, str, Any, int]"

@@ -105,9 +105,9 @@ class Rebuild:
         history: The log with the archive that has its trimmed entries; by default the log alone.
         owner: Identifies this rebuild as owner of the lease; random by default.
         progress: Called after every batch.
-        failures_max: The most events that a projection may fail to fold. Entries that no projection
-            could fold, because no decoder reads them or their text, are left out as in the live
-            fold.
+        failures_max: The most events that a projection may fail to fold. Entries that no decoder
+            reads, and events that would make a record too large, are left out as in the live fold:
+            whoever can append such an entry must not stop the rebuilds of a new release.
 
     Raises:
         RebuildFailed: The set has no projection of such a name.

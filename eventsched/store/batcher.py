@@ -115,9 +115,12 @@ class Batcher(Generic[Item, Reply]):
         self.calls += 1
         try:
             replies = await self._call(batch)
-        except Exception as error:  # noqa: BLE001 - raised in the callers of `submit`
+        except ServerUnavailable as error:
             for _, future in owners:
                 _fail(future, error)
+            return
+        except Exception as error:  # noqa: BLE001 - raised in the callers of `submit`
+            await self._send_apart(batch, owners, error)
             return
         except BaseException:
             for _, future in owners:
@@ -127,6 +130,21 @@ class Batcher(Generic[Item, Reply]):
         for count, future in owners:
             if not future.done():
                 future.set_result(replies[start : start + count])
+            start += count
+
+    async def _send_apart(
+        self,
+        batch: list[Item],
+        owners: list[tuple[int, asyncio.Future[Sequence[Reply]]]],
+        error: Exception,
+    ) -> None:
+        """Send each submission alone, since one of them has failed the call for all."""
+        if len(owners) == 1:
+            _fail(owners[0][1], error)
+            return
+        start = 0
+        for count, future in owners:
+            await self._send(batch[start : start + count], [(count, future)])
             start += count
 
 

@@ -9,10 +9,10 @@ Read next: lag.py (the lag of a set), roles/backpressure.py (refuses tenants).
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from eventsched.schema.ids import START, parse_id
-from eventsched.schema.keys import name_of
+from eventsched.schema.keys import cell_of, name_of
 from eventsched.store.cell_connection import CellConnection
 from eventsched.store.replies import fields_of
 from eventsched.store.transport import Entry
@@ -72,13 +72,18 @@ class TenantLag:
         self._after = checkpoint
 
     async def _add(self, entries: Iterable[Entry]) -> None:
-        sessions = [(id_, fields_of(fields)[b"s"].decode()) for id_, fields in entries]
+        sessions = [(id_, self._session_of(fields)) for id_, fields in entries]
         await self._read_tenants({session for _, session in sessions if session})
         for id_, session in sessions:
             self._last = id_
             tenant = self._tenants[session] if session else ""
             self._unfolded.append((id_, tenant))
             self._counts[tenant] += 1
+
+    def _session_of(self, fields: Sequence[bytes]) -> str:
+        """The session of an entry, which anybody with access to the log may have appended."""
+        session = fields_of(fields).get(b"s", b"").decode(errors="replace")
+        return session if cell_of(session) == self._cell.cell else ""
 
     async def _read_tenants(self, sessions: set[str]) -> None:
         """Read the tenants of these sessions that are not known yet."""

@@ -147,6 +147,15 @@ async def test_a_tenant_that_is_refused_by_mistake_is_served_again(store: TimedS
     assert await _refused(store) == {}
 
 
+async def test_an_entry_that_no_function_wrote_is_counted_for_no_tenant(
+    store: TimedStore, redis: Client
+) -> None:
+    await store.open()
+    for fields in ({"x": "y"}, {"s": b"\xff"}, {"s": "c9.s1"}):
+        await redis.xadd(store.keys.log, fields, id=f"{store.at_ms}-*")
+    assert await TenantLag(store).count("core") == {"acme": 1}
+
+
 @pytest.mark.parametrize("seed", range(4))
 async def test_the_count_equals_the_entries_after_the_checkpoint(
     store: TimedStore, monkeypatch: pytest.MonkeyPatch, seed: int

@@ -858,8 +858,7 @@ async def test_an_event_that_makes_a_record_too_large_is_a_dead_letter_that_name
         await redis.xadd(store.keys.log, encode(event), id=f"{store.at_ms}-*")
     await fold_all(projector_of(store, of=TRANSCRIPT))
     if is_rebuilt:
-        rebuild = Rebuild(views_of(store), TRANSCRIPT, ["transcript"], failures_max=3)
-        report = await rebuild.run()
+        report = await Rebuild(views_of(store), TRANSCRIPT, ["transcript"]).run()
         assert report is not None
         assert report.skipped == 3
     revision = await views_of(store).active_revision("transcript")

@@ -126,6 +126,26 @@ async def test_an_error_reaches_the_callers_of_its_batch_only() -> None:
         tasks.cancel_scope.cancel()
 
 
+async def test_an_error_of_one_submission_does_not_reach_the_others_of_its_batch() -> None:
+    calls, outcomes = Calls(), dict[int, object]()
+    batcher = batcher_of(calls)
+
+    async def submit(item: int) -> None:
+        try:
+            outcomes[item] = await batcher.submit([item])
+        except ValueError as error:
+            outcomes[item] = str(error)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(batcher.run)
+        async with anyio.create_task_group() as submissions:
+            for item in (1, 13, 2):
+                submissions.start_soon(submit, item)
+        tasks.cancel_scope.cancel()
+    assert outcomes == {1: [-1], 13: "13", 2: [-2]}
+    assert calls.batches == [[1, 13, 2], [1], [13], [2]]
+
+
 async def test_a_cancelled_caller_does_not_affect_others() -> None:
     calls = Calls()
     calls.gate = anyio.Event()

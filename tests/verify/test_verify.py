@@ -602,8 +602,8 @@ def finalized(
     )
 
 
-def delivered(no: int, outcome: Any = "result") -> ResultDelivered:
-    return ResultDelivered(utterance=no, target="es", delivery_no=no, outcome=outcome)
+def delivered(no: int, outcome: Any = "result", to: Sequence[str] = ()) -> ResultDelivered:
+    return ResultDelivered(utterance=no, target="es", delivery_no=no, outcome=outcome, to=list(to))
 
 
 def missing(no: int) -> ResultMissing:
@@ -662,6 +662,7 @@ FORGED: list[tuple[str, str, Data, int, str]] = [
     ("I9", "a hole in the allocated numbers", finalized(9, 30, 12), -1, ""),
     ("I9", "a skipped number", delivered(2), 2, ""),
     ("I9", "a number delivered twice", delivered(0), 0, ""),
+    ("I7", "an outcome delivered to another session", delivered(1, to=["c0.spy"]), 1, ""),
     ("I9", "a missing number that was not next", missing(3), 3, ""),
 ]
 
