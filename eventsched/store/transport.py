@@ -189,11 +189,15 @@ class RedisTransport:
     async def _name_other_types(self, log_key: str) -> None:
         """Raise UnexpectedReply with the names of the cell's keys of another type, if there are.
 
-        A function that fails does not say at which key. `verify` names those of an entity.
+        A function that fails does not say at which key. `verify` names those of an entity. A user
+        who may not ask for types gets the error of the function.
         """
         prefix = log_key.removesuffix("log")
         expected = {f"{prefix}{name}": kind for name, kind in SINGLE_TYPES.items()}
-        replies = await self.commands([("TYPE", key) for key in expected])
+        try:
+            replies = await self.commands([("TYPE", key) for key in expected])
+        except CommandRefused:
+            return
         kinds = dict(zip(expected, map(decode_text, replies), strict=True))
         wrong = [key for key, kind in kinds.items() if kind not in ("none", expected[key])]
         if wrong:
