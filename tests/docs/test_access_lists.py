@@ -163,6 +163,21 @@ def test_no_user_may_disturb_the_server_or_other_users(listed: LocalServer) -> N
         assert allowed == ({"function|load"} if user == "deploy" else set()), user
 
 
+def test_the_auditor_may_run_the_commands_of_its_line_alone(listed: LocalServer) -> None:
+    """A category would have the commands of later servers as well, such as CLUSTERSCAN."""
+    names = [name for name in listed.call("COMMAND LIST") if "|" not in name]
+    single = [name for name in names if not _has_subcommands(listed, name)]
+    allowed = {name for name in single if _may_run(listed, "auditor", name)}
+    listed_names = {word[1:] for word in LISTS["auditor"].split()}
+    assert allowed - {"quit", "reset"} == listed_names & {*single}  # no list can forbid these two
+    assert not allowed & {"scan", "clusterscan", "keys", "randomkey", "dbsize"}
+
+
+def _has_subcommands(server: LocalServer, command: str) -> bool:
+    (details,) = server.call("COMMAND INFO", command)
+    return bool(details[9])
+
+
 def _may_run(server: LocalServer, user: str, command: str) -> bool:
     """Whether the user may run the command, with as many arguments as it needs."""
     (details,) = server.call("COMMAND INFO", command)
