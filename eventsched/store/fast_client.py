@@ -26,27 +26,29 @@ BUFFERED_MAX = 65_536
 """Bytes that may wait for the socket before the sender waits, too; asyncio's high-water mark."""
 _CREDENTIALS = struct.Struct("3i")
 """Process, user and group of the other end of a Unix socket."""
+server_users: dict[str, int] = {}
+"""User of the server at the other end of each Unix socket, by its path, once this process was
+connected to it."""
 
 
 def fast_connection(kind: type[AbstractConnection]) -> type[AbstractConnection]:
     """A subclass of this connection class that sends the same bytes at a fraction of the cost.
 
-    All connections of the class by Unix sockets have servers of one user, that of the first one.
-    Another user who may write to a folder on the path of the socket could put a server of its own
-    there, and would receive the calls of each new connection.
+    All connections of the process by one Unix socket have servers of one user, that of the first
+    connection, whichever client opened it. Another user who may write to a folder on the path of
+    the socket could put a server of its own there, and would receive the calls of each new
+    connection.
     """
 
     class FastConnection(kind):  # type: ignore[misc,valid-type]
-        server_user: int | None = None
-        """User of the server at the other end of the Unix socket, once one was connected."""
-
         async def on_connect_check_health(self, check_health: bool = True) -> None:
             """Check the server's user before anything is sent."""
             user = _user_at(self._writer.get_extra_info("socket"))
-            known = type(self).server_user
-            if user is not None and known not in (None, user):
-                raise Lost(f"the server at the Unix socket has user {user}, it had user {known}")
-            type(self).server_user = user
+            if user is not None:
+                known = server_users.setdefault(self.path, user)
+                if known != user:
+                    message = f"the server at the Unix socket has user {user}, it had user {known}"
+                    raise Lost(message)
             await super().on_connect_check_health(check_health)
 
         def pack_command(self, *args: Any) -> list[bytes]:

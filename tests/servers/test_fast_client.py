@@ -21,8 +21,10 @@ from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
+from eventsched.errors import ServerUnavailable
 from eventsched.server.embedded import using
 from eventsched.server.testing import LocalCluster, LocalServer, wait_for
+from eventsched.store import fast_client
 from eventsched.store.client import open_client
 from eventsched.store.fast_client import BUFFERED_MAX
 from tests.systems import until
@@ -105,14 +107,15 @@ async def test_a_unix_socket_at_which_another_user_listens_gets_nothing(
         assert isinstance(client, Redis)
         assert await client.echo("x") == b"x"
         connection = client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
-        assert type(connection).server_user == os.geteuid()
+        path = connection.path  # type: ignore[attr-defined]
+        assert fast_client.server_users[path] == os.geteuid()
         if os.geteuid():  # no other user can listen here: the first server was that of another one
-            type(connection).server_user = NOBODY
-        with (
-            listener_in_place_of(data, short_path / "moved", received),
-            pytest.raises(RedisConnectionError, match="at the Unix socket has user"),
-        ):
-            await connection.connect()
+            fast_client.server_users[path] = NOBODY
+        with listener_in_place_of(data, short_path / "moved", received):
+            with pytest.raises(RedisConnectionError, match="at the Unix socket has user"):
+                await connection.connect()
+            with pytest.raises(ServerUnavailable, match="at the Unix socket has user"):
+                await open_client(url)
         assert set(received.read_bytes().split(b";")) <= {b"received:", b""}
         await client.aclose()
 
