@@ -45,6 +45,5 @@ CLASS_ROWS = (
     Row(
         "dispatch, by capability classes of 4,096 nodes", "us of the server",
         (16, 256, 4_096), 0.05, dispatch_among_classes,
-        before="75 / 97 / 282",
     ),
 )  # fmt: skip
