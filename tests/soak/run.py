@@ -49,6 +49,8 @@ for i = 1, #info, 2 do if info[i] == 'entries-added' then return info[i + 1] end
 """
 RUN_S_MAX = 180
 COMMAND_S_MAX = 30
+ENDED_S_MAX = 120
+"""A role or node ends within this after SIGTERM, also on a busy machine."""
 VERIFY_S_MAX = 600
 """A check of the whole history."""
 SETTLED_S = 40
@@ -134,8 +136,11 @@ class Soak:
                 yield
             finally:
                 process.terminate()
-                process.wait(30)
-                process.stdout.close()
+                try:
+                    process.wait(ENDED_S_MAX)
+                finally:
+                    process.kill()  # no effect on a process that has ended
+                    process.stdout.close()
 
     def converse(self) -> str:
         """One conversation at high speed; what was not good about it."""
@@ -228,6 +233,7 @@ def soak_listening(sessions: int, minutes: float, folder: Path) -> Listening:
         with run.running("dispatcher", "projector", "timer", "archiver"):
             with run.node():
                 seen = run_async(lambda: soak_sessions(server.url, sessions, minutes, sample))
+            typer.echo(msgspec.json.encode(seen).decode(), err=True)  # not verified yet
             words = ("verify", "--url", server.url, "--archive", str(run.archive))
             return msgspec.structs.replace(
                 seen, verified=run.command(*words, within_s=VERIFY_S_MAX)
