@@ -42,7 +42,7 @@ async def bytes_of_gone_nodes(stage: Stage, nodes: int) -> float:
             for key in keys
             if key.decode() != store.keys.log
         ]
-        return float(sum(sizes))
+        return float(sum(size or 0 for size in sizes))
 
 
 NODE_ROWS = (

@@ -43,12 +43,7 @@ def fast_connection(kind: type[AbstractConnection]) -> type[AbstractConnection]:
     class FastConnection(kind):  # type: ignore[misc,valid-type]
         async def on_connect_check_health(self, check_health: bool = True) -> None:
             """Check the server's user before anything is sent."""
-            user = _user_at(self._writer.get_extra_info("socket"))
-            if user is not None:
-                known = server_users.setdefault(self.path, user)
-                if known != user:
-                    message = f"the server at the Unix socket has user {user}, it had user {known}"
-                    raise Lost(message)
+            _check_user(self)
             await super().on_connect_check_health(check_health)
 
         def pack_command(self, *args: Any) -> list[bytes]:
@@ -114,6 +109,16 @@ async def _arrived_reply(connection: Any) -> Any:
         await connection.disconnect(nowait=True)
         raise
     return reply
+
+
+def _check_user(connection: Any) -> None:
+    """Check that the server at a Unix socket has the user of the first connection to it."""
+    user = _user_at(connection._writer.get_extra_info("socket"))
+    if user is None:
+        return
+    known = server_users.setdefault(connection.path, user)
+    if known != user:
+        raise Lost(f"the server at the Unix socket has user {user}, it had user {known}")
 
 
 def _user_at(connected: Any) -> int | None:

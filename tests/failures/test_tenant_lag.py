@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from typing import Any
 
 import anyio
 import pytest
@@ -151,7 +152,8 @@ async def test_an_entry_that_no_function_wrote_is_counted_for_no_tenant(
     store: TimedStore, redis: Client
 ) -> None:
     await store.open()
-    for fields in ({"x": "y"}, {"s": b"\xff"}, {"s": "c9.s1"}):
+    entries: list[dict[Any, Any]] = [{"x": "y"}, {"s": b"\xff"}, {"s": "c9.s1"}]
+    for fields in entries:
         await redis.xadd(store.keys.log, fields, id=f"{store.at_ms}-*")
     assert await TenantLag(store).count("core") == {"acme": 1}
 

@@ -106,8 +106,8 @@ async def test_a_unix_socket_at_which_another_user_listens_gets_nothing(
         client = await open_client(url)
         assert isinstance(client, Redis)
         assert await client.echo("x") == b"x"
-        connection = client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
-        path = connection.path  # type: ignore[attr-defined]
+        connection: Any = client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        path = connection.path
         assert fast_client.server_users[path] == os.geteuid()
         if os.geteuid():  # no other user can listen here: the first server was that of another one
             fast_client.server_users[path] = NOBODY
