@@ -72,12 +72,13 @@ class JobRepair:
         if job.get("status") != "queued" or not self._stored.get("requirement"):
             return []
         key = f"waiting:{job['priority']}:{self._stored['requirement']}"
-        return [("ZREM", key, job["member"])]
+        return [("ZREM", key, job["member"]), ("ZREM", "waiting_tags", job["member"])]
 
     def _enter_queue(self, view: Job) -> list[Write]:
         requirement = f"{view.source}:{view.target}:{','.join(view.features)}"
         writes: list[Write] = [
             ("ZADD", f"waiting:{view.priority}:{requirement}", view.tag, view.member),
+            ("ZADD", "waiting_tags", view.tag, view.member),
             *job_timer("wait", view, self._settings),
         ]
         if view.priority:

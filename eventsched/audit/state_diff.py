@@ -191,6 +191,9 @@ def job_differences(key: str, view: Job | None, stored: Stored) -> Iterator[Viol
         fields |= {"deadline": str(view.deadline_ms)}
         if stored.get("tag") != str(view.tag):
             yield Violation("I7", where, f"its finish tag in the queue is {stored.get('tag')}")
+        if stored.get("tag_of_all") != str(view.tag):
+            tag = stored.get("tag_of_all")
+            yield Violation("I7", where, f"its finish tag among all waiting jobs is {tag}")
         if "head_fault" in stored:
             yield Violation("I7", where, f"of its requirement: {stored['head_fault']}")
     else:

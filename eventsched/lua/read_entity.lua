@@ -124,7 +124,7 @@ function read.job(key)
   if not has_type(keys.of('job', key), 'string') then return {} end
   local job, core, text = jobs.fields(key)
   if not job then return {} end
-  local tag, requirement, head_fault
+  local tag, requirement, head_fault, tag_of_all
   if job.status == 'queued' then
     local features = table.concat(core.features or {}, ',')
     requirement = table.concat({ core.source, core.target, features }, ':')
@@ -133,8 +133,11 @@ function read.job(key)
       tag = redis.call('ZSCORE', waiting, job.member) or nil
       head_fault = queue.head_fault(core.source, core.target, features)
     end
+    if has_type(keys.waiting_tags, 'zset') then
+      tag_of_all = redis.call('ZSCORE', keys.waiting_tags, job.member) or nil
+    end
   end
-  return { hash = job, tag = tag, requirement = requirement, core = text,
+  return { hash = job, tag = tag, tag_of_all = tag_of_all, requirement = requirement, core = text,
     head_fault = head_fault }
 end
 

@@ -34,11 +34,12 @@ S  ephemeral state: it may be lost.
     requirements            hash   D  requirement with waiting jobs -> place of its next job
     requirements:<class>    zset   D  `<place>:<requirement>` that the class can serve, in order
     waiting:<p>:<requirement> zset D  waiting jobs, by tag
+    waiting_tags            zset   D  all waiting jobs, by tag
     tenant_queued           hash   D  tenant -> waiting jobs
     tenant_undispatched     hash   D  tenant -> outcomes of utterances in the dispatch queue
     tenant_outbox           hash   S  tenant -> bytes of results that wait to be read
     tenant_lag              hash   S  tenant that is refused for its lag -> log entries not folded
-    tenant_finish_tag       zset   D  tenant -> F of fair queuing; values below V are dropped
+    tenant_finish_tag       zset   D  tenant -> F of fair queuing; dropped if it charges nothing
     counters                hash   D  entry count, virtual time, classes, trimmed; backpressure
                                    set_aside: the last segments that were set aside
                                    retired_epoch: the highest epoch of a deleted node
@@ -217,6 +218,10 @@ class Keys:
     @property
     def tenant_lag(self) -> str:
         return self._key("tenant_lag")
+
+    @property
+    def waiting_tags(self) -> str:
+        return self._key("waiting_tags")
 
     @property
     def tenant_queued(self) -> str:

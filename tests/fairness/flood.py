@@ -52,6 +52,24 @@ class Tenant(msgspec.Struct, frozen=True):
 
 TENANTS = (Tenant("calls", 0), Tenant("acme"), Tenant("globex"), Tenant("archive", 2))
 FLOODING = Tenant("flood")
+SECOND = f"{FLOODING.name}-second"
+"""The session of the second flood."""
+
+
+class SecondFlood(msgspec.Struct, frozen=True):
+    """More utterances of the flooding tenant: their target, their priority, and their audio."""
+
+    target: str
+    priority: int
+    ms: int = LONG_MS
+    count: int = 2
+    """Utterances in each step: as many as the node of the play can do."""
+
+
+OTHER_NODES = SecondFlood("fr", 1)
+"""Served by another node, which keeps its jobs short of slots."""
+OTHER_PRIORITY = SecondFlood("es", 0)
+"""Served by the same node before all others."""
 
 
 class Waits(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +90,7 @@ class Play:
 
     `requirements`: the number of sessions of the flood, each with a requirement of its own.
     `flood_ms`, `other_ms`: audio of an utterance of the flood, and of the other tenants.
+    `second`: what the flooding tenant says beside it.
     """
 
     def __init__(
@@ -80,17 +99,19 @@ class Play:
         requirements: int = 1,
         flood_ms: int = UTTERANCE_MS,
         other_ms: int = UTTERANCE_MS,
+        second: SecondFlood | None = None,
     ) -> None:
         self.store, self.flood_ms, self.other_ms = store, flood_ms, other_ms
+        self.second = second
         self.flood = [f"{FLOODING.name}-{number}" for number in range(max(requirements, SESSIONS))]
         self.requirements = requirements
         self.turn = 0
         self.sessions: dict[str, SessionGrant] = {}
         self.next_seq: dict[str, int] = {}
-        self.node: NodeGrant
+        self.nodes: list[NodeGrant] = []
 
     async def run(self) -> list[Waits]:
-        self.node = await self.store.join(slots=SLOTS, features=FEATURES)
+        self.nodes.append(await self.store.join(slots=SLOTS, features=FEATURES))
         for one in TENANTS:
             await self._open(one.name, one, [])
         await self._phase(CALM_MS, 0)
@@ -99,13 +120,23 @@ class Play:
             requirement = number % self.requirements
             subset = [each for bit, each in enumerate(FEATURES) if requirement >> bit & 1]
             await self._open(name, FLOODING, subset)
+        if self.second is not None:
+            if self.second.target == OTHER_NODES.target:
+                self.nodes.append(
+                    await self.store.join("n2", slots=SLOTS, targets=[self.second.target])
+                )
+            tenant = Tenant(FLOODING.name, self.second.priority)
+            await self._open(SECOND, tenant, [], [self.second.target])
+            await self._say(SECOND, SLOTS, self.second.ms)
         await self._phase(FLOOD_MS, TIMES)
         return _measured(await self.store.log(), flood_ms)
 
-    async def _open(self, name: str, tenant: Tenant, features: list[str]) -> None:
+    async def _open(
+        self, name: str, tenant: Tenant, features: list[str], targets: Sequence[str] = ("es",)
+    ) -> None:
         grant = await self.store.open(
             name, tenant=tenant.name, priority=tenant.priority, features=features,
-            features_hash=features_hash(features),
+            features_hash=features_hash(features), targets=targets,
         )  # fmt: skip
         self.sessions[name], self.next_seq[name] = grant, 0
 
@@ -117,6 +148,8 @@ class Play:
                     await self._say(one.name, 1, self.other_ms)
             if times:
                 await self._flood(times * STEP_MS // EVERY_MS)
+                if self.second is not None:
+                    await self._say(SECOND, self.second.count, self.second.ms)
             await self._work()
         for _ in range(SETTLE_MS // STEP_MS):  # until nobody waits any more
             self.store.tick(STEP_MS)
@@ -154,15 +187,17 @@ class Play:
         ordinary = [self.sessions[one.name] for one in TENANTS]
         alive = [(one.session, one.epoch, "") for one in ordinary]  # a flood is not idle for 60 s
         await self.store.keep_alive(alive)
-        await self.store.heartbeat_node(self.node.node, self.node.epoch, load=0, attempts=[])
+        for node in self.nodes:
+            await self.store.heartbeat_node(node.node, node.epoch, load=0, attempts=[])
         await self.store.timers()
-        key = self.store.keys.leases(name_of(self.node.node), self.node.epoch)
-        done = await self.store.transport.command(
-            "ZRANGE", key, "-inf", self.store.at_ms - JOB_MS, "BYSCORE", key=key
-        )
-        results = [NodeResult(job=job.decode(), attempt=1, status="no_speech") for job in done]
-        if results:
-            await self.store.record_results(self.node.node, self.node.epoch, results)
+        for node in self.nodes:
+            key = self.store.keys.leases(name_of(node.node), node.epoch)
+            done = await self.store.transport.command(
+                "ZRANGE", key, "-inf", self.store.at_ms - JOB_MS, "BYSCORE", key=key
+            )
+            results = [NodeResult(job=job.decode(), attempt=1, status="no_speech") for job in done]
+            if results:
+                await self.store.record_results(node.node, node.epoch, results)
         await self.store.dispatch()
 
 

@@ -22,7 +22,7 @@ from eventsched.schema.settings import Settings
 from eventsched.server.testing import LocalServer
 from eventsched.store.client import open_client
 from eventsched.store.transport import RedisTransport
-from tests.fairness.flood import FEATURES, UTTERANCE_MS, Play, Waits
+from tests.fairness.flood import FEATURES, UTTERANCE_MS, Play, SecondFlood, Waits
 from tests.fixtures_store import TimedStore
 
 PRIORITIES = {0: "0 interactive", 1: "1 normal", 2: "2 background"}
@@ -34,6 +34,7 @@ async def played(
     requirements: int = 1,
     flood_ms: int = UTTERANCE_MS,
     other_ms: int = UTTERANCE_MS,
+    second: SecondFlood | None = None,
 ) -> list[Waits]:
     """The play on a fresh cell of this server; the flood has so many requirements."""
     client = await open_client(url)
@@ -41,7 +42,7 @@ async def played(
         store = TimedStore(RedisTransport(client, client), cell)
         settings = msgspec.to_builtins(Settings())
         await store.configure_cell(settings, overwrite=False, manual_clock=True)
-        return await Play(store, requirements, flood_ms, other_ms).run()
+        return await Play(store, requirements, flood_ms, other_ms, second).run()
     finally:
         await client.aclose()
 

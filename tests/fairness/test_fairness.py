@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from eventsched.schema.settings import Settings
 from tests.fairness.flood import (
     FLOODING,
     JOB_MS,
     LONG_MS,
     MANY,
+    OTHER_NODES,
+    OTHER_PRIORITY,
     SHORT_MS,
     STEP_MS,
     TENANTS,
+    SecondFlood,
     Waits,
 )
 from tests.fairness.run import played, table_text
@@ -46,6 +51,14 @@ async def test_a_flood_of_utterances_without_audio_holds_nobody_up_any_longer(
     waits = await played(server.url, cell, flood_ms=SHORT_MS, other_ms=LONG_MS)
     assert table_text(waits) in DOCS.read_text()
     assert_bounded(waits)
+
+
+@pytest.mark.parametrize("second", [OTHER_NODES, OTHER_PRIORITY], ids=["nodes", "priority"])
+async def test_a_flood_that_keeps_others_busy_as_well_holds_nobody_up_any_longer(
+    server: Server, cell: str, second: SecondFlood
+) -> None:
+    """Jobs on other nodes, or of another priority, move virtual time past all that waits here."""
+    assert_bounded(await played(server.url, cell, flood_ms=SHORT_MS, second=second))
 
 
 def assert_bounded(waits: Sequence[Waits]) -> None:

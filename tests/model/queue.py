@@ -67,7 +67,8 @@ def add(w: World, key: str, attempt: int, why: Why, cause: str) -> None:
     if job is not None and job.member:
         tag, member = job.tag, job.member
     else:
-        tag = max(w.virtual, w.finish.get(core.tenant, 0))
+        tag = max(w.start_tag(), w.finish.get(core.tenant, 0))
+        w.has_new_tags = True
         w.finish[core.tenant] = tag + max(core.ms, CHARGE_MIN_MS)
         w.entries += 1
         member = f"{w.entries:016d}:{key}"
@@ -290,10 +291,10 @@ def fill(w: World, name: str, cause: str) -> int:
 
 
 def _serve(w: World, key: str, order: Order) -> None:
-    """Virtual time advances to the tag of the job; a finish tag that is not above it is dropped."""
+    """Virtual time advances to the tag of the job."""
     leave(w, key)
     w.virtual = max(w.virtual, order[1])
-    w.finish = {tenant: due for tenant, due in w.finish.items() if due > w.virtual}
+    w.has_new_tags = True
 
 
 def place(w: World, key: str, attempt: int, cause: str, *, last: str = "", freed: str = "") -> str:

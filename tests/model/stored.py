@@ -36,6 +36,7 @@ SCORED = {
     "leases",
     "out_of_order_at",
     "waiting",
+    "waiting_tags",
 }
 """Sorted sets: a score of 0 says something."""
 HEADS = "requirements:"
@@ -48,6 +49,7 @@ NOT_COMPARED_FIELDS = {"reason", "out_low"}
 
 def expected(w: World) -> Content:
     """The content by key without its prefix; empty keys are left out."""
+    w.end()
     content: Content = {}
     for name, state in w.session_states.items():
         content |= _session(w, name, state)
@@ -287,6 +289,7 @@ def _queues(w: World) -> Content:
         content["requirements"][core.requirement] = queue.place_of(w, core.requirement)
         content["tenant_queued"][core.tenant] = content["tenant_queued"].get(core.tenant, 0) + 1
         content.setdefault(f"waiting:{job.priority}:{core.requirement}", {})[job.member] = job.tag
+        content.setdefault("waiting_tags", {})[job.member] = job.tag
     return content
 
 

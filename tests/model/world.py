@@ -164,6 +164,9 @@ class Entry:
 class World:
     """The state of one cell in the model."""
 
+    has_new_tags = False
+    """Whether the present call has given a tag or moved virtual time."""
+
     def __init__(self, cell: str) -> None:
         self.keys = Keys(cell)
         self.settings = Settings()
@@ -225,8 +228,20 @@ class World:
 
     # --- one call ---------------------------------------------------------------------------
 
+    def start_tag(self) -> int:
+        """The tag of a tenant that owes nothing: virtual time, or the lowest tag that waits."""
+        return min([self.virtual, *(job.tag for _, job in self.queued())])
+
+    def end(self) -> None:
+        """The call ends: a finish tag that is not above the start charges nothing."""
+        if self.has_new_tags:
+            start = self.start_tag()
+            self.finish = {tenant: due for tenant, due in self.finish.items() if due > start}
+            self.has_new_tags = False
+
     def begin(self, asked_ms: int) -> None:
         """A call begins at this time of the server clock."""
+        self.end()
         self.events, self.touched, self._asked_ms = [], set(), asked_ms
         self.eager_jobs = 0
         self.finalized = self.opened = self.ended = self.drained = 0

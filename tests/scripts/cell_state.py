@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from eventsched.schema.events import Event, JobDispatched, JobQueued, UtteranceFinalized
+from eventsched.schema.events import (
+    Event,
+    JobDispatched,
+    JobQueued,
+    UtteranceFinalized,
+)
 from eventsched.schema.keys import name_of
 from eventsched.store.replies import fields_of
 from projections.job import Job, Jobs
@@ -36,7 +41,7 @@ async def check(store: TimedStore, *, idle: bool = True) -> None:
     await _check_slots(store, jobs, nodes)
     await _check_classes(store, nodes, waiting)
     await _check_queues(store, jobs, waiting)
-    await _check_fair_share(store, events)
+    await _check_fair_share(store, events, jobs)
     await _check_timers(store, jobs, nodes)
     if idle:
         await _check_nobody_waits_for_a_free_slot(store, nodes, waiting)
@@ -47,9 +52,17 @@ async def check(store: TimedStore, *, idle: bool = True) -> None:
 def _fold(projection: Any, events: list[Event]) -> dict[str, Any]:
     views: dict[str, Any] = {}
     for event in events:
-        for entity in projection.route(event):
-            views[entity] = projection.apply(views.get(entity), event)
-    return {entity: view for entity, view in views.items() if view is not None}
+        _apply(projection, views, event)
+    return views
+
+
+def _apply(projection: Any, views: dict[str, Any], event: Event) -> None:
+    for entity in projection.route(event):
+        view = projection.apply(views.get(entity), event)
+        if view is None:
+            views.pop(entity, None)
+        else:
+            views[entity] = view
 
 
 async def zset(store: TimedStore, key: str) -> dict[str, int]:
@@ -186,27 +199,39 @@ async def _check_queues(store: TimedStore, jobs: dict[str, Job], waiting: dict[s
     assert {tenant: int(count) for tenant, count in backlog.items()} == tenants
 
 
-async def _check_fair_share(store: TimedStore, events: list[Event]) -> None:
+async def _check_fair_share(store: TimedStore, events: list[Event], jobs: dict[str, Job]) -> None:
     """Rule 18, fair waiting: V, F and every tag follow from the events."""
     virtual, finish, paid = 0, dict[str, int](), set[str]()
+    folding, before = Jobs(), dict[str, Job]()
+
+    def start() -> int:
+        return min([virtual, *(job.tag for job in before.values() if job.status == "queued")])
+
     spoken: dict[tuple[str, int], int] = {}
     for event in events:
         match event.data:
             case UtteranceFinalized() as data:
                 spoken[event.session, data.utterance] = data.ms
-            case JobQueued() as data if event.job not in paid:
-                paid.add(event.job)
-                tenant = event.job.partition(":")[0]
-                assert data.tag == max(virtual, finish.get(tenant, 0))
-                charge = max(spoken[event.session, data.utterance], CHARGE_MIN_MS)
-                finish[tenant] = data.tag + charge
+            case JobQueued() as data:
+                if event.job not in paid:
+                    paid.add(event.job)
+                    tenant = event.job.partition(":")[0]
+                    owed = finish.get(tenant, 0)  # dropped if a call ended when it was not owed
+                    assert data.tag in (start(), max(start(), owed))
+                    charge = max(spoken[event.session, data.utterance], CHARGE_MIN_MS)
+                    finish[tenant] = data.tag + charge
             case JobDispatched(winner=winner) if winner is not None:
                 virtual = max(virtual, winner.tag)
+        _apply(folding, before, event)
     cell = await store.read_hash(store.keys.counters)
     assert int(cell.get("virtual", "0")) == virtual
     assert int(cell.get("entry", "0")) == len(paid)
     tags = await zset(store, store.keys.tenant_finish_tag)
-    assert tags == {tenant: due for tenant, due in finish.items() if due > virtual}
+    assert {tenant: due for tenant, due in finish.items() if due > virtual}.items() <= tags.items()
+    assert tags.items() <= finish.items()
+    assert await zset(store, store.keys.waiting_tags) == {
+        job.member: job.tag for job in jobs.values() if job.status == "queued"
+    }
 
 
 async def _check_timers(store: TimedStore, jobs: dict[str, Job], nodes: dict[str, Node]) -> None:

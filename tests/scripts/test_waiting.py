@@ -259,10 +259,14 @@ async def test_rule_18_the_best_job_of_any_number_of_requirements_is_next(
 async def test_rule_18_a_fill_reads_no_more_if_more_requirements_wait(
     store: TimedStore, redis: Client
 ) -> None:
-    """The commands of a result with its fill, with 50 and with 200 waiting requirements."""
+    """The commands of a result with its fill, with 50 and with 200 waiting requirements.
+
+    The first fill of a cell does not move virtual time, so it is not compared.
+    """
     commands: list[Counter[str]] = []
     targets = [f"a{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(50)]
-    for name, sources in (("few", ["aa"]), ("many", ["ba", "bb", "bc", "bd"])):
+    names = ("first", ["ca"]), ("few", ["aa"]), ("many", ["ba", "bb", "bc", "bd"])
+    for name, sources in names:
         pairs = [(source, target) for source in sources for target in targets]
         count = len(pairs)
         node = await store.join(name, sources=sources, targets=targets, slots=1)
@@ -276,7 +280,7 @@ async def test_rule_18_a_fill_reads_no_more_if_more_requirements_wait(
         await store.answer(node, message)
         commands.append(await calls_of(redis) - before)
         assert (await last(store, "JobDispatched")).compared == count
-    assert commands[0] == commands[1]
+    assert commands[1] == commands[2]
     await check(store)
 
 

@@ -6,8 +6,8 @@ local keys = {}
 local single_keys = {
   'dispatch', 'dead_letters', 'timers', 'clock', 'settings', 'counters', 'classes', 'requirements',
   'node_index_starts',
-  'tenant_queued', 'tenant_undispatched', 'tenant_finish_tag', 'tenant_outbox', 'tenant_lag', 'archive',
-  'erased', 'presence', 'stalled_timers', 'session_index_ends',
+  'waiting_tags', 'tenant_queued', 'tenant_undispatched', 'tenant_finish_tag', 'tenant_outbox',
+  'tenant_lag', 'archive', 'erased', 'presence', 'stalled_timers', 'session_index_ends',
 }
 
 call.on_begin(function()

@@ -2,6 +2,10 @@
 -- with integer tags, then age (rule 18, fair waiting). There is one sorted set for each (priority,
 -- requirement). Counters that the call has changed are written at commit.
 --
+-- Virtual time. The counter `virtual` is the highest tag of a job that has left the queue for a
+-- slot. A new job starts at the lowest tag that waits, if that is lower: nodes of other languages,
+-- or jobs of other priorities, may have moved the counter past everything that waits here.
+--
 -- Heads. The head of a requirement is its next job. Its place is the text
 -- `<priority>:<tag, 16 digits>:<entry, 16 digits>`, so places sort like the jobs. The hash
 -- `requirements` has the place of each head, and each class that serves the requirement has
@@ -151,6 +155,12 @@ local function read_counters()
   end
 end
 
+-- The tag of a tenant that owes nothing.
+local function start_tag()
+  local lowest = redis.call('ZRANGE', keys.waiting_tags, '0', '0', 'WITHSCORES')[2]
+  return lowest and math.min(queue.virtual, tonumber(lowest)) or queue.virtual
+end
+
 -- A job gets its tag and its member when it waits for the first time, and keeps both when it waits
 -- again. The tenant is charged for the audio of the job, and for at least `charge_min_ms`: a job
 -- takes a slot for a time of its own, however short the utterance is.
@@ -159,7 +169,7 @@ local function assign_place(job)
   read_counters()
   local finish = queue.finish[job.tenant]
     or tonumber(redis.call('ZSCORE', keys.tenant_finish_tag, job.tenant)) or 0
-  job.tag = math.max(queue.virtual, finish)
+  job.tag = math.max(start_tag(), finish)
   queue.finish[job.tenant] = job.tag + math.max(job.ms, charge_min_ms)
   queue.entry, queue.has_new_counters = queue.entry + 1, true
   job.member = string.format('%016d:', queue.entry) .. job.key
@@ -274,6 +284,7 @@ end
 
 local function enqueue(job, requirement, reason, cause, tag, deadline)
   jobs.set_queued(job, tag, deadline)
+  write('ZADD', keys.waiting_tags, tag, job.member)
   add_to_set(job.priority, requirement, tag, job.member)
   queue.changes[job.tenant] = (queue.changes[job.tenant] or 0) + 1
   raise_head(requirement, job)
@@ -315,6 +326,7 @@ end
 
 -- Remove a head whose job does not wait: a call failed before it had stored the job.
 function queue.drop(head)
+  write('ZREM', keys.waiting_tags, head.member)
   if remove_from_set(head.priority, head.requirement, head.member) then
     local tenant = string.match(head.member, '^%d+:([^:]+):')
     queue.changes[tenant] = (queue.changes[tenant] or 0) - 1
@@ -326,6 +338,7 @@ end
 -- job: if that fails, the timer ends the job.
 function queue.remove(job)
   local requirement = queue.requirement_of(job)
+  write('ZREM', keys.waiting_tags, job.member)
   if remove_from_set(job.priority, requirement, job.member) then
     queue.changes[job.tenant] = (queue.changes[job.tenant] or 0) - 1
   end
@@ -371,12 +384,12 @@ local function write_counters()
     end
   end
   if not queue.has_new_counters then return end
-  local virtual = string.format('%d', queue.virtual)
-  write('HSET', keys.counters, 'virtual', virtual, 'entry', string.format('%d', queue.entry))
+  write('HSET', keys.counters, 'virtual', string.format('%d', queue.virtual),
+    'entry', string.format('%d', queue.entry))
   for tenant, finish in pairs(queue.finish) do
     write('ZADD', keys.tenant_finish_tag, string.format('%d', finish), tenant)
   end
-  write('ZREMRANGEBYSCORE', keys.tenant_finish_tag, '-inf', virtual)
+  write('ZREMRANGEBYSCORE', keys.tenant_finish_tag, '-inf', string.format('%d', start_tag()))
 end
 
 call.on_commit(function()
