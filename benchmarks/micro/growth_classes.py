@@ -44,6 +44,6 @@ async def dispatch_among_classes(stage: Stage, classes: int) -> float:
 CLASS_ROWS = (
     Row(
         "dispatch, by capability classes of 4,096 nodes", "us of the server",
-        (16, 256, 4_096), 0.05, dispatch_among_classes,
+        (16, 256, 4_096), 0.1, dispatch_among_classes,
     ),
 )  # fmt: skip

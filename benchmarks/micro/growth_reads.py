@@ -166,6 +166,7 @@ READ_ROWS = (
     Row(
         "history of a session as text, by its events", "us of the client an event",
         (1_000, 4_000, 16_000), 0.1, lines_of_a_session,
+        before="484 / 502 / not measured",
     ),
     Row(
         "history of a node with 250 events, by events of the log", "bytes from the server",
