@@ -27,7 +27,8 @@ async def dispatch_among_classes(stage: Stage, classes: int) -> float:
         await register_nodes(store, NODES, classes=classes)
         sessions = await open_sessions(store, JOBS)
         await finalize_utterances(store, sessions, [0])
-        costs, jobs, left = [], 0, True
+        costs: list[float] = []
+        jobs, left = 0, True
         while left:
             before, dispatched = await cpu_us(stage.redis), 0
             for _ in range(CALLS):

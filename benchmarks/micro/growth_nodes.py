@@ -34,15 +34,14 @@ async def bytes_of_gone_nodes(stage: Stage, nodes: int) -> float:
             at_ms[0] += pause_ms + 1
             while (await store.fire_timers()).fired:
                 pass
-        if await stage.redis.exists(store.keys.node("node-0000")):
+        if await store.read_hash(store.keys.node("node-0000")):
             raise BenchFailed("a node was not retired")
-        keys = [key async for key in stage.redis.scan_iter(f"*{{{CELL}}}*", count=1_000)]
-        sizes = [
-            await stage.redis.memory_usage(key, samples=0)
-            for key in keys
-            if key.decode() != store.keys.log
-        ]
-        return float(sum(size or 0 for size in sizes))
+        log = store.keys.log
+        keys = await store.transport.command("KEYS", f"*{{{CELL}}}*", key=log)
+        sizes = await store.read_many(
+            [("MEMORY USAGE", key, "SAMPLES", 0) for key in keys if key.decode() != log]
+        )
+        return float(sum(sizes))
 
 
 NODE_ROWS = (

@@ -49,8 +49,8 @@ def lowest_cost(repeated: Sequence[float | list[float]]) -> float:
     costs of calls. The cost is then that of a long call, which a share LONG of them do not exceed.
     """
     calls = [each if isinstance(each, list) else [each] for each in repeated]
-    lowest = sorted(map(min, zip(*calls, strict=False)))
-    return float(lowest[int(len(lowest) * LONG)])
+    lowest = sorted(min(costs) for costs in zip(*calls, strict=False))
+    return lowest[int(len(lowest) * LONG)]
 
 
 async def cpu_of_calls(redis: Redis, call: Callable[[], Awaitable[bool]]) -> list[float]:
