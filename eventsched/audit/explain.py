@@ -340,8 +340,8 @@ def _ended_by(begin: Event, event: Event, session_events: Sequence[Event]) -> st
             return f"{reason}, until {node} had a slot" + _by(event)
         case _, JobDispatched(rule=rule):
             return f"to {node} by {rule}"
-        case _, AttemptEnded(reason=reason, code=code):
-            return f"on {node}: {reason}" + (f", {code}" if code else "")
+        case _, AttemptEnded(reason=reason, code=code, error=error):
+            return ", ".join(filter(None, [f"on {node}: {reason}", code, error]))
         case _, ResultRecorded(status=status, code=code):
             return f"on {node}: {status}" + (f", {code}" if code else "")
         case _, JobFailed(code=code):

@@ -95,7 +95,7 @@ def _dispatched(event: Event, d: events.JobDispatched) -> str:
 
 def _attempt_ended(event: Event, d: events.AttemptEnded) -> str:
     node = name_of(event.node)
-    return f"{_job(d)}  attempt {d.attempt} on {node}: {d.reason}" + _suffix(d.code)
+    return f"{_job(d)}  attempt {d.attempt} on {node}: {d.reason}" + _suffix(d.code, d.error)
 
 
 def _failed(_: Event, d: events.JobFailed) -> str:

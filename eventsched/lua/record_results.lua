@@ -12,7 +12,9 @@
 --   then per result, at most 16: job_key, attempt, status (ok|no_speech|failed), code,
 --     retryable (0|1), feature, body (empty, or a text as include/result_text describes it; at most
 --     1,048,576 B; a text takes less),
---     audio (at most 1,048,576 B; sound takes less), audio_sha256
+--     audio (at most 1,048,576 B; sound takes less), audio_sha256, error_type (of the exception of
+--     the handler, or empty; at most 1,024 B), error_message (at most 1,024 B),
+--     error_place (at most 1,024 B)
 -- Reply: per result `ok` or `refused CODE key=value`
 -- Refusals: JOB_UNKNOWN, NODE_MISMATCH, ATTEMPT_MISMATCH, LEASE_LOST, DUPLICATE_RESULT,
 --   INVALID_MESSAGE
@@ -39,6 +41,7 @@
 -- include: validate
 -- include: write
 local body_max, code_max, audio_max, unreadable_max = 65536, 64, 512000, 3
+local error_max = { error_type = 256, error_message = 800, error_place = 400 }
 
 local function ending_of(job, result, log_id)
   return { kind = result.status == 'ok' and 'result' or 'no_speech',
@@ -115,11 +118,11 @@ local function fail(job, result)
       return 'INVALID_MESSAGE field=feature limit=one of the job\'s features'
     end
     suspend(job, result.feature, result.code)
-    attempts.redispatch(job, 'suspended', result.code, '')
+    attempts.redispatch(job, 'suspended', result.code, '', result)
   elseif result.retryable == '1' then
-    attempts.redispatch(job, 'failed', result.code, '')
+    attempts.redispatch(job, 'failed', result.code, '', result)
   else
-    local freed = attempts.stop(job, 'failed', result.code, '')
+    local freed = attempts.stop(job, 'failed', result.code, '', result)
     attempts.fail(job, result.code, '')
     if freed then assign.fill(freed, '') end
   end
@@ -151,6 +154,13 @@ local function check(result, attempt)
   local has_hash = #result.audio_sha256 == 64 and string.match(result.audio_sha256, '^%x+$') ~= nil
   if (#result.audio > 0) ~= has_hash then
     return 'INVALID_MESSAGE field=audio_sha256 limit=64 hex digits with audio, empty without'
+  end
+  local errors = { error_type = result.error_type, error_message = result.error_message,
+    error_place = result.error_place }
+  for name, most in pairs(error_max) do
+    if not validate.is_text(errors[name], most) then
+      return string.format('INVALID_MESSAGE field=%s limit=text of up to %d bytes', name, most)
+    end
   end
   return nil
 end

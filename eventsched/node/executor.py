@@ -20,11 +20,13 @@ from typing import Any, TypeAlias
 
 import anyio
 import anyio.to_thread
+import msgspec
 import structlog
 
 from eventsched.client.results import NoSpeech, Result
 from eventsched.errors import InvalidMessage
 from eventsched.node.batches import Batch, Batches
+from eventsched.node.cause import Cause, cause_of
 from eventsched.node.handler_checks import check_handler, is_async, pickled
 from eventsched.node.hooks import Hooks, running_hooks
 from eventsched.node.job import (
@@ -33,6 +35,7 @@ from eventsched.node.job import (
     JobError,
     NoSpeechError,
     encode_result_of,
+    is_encrypted,
     load_audio,
     mark_cancelled,
     no_outcome,
@@ -239,6 +242,8 @@ async def run_attempt(run: Run, job: Job, is_cancelled: Callable[[], bool]) -> N
                 raise
             returned = outcome
         result = result_of(job, returned)
+        if isinstance(returned, JobError) and returned.__cause__ is not None:
+            result = _with_cause(result, job, cause_of(returned.__cause__))
     except BaseException as error:
         if _ends_the_task(error, is_cancelled):
             raise
@@ -278,17 +283,24 @@ def handler_error(job: Job, error: BaseException) -> NodeResult:
     """Log an unexpected exception of a handler; the result to report is HANDLER_ERROR."""
     fields: dict[str, Any] = {"session": job.session, "job": job.key, "attempt": job.attempt}
     if isinstance(error, HandlerRaised):  # raised in another process, with its traceback as text
-        log.error("handler failed", **fields, error=error.error, exception=error.trace)
+        cause = error.cause
+        log.error("handler failed", **fields, error=str(cause), exception=error.trace)
     else:
-        log.error("handler failed", **fields, error=_repr(error), exc_info=error)
-    return result_of(job, JobError(HANDLER_ERROR, retryable=True))
+        cause = cause_of(error)
+        log.error("handler failed", **fields, error=str(cause), exc_info=error)
+    return _with_cause(result_of(job, JobError(HANDLER_ERROR, retryable=True)), job, cause)
 
 
-def _repr(error: BaseException) -> str:
-    try:
-        return f"{error!r:.500}"
-    except BaseException:  # noqa: BLE001 - `__repr__` of a handler's own class may raise
-        return type(error).__name__
+def _with_cause(result: NodeResult, job: Job, cause: Cause) -> NodeResult:
+    """The result with its cause. An exception may quote what was spoken: never if encrypted."""
+    if is_encrypted(job):
+        return result
+    return msgspec.structs.replace(
+        result,
+        error_type=cause.type,
+        error_message=cause.message,
+        error_place=cause.place,
+    )
 
 
 def result_of(job: Job, returned: Any) -> NodeResult:

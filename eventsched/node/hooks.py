@@ -35,13 +35,12 @@ class Hooks(NamedTuple):
 
 def check_hook(name: str, hook: Any) -> None:
     """Raise InvalidMessage if this cannot be called without an argument."""
-    is_right = callable(hook)
     try:
         inspect.signature(hook).bind()
-    except (TypeError, ValueError):
-        is_right = False
-    if not is_right:
-        raise InvalidMessage.of(name, "a function without arguments expected", "take no argument")
+    except (TypeError, ValueError) as error:
+        raise InvalidMessage.of(
+            name, "a function without arguments expected", "take no argument"
+        ) from error
 
 
 @asynccontextmanager

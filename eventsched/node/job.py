@@ -425,6 +425,11 @@ def connect_calls(job: BlockingJob, calls: Calls) -> None:
     job._calls = calls
 
 
+def is_encrypted(job: Job) -> bool:
+    """Whether the session of the job is encrypted."""
+    return bool(job._assignment.key) or job._cipher is not None
+
+
 def mark_cancelled(job: BlockingJob) -> None:
     """Tell a handler in a thread that its attempt is over."""
     job._is_cancelled = True

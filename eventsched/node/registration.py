@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
+from time import monotonic
 from typing import Any, Literal, TypeAlias
 
 import anyio
@@ -32,7 +33,7 @@ from eventsched.errors import (
     ServerUnavailable,
 )
 from eventsched.node.attempts import Attempt, Attempts
-from eventsched.node.executor import Run, handler_error, run_attempt
+from eventsched.node.executor import HANDLER_ERROR, Run, handler_error, run_attempt
 from eventsched.node.heartbeat import AttemptId, sending_heartbeats
 from eventsched.node.job import Assignment, Job, prepare
 from eventsched.node.task_guard import in_handler
@@ -277,6 +278,7 @@ class Registration:
 
     async def _run_job(self, job: Job, attempt: Attempt) -> None:
         self._log.debug("started", session=job.session, job=job.key, attempt=job.attempt)
+        began = monotonic()
         bind_contextvars(session=job.session, job=job.key, attempt=job.attempt)
         in_handler.set(True)
         result: NodeResult | None = None
@@ -288,8 +290,18 @@ class Registration:
             result = handler_error(job, error)
         in_handler.set(False)
         attempt.has_ended = True
+        if result is not None:
+            self._log_end(job, result, round((monotonic() - began) * 1_000))
         if result is not None and not attempt.is_abandoned:
             await self._report(job, result)
+
+    def _log_end(self, job: Job, result: NodeResult, ms: int) -> None:
+        """Log the end of an attempt; an unexpected exception has been logged."""
+        fields = {"session": job.session, "job": job.key, "attempt": job.attempt, "ms": ms}
+        if result.status != "failed":
+            self._log.debug("done", **fields)
+        elif result.code != HANDLER_ERROR:
+            self._log.warning("failed", **fields, code=result.code)
 
     async def _run_handler(self, job: Job) -> Any:
         await prepare(job, self._keys)

@@ -284,6 +284,19 @@ class AttemptEnded(Data, frozen=True, kw_only=True):
         "lease", "node_lost", "superseded", "drained", "suspended", "failed", "cancelled"
     ]
     code: str = ""
+    error_type: str = ""
+    """Class of the exception of the handler, of at most 64 characters; empty without one, and in
+    encrypted sessions. So are the next two."""
+    error_message: str = ""
+    """First line of its text, at most 200 characters; see the setting `error_messages`."""
+    error_place: str = ""
+    """File and line where it was raised, at most 100 characters."""
+
+    @property
+    def error(self) -> str:
+        """Why the handler failed, as one text; empty if that is not known."""
+        text = f"{self.error_type}: {self.error_message}" if self.error_message else self.error_type
+        return f"{text} at {self.error_place}" if self.error_place else text
 
 
 class JobFailed(Data, frozen=True, kw_only=True):

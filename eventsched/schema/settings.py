@@ -119,6 +119,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """An archived entry stays in the log for at least this long."""
     log_retention_ms: RetentionMs = 0
     """Without an archive, entries older than this are trimmed from the log; 0 keeps all entries."""
+    error_messages: Switch = 1
+    """1: the log has the first line of an exception of a handler, beside its type and its place. 0:
+    it is left out, because it may have personal data. Encrypted sessions store none of these."""
     cache_live_state: Switch = 1
     """1: scripts cache loads, queues and sessions between calls. 0: each call reads them."""
     eager_dispatch: Switch = 1

@@ -42,6 +42,10 @@ class NodeResult(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes = b""
     audio: bytes = b""
     audio_sha256: str = ""
+    error_type: str = ""
+    """Why the handler failed: class, first line and place of its exception."""
+    error_message: str = ""
+    error_place: str = ""
 
 
 class NodeCommands(CellConnection):
@@ -101,7 +105,7 @@ class NodeCommands(CellConnection):
         args: list[Arg] = []
         for r in results:
             args += (r.job, r.attempt, r.status, r.code, int(r.retryable), r.feature, r.body)
-            args += (r.audio, r.audio_sha256)
+            args += (r.audio, r.audio_sha256, r.error_type, r.error_message, r.error_place)
         replies = await self.run("record_results", name_of(node), epoch, *args)
         return [refusal_in(item) for item in replies]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
+from structlog.testing import capture_logs
 
 import eventsched
 from eventsched.client.client import Client
@@ -19,7 +20,7 @@ from tests.client.test_session import opened
 from tests.fixtures_store import TimedStore
 from tests.outcomes import next_of, next_result
 from tests.server_kinds import Server
-from tests.systems import SECOND, WITHIN_S, is_registered, serving
+from tests.systems import SECOND, WITHIN_S, client_of, is_registered, serving
 
 
 async def answer(job: eventsched.Job) -> eventsched.Result:
@@ -244,3 +245,58 @@ def test_what_is_declared_stays_callable() -> None:
     assert node.startup(hook) is hook
     assert node.shutdown(hook) is hook
     assert node.job(timeout_s=1)(answer) is answer
+
+
+# --- why a handler failed -----------------------------------------------------------------------
+
+
+def _fails(job: Any) -> eventsched.Result:
+    raise ValueError("out of memory\nand 12 more lines")
+
+
+async def _fails_with_a_cause(job: eventsched.Job) -> eventsched.Result:
+    try:
+        raise OSError("no device")
+    except OSError as error:
+        raise eventsched.JobError("NO_GPU") from error
+
+
+@pytest.mark.parametrize(
+    ("handler", "processes", "error"),
+    [
+        (_fails, False, "ValueError: out of memory at test_node_life.py:"),
+        (_fails, True, "ValueError: out of memory at test_node_life.py:"),
+        (_fails_with_a_cause, False, "OSError: no device at test_node_life.py:"),
+    ],
+    ids=["thread", "process", "cause"],
+)
+async def test_the_log_has_why_a_handler_failed(
+    client: Client, store: TimedStore, handler: Any, processes: bool, error: str
+) -> None:
+    async with serving(client, node_of(handler, processes=processes)):
+        await say(client, store)
+        ended: AttemptEnded = await recorded(store, "AttemptEnded")
+    assert ended.error.startswith(error)
+    assert "more lines" not in ended.error
+
+
+async def test_the_line_of_a_failed_attempt_has_its_time_and_its_cause(
+    client: Client, store: TimedStore
+) -> None:
+    with capture_logs() as lines:
+        async with serving(client, node_of(_fails_with_a_cause)):
+            session = await say(client, store)
+            await recorded(store, "JobFailed")
+    (line,) = [line for line in lines if line["event"] == "failed"]
+    assert (line["session"], line["attempt"], line["code"]) == (session, 1, "NO_GPU")
+    assert line["ms"] >= 0
+
+
+async def test_the_log_has_no_exception_of_an_encrypted_session(
+    store: TimedStore, tmp_path: Path
+) -> None:
+    key_store = eventsched.KeyFolder(tmp_path / "keys")
+    async with client_of(store, key_store) as es, serving(es, node_of(_fails)):
+        await say(es, store, encrypt=True)
+        ended: AttemptEnded = await recorded(store, "AttemptEnded")
+    assert (ended.code, ended.error) == ("HANDLER_ERROR", "")

@@ -44,7 +44,7 @@ TOO_LATE = {"JOB_TIMEOUT", "NODE_LOST"}
 # --- the end of an attempt ------------------------------------------------------------------
 
 
-def stop(w: World, key: str, reason: str, code: str = "") -> str:
+def stop(w: World, key: str, reason: str, code: str = "", report: NodeResult | None = None) -> str:
     """The attempt ends: its slot is free and its node gets a cancel. Returns the node if it can
     take a job.
     """
@@ -56,6 +56,9 @@ def stop(w: World, key: str, reason: str, code: str = "") -> str:
         epoch=held.epoch,
         reason=cast("Any", reason),
         code=code,
+        error_type=report.error_type if report else "",
+        error_message=report.error_message if report and w.settings.error_messages else "",
+        error_place=report.error_place if report else "",
     )
     w.emit(data, session=core.session, job=key, node=held.node)
     name = name_of(held.node)
@@ -87,10 +90,12 @@ def fail(w: World, key: str, code: str) -> None:
     delivery.finish(w, name_of(core.session), core.target, core.delivery_no, ending)
 
 
-def redispatch(w: World, key: str, reason: str, code: str = "") -> None:
+def redispatch(
+    w: World, key: str, reason: str, code: str = "", report: NodeResult | None = None
+) -> None:
     """Rule 20, dispatching again: stop the attempt, start the next, then fill the freed slot."""
     held = w.jobs[key].attempts[-1]
-    freed = stop(w, key, reason, code)
+    freed = stop(w, key, reason, code, report)
     if held.attempt > REDISPATCHED_MAX:
         fail(w, key, code or LOST_CODES[reason])
     else:
@@ -296,11 +301,11 @@ def _failed(w: World, node: str, result: NodeResult) -> None:
         if result.feature not in w.cores[key].features:
             raise invalid("feature")
         nodes.suspend(w, name_of(node), result.feature)
-        redispatch(w, key, "suspended", result.code)
+        redispatch(w, key, "suspended", result.code, result)
     elif result.retryable:
-        redispatch(w, key, "failed", result.code)
+        redispatch(w, key, "failed", result.code, result)
     else:
-        freed = stop(w, key, "failed", result.code)
+        freed = stop(w, key, "failed", result.code, result)
         fail(w, key, result.code)
         if freed:
             queue.fill(w, freed, "")

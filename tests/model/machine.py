@@ -710,6 +710,9 @@ class Machine(RuleBasedStateMachine):
                 status=status,  # type: ignore[arg-type]
                 code="BROKEN" if status == "failed" else "",
                 retryable=True,
+                error_type="ValueError" if status == "failed" else "",
+                error_message="out of memory" if status == "failed" else "",
+                error_place="workers.py:12" if status == "failed" else "",
                 body=_TEXT if status == "ok" else b"",
             )
             for (key, attempt), status in zip(held, statuses, strict=False)

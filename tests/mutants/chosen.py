@@ -414,7 +414,7 @@ FAULTS = (
     Fault(
         "a handler that fails takes no attempt and is not logged",
         "handler_error",
-        "return result_of(job, JobError(HANDLER_ERROR, retryable=True))",
+        "return _with_cause(result_of(job, JobError(HANDLER_ERROR, retryable=True)), job, cause)",
         "raise error",
         (NODE,),
     ),

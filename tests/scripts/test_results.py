@@ -289,6 +289,18 @@ MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
     "neither retryable nor final": ({"retryable": 2}, "retryable"),
     "a long feature": ({"status": "failed", "code": "X", "feature": "a" * 65}, "feature"),
     "no name of a feature": ({"status": "failed", "code": "X", "feature": "a b"}, "feature"),
+    "a long type of an error": (
+        {"status": "failed", "code": "X", "error_type": "x" * 257},
+        "error_type",
+    ),
+    "a long message of an error": (
+        {"status": "failed", "code": "X", "error_message": "x" * 801},
+        "error_message",
+    ),
+    "a place that is no text": (
+        {"status": "failed", "code": "X", "error_place": b"\xff"},
+        "error_place",
+    ),
     "too much text": ({"body": text("x" * 65_536)}, "body"),
     "too much audio": ({"audio": AUDIO + b"\x01", "audio_sha256": "0" * 64}, "audio"),
     "audio without its hash": ({"audio": b"\x01"}, "audio_sha256"),
@@ -330,7 +342,7 @@ async def test_malformed_calls_are_refused_as_a_whole(store: TimedStore) -> None
     for script, args, field in (
         ("record_results", ["n1", "x"], "epoch"),
         ("record_results", ["n1", 1, job, 1, "ok"], "results"),
-        ("record_results", ["n1", 1, *[job, 1, "ok", "", 0, "", "", "", ""] * 65], "results"),
+        ("record_results", ["n1", 1, *[job, 1, "ok", "", 0, *[""] * 7] * 65], "results"),
         ("send_partials", ["n1", "x"], "epoch"),
         ("send_partials", ["n1", 1, job, 1], "partials"),
         ("send_partials", ["n1", 1, *[job, 1, ""] * 65], "partials"),
@@ -402,3 +414,41 @@ async def test_rule_25_a_live_attempt_whose_outcome_ended_is_cancelled_and_its_s
     assert (await last(store, "AttemptEnded")).reason == "cancelled"
     assert await refusals_of_token(store, node, job, 1) == {"LEASE_LOST"}
     await check(store)
+
+
+ERROR: dict[str, Any] = {
+    "error_type": "ValueError",
+    "error_message": "out of memory",
+    "error_place": "a.py:12",
+}
+
+
+@pytest.mark.parametrize("retryable", [True, False])
+@pytest.mark.parametrize("error_messages", [1, 0])
+async def test_the_end_of_an_attempt_has_why_its_handler_failed(
+    store: TimedStore, retryable: bool, error_messages: int
+) -> None:
+    await store.configure_cell({"error_messages": error_messages}, overwrite=True)
+    node, job = await running(store)
+    answer = await reply(
+        store, node, job, status="failed", code="HANDLER_ERROR", retryable=retryable, **ERROR
+    )
+    assert answer == "ok"
+    (event,) = await logged(store, "AttemptEnded")
+    message = ERROR["error_message"] if error_messages else ""
+    assert (event.data.error_type, event.data.error_message) == ("ValueError", message)
+    assert event.data.error_place == "a.py:12"
+    expected = "ValueError: out of memory at a.py:12" if message else "ValueError at a.py:12"
+    assert event.data.error == expected
+    await check(store)
+
+
+async def test_the_next_attempt_does_not_inherit_why_the_last_one_failed(
+    store: TimedStore,
+) -> None:
+    node, job = await running(store)
+    await reply(store, node, job, status="failed", code="HANDLER_ERROR", retryable=True, **ERROR)
+    again: dict[str, Any] = {"attempt": 2, "status": "failed", "code": "NO_MODEL"}
+    assert await reply(store, node, job, **again) == "ok"
+    first, second = await logged(store, "AttemptEnded")
+    assert (first.data.error_type, second.data.error_type) == ("ValueError", "")

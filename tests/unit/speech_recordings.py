@@ -77,7 +77,9 @@ def pink_noise(count: int, level: float) -> NDArray[np.float64]:
 def hum(count: int, level: float) -> NDArray[np.float64]:
     """Return the hum of a mains supply at 50 Hz with four overtones."""
     seconds = np.arange(count) / RATE
-    tone = sum(np.sin(2 * np.pi * 50 * n * seconds) / n for n in range(1, 6)) + np.zeros(count)
+    tone = np.zeros(count)
+    for n in range(1, 6):
+        tone += np.sin(2 * np.pi * 50 * n * seconds) / n
     scaled: NDArray[np.float64] = tone / np.sqrt((tone**2).mean()) * level
     return scaled
 

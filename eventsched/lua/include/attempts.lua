@@ -26,10 +26,11 @@ local function send_cancel(job, reason)
 end
 
 -- End the attempt: release its slot and send its node a cancel. The slot is released first: a lease
--- that is gone cannot end twice. Returns the node if it can take a job.
-function attempts.stop(job, reason, code, cause)
+-- that is gone cannot end twice. `report` is the report of a node that failed, or nil. Returns the
+-- node if it can take a job.
+function attempts.stop(job, reason, code, cause, report)
   local node = nodes.release_slot(job, function()
-    events.AttemptEnded(job, reason, code, cause)
+    events.AttemptEnded(job, reason, code, cause, report)
   end)
   send_cancel(job, reason)
   return node
@@ -54,15 +55,15 @@ function attempts.retry(job, reason, code, cause, freed)
 end
 
 -- Stop the attempt and start the next one on another node; then fill the freed slot. If the next
--- one cannot be started, a timer starts it.
-function attempts.redispatch(job, reason, code, cause)
+-- one cannot be started, a timer starts it. `report` as for `stop`.
+function attempts.redispatch(job, reason, code, cause, report)
   local id = table.concat({ job.key, numbers.text[job.attempt], reason, code or '' }, '|')
   local freed, has_ended
   call.or_else(function()
     if has_ended then timers.set(clock.now(), 'retry', id) end
   end, function()
     freed = nodes.release_slot(job, function()
-      events.AttemptEnded(job, reason, code, cause)
+      events.AttemptEnded(job, reason, code, cause, report)
       has_ended = true
     end)
     send_cancel(job, reason)

@@ -8,6 +8,7 @@
 -- include: json
 -- include: keys
 -- include: numbers
+-- include: settings
 -- include: strings
 -- include: write
 local events = {}
@@ -178,10 +179,20 @@ function events.JobDispatched(job, node, cause, choice, deadline, context_at)
       .. json.string_field('context_at', context_at) .. '}', '')
 end
 
-function events.AttemptEnded(job, reason, code, cause)
+-- `report` has why the handler failed, or is nil. The message may have personal data: the setting
+-- `error_messages` leaves it out.
+function events.AttemptEnded(job, reason, code, cause, report)
+  local data = { utterance = tonumber(job.utterance), target = job.target, attempt = job.attempt,
+    epoch = job.epoch, reason = reason, code = json.optional(code) }
+  if report then
+    data.error_type = json.optional(report.error_type)
+    data.error_place = json.optional(report.error_place)
+    if settings.error_messages ~= 0 then
+      data.error_message = json.optional(report.error_message)
+    end
+  end
   return append(keys.log, 'AttemptEnded', job.session, job.key, keys.full(job.node), cause, job.tp,
-    cjson.encode({ utterance = tonumber(job.utterance), target = job.target, attempt = job.attempt,
-      epoch = job.epoch, reason = reason, code = json.optional(code) }), '')
+    cjson.encode(data), '')
 end
 
 function events.JobFailed(job, code, cause)
