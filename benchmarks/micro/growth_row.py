@@ -50,7 +50,7 @@ def lowest_cost(repeated: Sequence[float | list[float]]) -> float:
     """
     calls = [each if isinstance(each, list) else [each] for each in repeated]
     lowest = sorted(min(costs) for costs in zip(*calls, strict=False))
-    return lowest[int(len(lowest) * LONG)]
+    return float(lowest[int(len(lowest) * LONG)])
 
 
 async def cpu_of_calls(redis: Redis, call: Callable[[], Awaitable[bool]]) -> list[float]:

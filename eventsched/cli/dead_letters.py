@@ -2,7 +2,7 @@
 deletes that of a read model.
 
 Owns: the printed list, the messages about a retry. Never does: the retry itself.
-Read next: lua/retry_dead_letter.lua.
+Read next: audit/dead_letters.py.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eventsched.cli.options import Options, command
-from eventsched.errors import EventschedError, InvalidMessage, NotFound
-from eventsched.schema.ids import is_id, ms_of
+from eventsched.errors import InvalidMessage
+from eventsched.schema.ids import ms_of
 
 if TYPE_CHECKING:
     from eventsched.store.cell import Store
     from eventsched.store.connection import Connection
-    from eventsched.store.role_commands import RetryOutcome
 
 SHOWN_MAX = 50
 """Dead letters in the text output; --json prints all."""
@@ -28,10 +27,6 @@ Id = Annotated[
     str, typer.Argument(metavar="ID", help="Id from the list, such as c0/1700000000000-0.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Retry even a partially processed entry.")]
-
-
-class RetryRefused(EventschedError):
-    """Raised when a dead letter cannot be retried or discarded and stays in the list."""
 
 
 @app.callback(invoke_without_command=True)
@@ -64,18 +59,19 @@ async def retry(options: Options, id_: Id, force: Force = False) -> None:
     Targets that already have a job or an outcome are skipped. A partial entry, whose first
     processing failed after its first write, needs --force; run `eventsched verify` before.
     """
+    from eventsched.audit.dead_letters import retry_dead_letter
     from eventsched.cli.output import print_json, print_line
 
     async with options.connect() as connection:
         store, entry_id = await _find(connection, id_)
-        done = await store.retry_dead_letter(entry_id, force=force)
-    message = _message(id_, done)
+        done = await retry_dead_letter(store, entry_id, force=force)
     if options.json:
-        outcome = "removed" if done.word == "passed_over" else done.word
-        counts = {"retried": done.retried, "skipped": done.passed_over}
-        print_json({"id": f"{store.cell}/{entry_id}", "outcome": outcome} | counts)
+        print_json(done)
+    elif done.outcome == "removed":
+        print_line(f"{id_}: removed, all its targets have a job or an outcome")
     else:
-        print_line(message)
+        skipped = f", {done.skipped} skipped" if done.skipped else ""
+        print_line(f"{id_}: queued again ({done.retried}{skipped})")
 
 
 @app.command()
@@ -86,19 +82,14 @@ async def discard(options: Options, id_: Id) -> None:
     The event stays in the log: a rebuild folds it, once the read model can. Other dead letters are
     not deleted, because they are work that nothing else does: retry them.
     """
+    from eventsched.audit.dead_letters import discard_dead_letter
     from eventsched.cli.output import print_json, print_line
 
     async with options.connect() as connection:
         store, entry_id = await _find(connection, id_)
-        if not is_id(entry_id):
-            raise InvalidMessage.of("ID", "an id from the list expected", "copy it from the list")
-        outcome = await store.discard_dead_letter(entry_id)
-    if outcome == "unknown":
-        raise NotFound(f"no dead letter {id_}")
-    if outcome == "work":
-        raise RetryRefused(f"{id_} is work that is not done: retry it")
+        await discard_dead_letter(store, entry_id)
     if options.json:
-        print_json({"id": f"{store.cell}/{entry_id}", "outcome": outcome})
+        print_json({"id": f"{store.cell}/{entry_id}", "outcome": "discarded"})
     else:
         print_line(f"{id_}: discarded; the log keeps the event")
 
@@ -141,24 +132,3 @@ async def _find(connection: Connection, id_: str) -> tuple[Store, str]:
             "ID", "<cell>/<id> expected", "copy it from `eventsched dead-letters`"
         )
     return next(iter(connection.stores.values())), entry_id
-
-
-def _message(id_: str, done: RetryOutcome) -> str:
-    """Return a message about the retry. Raises NotFound or RetryRefused if nothing was done."""
-    match done.word:
-        case "unknown":
-            raise NotFound(f"no dead letter {id_}")
-        case "partial":
-            raise RetryRefused(
-                f"{id_} was processed partially: run `eventsched verify`, then retry with --force"
-            )
-        case "projection":
-            raise RetryRefused(
-                f"{id_} could not be folded: repair the read model, rebuild it, then discard it"
-            )
-        case "unreadable":
-            raise RetryRefused(f"{id_} cannot be read by this version; a later one may read it")
-        case "passed_over":
-            return f"{id_}: removed, all its targets have a job or an outcome"
-    skipped = f", {done.passed_over} skipped" if done.passed_over else ""
-    return f"{id_}: queued again ({done.retried}{skipped})"

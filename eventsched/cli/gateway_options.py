@@ -15,6 +15,7 @@ from eventsched.errors import InvalidMessage, require_packages
 
 if TYPE_CHECKING:
     from eventsched.gateway.config import GatewayConfig
+    from eventsched.tokens.keys import TokenKey
 
 PACKAGES = ("joserfc", "starlette", "uvicorn", "websockets")
 Listen = Annotated[
@@ -96,3 +97,31 @@ def gateway_config(
         origins=tuple(origins),
         archive=archive,
     )
+
+
+def local_gateway(
+    data: Path | None, listen: str, archive: Path | None
+) -> tuple[GatewayConfig, TokenKey]:
+    """Return the configuration of a gateway whose key of tokens is in the data folder, and the key.
+
+    Raises InvalidMessage, TokenKeyError; MissingDependencyError without the extra `gateway`.
+    """
+    require_packages(*PACKAGES, extra="gateway")
+    from eventsched.server.choice import choose_server
+    from eventsched.tokens.keys import PUBLIC_SUFFIX, TokenKey, add_public_key
+
+    path = choose_server(data=data).folder / "token.key"
+    public = path.with_name(path.name + PUBLIC_SUFFIX)
+    key = TokenKey.read_or_create(path)
+    add_public_key(public, key)
+    config = gateway_config(
+        listen=listen,
+        token_keys=str(public),
+        base_path="",
+        tls_cert=None,
+        tls_key=None,
+        proxies=(),
+        origins=(),
+        archive=archive,
+    )
+    return config, key

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from eventsched.cli.options import Options
+from eventsched.cli.options import Options, operator_name
 from eventsched.errors import InvalidMessage
 from eventsched.interrupts import open_signals
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from eventsched.gateway.config import GatewayConfig
     from eventsched.gateway.service import Gateway
     from eventsched.store.connection import Connection
+    from eventsched.tokens.keys import TokenKey
 
 Cells = Annotated[
     int | None,
@@ -118,6 +119,7 @@ async def serve(
     assignments: Sequence[str],
     archive: ArchiveOptions,
     gateway: GatewayConfig | None = None,
+    token_key: TokenKey | None = None,
 ) -> int:
     """Run the roles until a signal and return the exit code.
 
@@ -131,6 +133,7 @@ async def serve(
         assignments: values of `--set`, each `NAME=VALUE`.
         archive: the options of the archive.
         gateway: the gateway that runs beside the roles; none without it.
+        token_key: signs the token of the link that logs a browser in; none for no link.
     """
     settings = settings_of(assignments)
     archiver_settings = archive.archiver_settings(roles)
@@ -149,7 +152,7 @@ async def serve(
             _serving(connection, gateway) as running_gateway,
         ):
             url, names = display_url(connection.url), connection.cells
-            address = running_gateway.url if running_gateway else ""
+            address = _address(running_gateway, token_key)
             shown = [*roles, *["gateway"] * (gateway is not None)]
             if options.json:
                 status = {"ready": True, "url": url, "cells": names, "roles": shown}
@@ -181,3 +184,14 @@ def _serving(
     from eventsched.gateway.server import serving_gateway
 
     return serving_gateway(connection, gateway)
+
+
+def _address(gateway: Gateway | None, key: TokenKey | None) -> str:
+    """Return the URL to print: with a key, a link that logs an operator in, once."""
+    if gateway is None or key is None:
+        return gateway.url if gateway else ""
+    from eventsched.tokens.claims import LIFETIME_S_MAX
+    from eventsched.tokens.issue import issue
+
+    token = issue(key, role="operator", tenant="*", subject=operator_name(), seconds=LIFETIME_S_MAX)
+    return f"{gateway.url}/v1/login?code={gateway.codes.add(token)}"

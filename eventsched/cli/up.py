@@ -5,6 +5,7 @@ Owns: the choice of the roles. Read next: serve.py.
 
 from __future__ import annotations
 
+from eventsched.cli.gateway_options import Listen, local_gateway
 from eventsched.cli.options import Options, command
 from eventsched.cli.serve import (
     ArchiveAudio,
@@ -25,13 +26,17 @@ async def up(
     archive: ArchiveDir = None,
     archive_key: ArchiveKey = None,
     archive_audio: ArchiveAudio = False,
+    listen: Listen = "",
 ) -> int:
     """Run all roles in this process, with a server if none is named.
 
-    Once the roles run, the command prints one line with the server's URL. Ctrl-C ends it.
+    Once the roles run, the command prints one line with the server's URL. Ctrl-C ends it. With
+    --listen, a gateway runs as well, with a key of tokens in the data folder; the command prints a
+    link that logs a browser in once, within a minute.
     """
     from eventsched.roles.runner import ROLES
 
     roles = [role for role in ROLES if role != "archiver" or archive is not None]
     archive_options = ArchiveOptions(archive, archive_key, archive_audio)
-    return await serve(options, roles, cells, set_ or [], archive_options)
+    gateway, key = local_gateway(options.data, listen, archive) if listen else (None, None)
+    return await serve(options, roles, cells, set_ or [], archive_options, gateway, key)

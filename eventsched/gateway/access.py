@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple, TypeAlias
 
 from eventsched.errors import Forbidden
-from eventsched.tokens.claims import ALL_TENANTS, Claims, Role
+from eventsched.tokens.claims import ALL_TENANTS, ROLES, Claims, Role
 
 Scope: TypeAlias = Literal["tenant", "system"]
 
@@ -41,6 +41,7 @@ PUBLIC: Access | None = None
 PRODUCE = _access("tenant", "producer")
 SERVE = _access("system", "node")
 READ = _access("tenant", "viewer", "auditor", "operator")
+ANY = _access("tenant", *ROLES)
 READ_SYSTEM = _access("system", "viewer", "auditor", "operator")
 AUDIT = _access("system", "auditor", "operator")
 OPERATE = _access("system", "operator")

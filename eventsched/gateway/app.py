@@ -18,7 +18,8 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketState
 
 from eventsched.errors import Unauthenticated
-from eventsched.gateway.origin import check_handshake
+from eventsched.gateway.login import check_csrf
+from eventsched.gateway.origin import check_handshake, check_origin
 from eventsched.gateway.replies import ErrorBody, ErrorReply, error_of, error_response, json_reply
 from eventsched.gateway.routes import ROUTES, Route
 from eventsched.gateway.service import Gateway
@@ -43,6 +44,8 @@ def _routed(gateway: Gateway, route: Route) -> BaseRoute:
 
     async def endpoint(request: Request) -> Response:
         try:
+            if route.method == "POST":
+                check_origin(request, gateway.config.origins)
             claims = await authorize(gateway, route, request)
             response: Response = await route.handler(request, gateway, claims)
         except Exception as error:  # noqa: BLE001 - error_response logs what is unforeseen
@@ -84,6 +87,7 @@ async def authorize(gateway: Gateway, route: Route, connection: HTTPConnection) 
         return None
     claims = await gateway.authenticator.authenticate(connection)
     route.access.check(claims)
+    check_csrf(connection, route.method)
     return claims
 
 

@@ -1,6 +1,6 @@
 """Finds the token of a request and verifies it.
 
-Owns: where a token may be (header, subprotocol), the limit of bad tokens of an address.
+Owns: where a token may be (header, subprotocol, cookie), the limit of bad tokens of an address.
 Never does: decide what a role may do. Read next: access.py, tokens/verify.py.
 """
 
@@ -17,6 +17,7 @@ from eventsched.tokens.verify import Verifier
 
 SUBPROTOCOL = "eventsched.v1"
 _BEARER = "bearer."
+COOKIE = "eventsched_token"
 FAILURES_MAX = 30
 """Bad tokens of one address in a minute; further ones are refused without a look at the token."""
 ADDRESSES_MAX = 10_000
@@ -49,6 +50,10 @@ class Authenticator:
         token = token_of(connection)
         if token is None:
             raise Unauthenticated("a token expected: Authorization: Bearer TOKEN")
+        return await self.verify(token, connection)
+
+    async def verify(self, token: str, connection: HTTPConnection) -> Claims:
+        """Return the claims of a token that this request has shown. Raises as `authenticate`."""
         address = connection.client.host if connection.client else ""
         self._check_failures(address)
         try:
@@ -76,7 +81,7 @@ def token_of(connection: HTTPConnection) -> str | None:
     """Return the token of a request; None without one.
 
     Programs send the header `Authorization`. Browsers cannot, so on a socket they offer the
-    subprotocol `bearer.<token>` beside `eventsched.v1`.
+    subprotocol `bearer.<token>` beside `eventsched.v1`. Pages of the gateway itself have a cookie.
     """
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
@@ -84,4 +89,4 @@ def token_of(connection: HTTPConnection) -> str | None:
     for offered in connection.scope.get("subprotocols", ()):
         if offered.startswith(_BEARER):
             return str(offered.removeprefix(_BEARER))
-    return None
+    return connection.cookies.get(COOKIE) or None

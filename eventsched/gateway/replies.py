@@ -13,6 +13,7 @@ import msgspec
 import structlog
 from starlette.responses import Response
 
+from eventsched.audit.dead_letters import RetryRefused
 from eventsched.errors import (
     Backpressure,
     Forbidden,
@@ -61,6 +62,7 @@ STATUS: tuple[tuple[type[Exception], int, str], ...] = (
     (SessionUnknown, 404, ""),
     (JobUnknown, 404, ""),
     (NodeUnknown, 404, ""),
+    (RetryRefused, 409, "RETRY_REFUSED"),
     (TooManyFailures, 429, "TOO_MANY_FAILURES"),
     (TooManySockets, 503, "TOO_MANY_SOCKETS"),
     (Backpressure, 429, ""),

@@ -10,9 +10,28 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from eventsched.audit.dead_letters import Retry
 from eventsched.audit.explain import JobExplanation
-from eventsched.gateway import event_stream, health, node_socket, producer_socket, reading
-from eventsched.gateway.access import AUDIT, PRODUCE, PUBLIC, READ, READ_SYSTEM, SERVE, Access
+from eventsched.gateway import (
+    event_stream,
+    health,
+    login,
+    node_socket,
+    operations,
+    producer_socket,
+    reading,
+)
+from eventsched.gateway.access import (
+    ANY,
+    AUDIT,
+    OPERATE,
+    PRODUCE,
+    PUBLIC,
+    READ,
+    READ_SYSTEM,
+    SERVE,
+    Access,
+)
 from eventsched.history.reader import State
 from eventsched.history.status import SystemStatus
 
@@ -38,6 +57,9 @@ AT = ("at",)
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/healthz", health.healthz, PUBLIC),
     Route("GET", "/readyz", health.readyz, PUBLIC),
+    Route("GET", "/v1/login", login.login, PUBLIC, login.Login, ("code",)),
+    Route("POST", "/v1/logout", login.logout, PUBLIC),
+    Route("GET", "/v1/who", login.who, ANY, login.Login),
     Route("WS", "/v1/sessions", producer_socket.sessions, PRODUCE),
     Route("WS", "/v1/nodes", node_socket.nodes, SERVE),
     Route("GET", "/v1/status", reading.status, READ_SYSTEM, SystemStatus),
@@ -56,6 +78,7 @@ ROUTES: tuple[Route, ...] = (
         reading.DeadLetterList,
         ("cell", "after", "count"),
     ),
+    Route("POST", "/v1/dead-letters/{cell}/{id}/retry", operations.retry, OPERATE, Retry),
     Route("GET", "/v1/archive", reading.archive, AUDIT, list[reading.CellArchive]),
     Route("GET", "/v1/state/{kind}/{id:path}", reading.state, READ, State, AT),
     Route("GET", "/v1/sessions/{id}", reading.session, READ, State, AT),

@@ -17,6 +17,7 @@ from eventsched.errors import EventschedError
 from eventsched.gateway.authentication import Authenticator
 from eventsched.gateway.config import GatewayConfig
 from eventsched.gateway.event_feed import EventFeed
+from eventsched.gateway.login_codes import LoginCodes
 from eventsched.history.source import HistorySource
 from eventsched.store.connection import Connection
 from eventsched.tokens.key_source import KeySource
@@ -35,6 +36,7 @@ class Gateway:
         self.connection = connection
         self.client = client
         self.authenticator = Authenticator(Verifier(KeySource(config.token_keys)))
+        self.codes = LoginCodes()
         self.archive = ArchiveFolder.open(config.archive) if config.archive else None
         self.feeds = {cell: EventFeed(cell, self.history_source()) for cell in connection.stores}
         """The shared reader of new events, by cell."""
