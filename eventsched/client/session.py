@@ -498,13 +498,14 @@ class Session:
 
     def _subscribe(self, after: str) -> Subscription:
         _check_position(after)
-        if self._subscription is not None:
-            self._channel.listener.remove(self._subscription)
+        earlier = self._subscription
         self._subscription = Subscription(self.id, after, wants_partials=self._wants_partials)
-        if self._is_left:
-            self._subscription.end()
-        else:
+        if not self._is_left:
             self._channel.listener.add(self._subscription)
+        else:
+            self._subscription.end()
+            if earlier is not None:
+                self._channel.listener.remove(earlier)
         return self._subscription
 
     # --- playback ---------------------------------------------------------------------------

@@ -61,8 +61,6 @@ class Subscription:
         self.wants_partials = wants_partials
         self.position = START if after == START else id_before(after)
         self.partials_position = START
-        self.is_large = False
-        """Whether large entries may wait: its last read had one, or has failed."""
         self.drains = False
         """Read without a bound: the session closes, so the rest of its outbox is bounded."""
         self.closed = anyio.Event()
@@ -102,7 +100,6 @@ class Subscription:
         if partials:
             self.partials_position = partials[-1][0]
         parsed = [entry for each in (*entries, *partials) if (entry := self._parse(each))]
-        self.is_large = any(entry.size >= LARGE_MIN for entry in parsed)
         if partials:
             parsed.sort(key=lambda entry: (entry.number, entry.kind == "partial"))
         for entry in parsed:
@@ -211,7 +208,7 @@ class _Shard:
     slow connection, and one session with many results delays no other.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, large: set[str]) -> None:
         self.subscriptions: dict[str, Subscription] = {}
         """By key of the outbox."""
         self.streams = 0
@@ -222,6 +219,7 @@ class _Shard:
         """The streams of each subscription in the present read; none while nothing is read."""
         self._late: set[str] = set()
         """Keys of the subscriptions that the present read lacks."""
+        self._large = large
         self._is_late = anyio.Event()
 
     def add(self, key: str, subscription: Subscription) -> None:
@@ -280,15 +278,17 @@ class _Shard:
 
     async def _read(self, wanted: Mapping[str, Subscription], block_ms: int) -> None:
         """Read what waits; if nothing does, wait for the first entries."""
-        large = [key for key, each in wanted.items() if each.is_large]
-        small = {key: each for key, each in wanted.items() if not each.is_large}
+        large = [key for key in wanted if key in self._large]
+        small = {key: each for key, each in wanted.items() if key not in self._large}
+        has_more = False
         if len(large) > 1:
             for key in large:
-                await self._read_once({**small, key: wanted[key]}, AT_ONCE_MS)
-        if len(large) <= 1 or not any(wanted[key].is_large for key in large):
+                has_more |= await self._read_once({**small, key: wanted[key]}, AT_ONCE_MS)
+        if not has_more:
             await self._read_once(wanted, block_ms)
 
-    async def _read_once(self, wanted: Mapping[str, Subscription], block_ms: int) -> None:
+    async def _read_once(self, wanted: Mapping[str, Subscription], block_ms: int) -> bool:
+        """One read. Returns whether it had entries of an outbox with large ones."""
         partials = {
             key: self._store.keys.partials(name_of(each.session))
             for key, each in wanted.items()
@@ -296,20 +296,25 @@ class _Shard:
         }
         positions = {key: subscription.position for key, subscription in wanted.items()}
         positions |= {partials[key]: wanted[key].partials_position for key in partials}
-        has_large = any(each.is_large for each in wanted.values())
-        count = 1 if has_large else max(1, READ_COUNT // len(positions))
+        count = max(1, READ_COUNT // len(positions)) if self._large.isdisjoint(wanted) else 1
         try:
             reply = await self._store.transport.read_blocking(positions, block_ms, count)
         except ServerUnavailable:
-            for subscription in wanted.values():
-                subscription.is_large = True
+            self._large.update(wanted)
             raise
         for key, subscription in wanted.items():
             streams = reply.get(key, ()), reply.get(partials.get(key, ""), ())
-            if not any(streams):
-                subscription.is_large = False
-            elif self.subscriptions.get(key) is subscription:
-                subscription.put(*streams)
+            if any(streams):
+                self._note_size(key, [*streams[0], *streams[1]])
+                if self.subscriptions.get(key) is subscription:
+                    subscription.put(*streams)
+        return any(key in reply for key in self._large.intersection(wanted))
+
+    def _note_size(self, key: str, entries: Sequence[Entry]) -> None:
+        if any(sum(map(len, flat)) >= LARGE_MIN for _, flat in entries):
+            self._large.add(key)
+        else:
+            self._large.discard(key)
 
 
 class SubscriptionReader:
@@ -324,6 +329,9 @@ class SubscriptionReader:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._shards: list[_Shard] = []
+        self._large: set[str] = set()
+        """Keys of the outboxes whose last entries were large, or whose last read has failed. A
+        session that asks again has another subscription and the same outbox."""
         self._shard_of: dict[str, _Shard] = {}
         """By key of the outbox."""
         self._tasks: TaskGroup | None = None
@@ -343,7 +351,7 @@ class SubscriptionReader:
         for shard in self._shards:
             if shard.streams + streams <= SHARD_MAX:
                 return shard
-        shard = _Shard(self._store)
+        shard = _Shard(self._store, self._large)
         self._shards.append(shard)
         if self._tasks is not None:
             self._tasks.start_soon(shard.run)
@@ -356,11 +364,14 @@ class SubscriptionReader:
         key = self._key(subscription)
         shard = self._shard_of.get(key)
         is_read = shard is not None and shard.subscriptions[key] is subscription
+        is_large = key in self._large
         if is_read:
             self.remove(subscription)
         subscription.wants_partials = True
         if is_read:
             self.add(subscription)
+        if is_read and is_large:
+            self._large.add(key)
 
     def remove(self, subscription: Subscription) -> None:
         """Stop reading for this subscription."""
@@ -368,6 +379,7 @@ class SubscriptionReader:
         shard = self._shard_of.get(key)
         if shard is not None and shard.subscriptions[key] is subscription:
             shard.remove(key)
+            self._large.discard(key)
             del self._shard_of[key]
 
     def _key(self, subscription: Subscription) -> str:

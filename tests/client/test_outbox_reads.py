@@ -72,7 +72,7 @@ async def test_results_arrive_over_a_link_that_takes_one_large_result_at_a_time(
     client: Client, store: TimedStore
 ) -> None:
     """The whole backlog of a tenant is one reply otherwise, which never arrives; nor does another
-    tenant's result in it.
+    tenant's result in it. A session that asks again is as unknown as a new one.
     """
     transport = link(store, 250_000)
     async with contextlib.AsyncExitStack() as stack:
@@ -88,13 +88,14 @@ async def test_results_arrive_over_a_link_that_takes_one_large_result_at_a_time(
             for _ in range(count):
                 assert (await next_result(results)).text == "hola"
                 received.append(tenant)
+            await anext(session.results(after="0-0"))  # perhaps Truncated: the others are confirmed
 
         async with anyio.create_task_group() as tasks:
             for session in large:
                 tasks.start_soon(listen, session, 4, "flood")
             tasks.start_soon(listen, small, 1, "acme")
         assert sorted(received) == ["acme"] + ["flood"] * 12
-    assert transport.failed, "the first read asks for more than the link takes"
+    assert transport.failed <= 3, "each outbox is unknown once"
     assert max(transport.replies) <= 250_000
 
 
