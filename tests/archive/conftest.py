@@ -6,8 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.archive.archives import Archived
+from eventsched.archive import verifier
+from tests.archive.archives import CORE, Archived
 from tests.fixtures_store import TimedStore
+
+
+@pytest.fixture(autouse=True)
+def _installed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not search the installed packages for the core set at each verification."""
+    monkeypatch.setattr(verifier, "load_core", lambda: CORE)
 
 
 @pytest.fixture

@@ -26,11 +26,8 @@ pytestmark = pytest.mark.parametrize("server", ["embedded"], indirect=True)
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do not wait before files without a record are listed again: here no archiver writes. Do not
-    search the installed packages for the core set at each verification.
-    """
+    """Do not wait before files without a record are listed again: here no archiver writes."""
     monkeypatch.setattr(verifier, "RELIST_S", 0)
-    monkeypatch.setattr(verifier, "load_core", lambda: CORE)
 
 
 class Folder:
