@@ -73,6 +73,10 @@ class NodeAttempts:
                 if not self._lazy_audio:
                     await self.send_audio(attempt)
             await attempt.ended.wait()
+        except Disconnected:
+            # The attempt is the node's, not the connection's: report nothing. The end of the
+            # connection cancels this call.
+            await anyio.sleep_forever()
         except JobError as error:  # the audio cannot be read
             await self._cancel(job, error.code)
             raise
