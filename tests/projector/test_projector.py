@@ -652,7 +652,8 @@ async def test_an_event_at_which_a_projection_exits_is_a_dead_letter(
     await talk(store, 1)
     await fold_all(projector_of(store, of=ProjectionSet("picky", (Exiting(),))))
     (dead,) = await dead_of(store)
-    assert (dead["k"], dead["reason"]) == ("ResultDelivered", "SystemExit: no model")
+    place = f"projector/test_projector.py:{Exiting.apply.__code__.co_firstlineno + 2}"
+    assert (dead["k"], dead["reason"]) == ("ResultDelivered", f"SystemExit: no model ({place})")
 
 
 async def test_events_after_poison_are_folded(store: TimedStore) -> None:
