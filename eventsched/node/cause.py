@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
+from eventsched.node.job import outcome_of
+
 TYPE_CHARACTERS_MAX = 64
 MESSAGE_CHARACTERS_MAX = 200
 PLACE_CHARACTERS_MAX = 100
@@ -33,9 +35,12 @@ class Cause(NamedTuple):
 
 
 def cause_of(error: BaseException) -> Cause:
-    """Return the cause of an exception; of a group, the cause of its first exception."""
+    """Return the cause of an exception; of a group, of its first exception that is no outcome."""
     while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+        error = next(
+            (inner for inner in error.exceptions if outcome_of(inner) is None),
+            error.exceptions[0],
+        )
     if isinstance(error, SyntaxError):
         place = f"{Path(error.filename or '?').name}:{error.lineno or 0}"
         message = error.msg or ""

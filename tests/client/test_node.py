@@ -326,9 +326,7 @@ async def test_a_plain_function_runs_in_a_thread_and_may_speak(
     assert threads[0] != threading.get_ident()
 
 
-async def test_a_function_in_a_process_has_its_audio(
-    client: Client, store: TimedStore
-) -> None:
+async def test_a_function_in_a_process_has_its_audio(client: Client, store: TimedStore) -> None:
     async with (
         serving(client, node_of(handlers.in_process, processes=True)),
         opened(client) as session,
