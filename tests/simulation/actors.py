@@ -16,6 +16,7 @@ from random import Random
 from typing import Any
 
 import msgspec
+import redis
 
 from eventsched.archive.archiver import Archiver
 from eventsched.archive.layout import ArchiveFolder
@@ -37,7 +38,7 @@ from eventsched.projection.installed import load_core
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import ProjectionStore
 from eventsched.roles.dispatcher import Dispatcher
-from eventsched.roles.projector import Projector
+from eventsched.roles.projector import BLOCK_MS, Projector, StepResult
 from eventsched.roles.timer import Timer
 from eventsched.roles.trimmer import Trimmer
 from eventsched.schema import codec
@@ -52,6 +53,7 @@ from eventsched.store.session_commands import (
     SessionGrant,
     hash_secret,
 )
+from eventsched.store.transport import Arg
 from tests.simulation.world import World
 
 CELL = "sim"
@@ -112,6 +114,13 @@ class Cluster:
         self.world.on_crash[group] = lambda: self.start_role(name, make)
         self.world.start(group, group, make())
 
+    def stop_role(self, name: str) -> None:
+        """End its processes, also frozen ones, and start no other."""
+        for group in sorted({actor.group for actor in self.world.actors}):
+            if group.partition("#")[0] == name:
+                self.world.on_crash.pop(group, None)
+                self.world.crash(group)
+
     def process(self, name: str) -> str:
         """A new name: a process that was replaced while frozen wakes up beside its successor."""
         self._count += 1
@@ -145,7 +154,11 @@ class Cluster:
     async def _project(self) -> None:
         """The real projector, step by step: its `run` needs an event loop to be cancelled in."""
         projector = Projector(self.views, core_set(), owner=self.token())
-        await self._keep_on(projector.step, ("folded",), idle_ms=(30, 250))
+
+        async def step() -> StepResult:
+            return await projector.step(self.rng.choice((0, BLOCK_MS)))
+
+        await self._keep_on(step, ("folded", "moved"), idle_ms=(30, 250))
 
     async def _keep_on(
         self, step: Callable[[], Awaitable[Any]], busy: Sequence[str], idle_ms: tuple[int, int]
@@ -520,6 +533,70 @@ def _text(words: str) -> bytes:
 def _encrypted(words: str) -> bytes:
     """A text that only the holder of the key can read; in the simulation there is none."""
     return codec.encode_text(Text(encrypted=words.encode(), characters=len(words)))
+
+
+class GroupReader:
+    """Another program that reads from the consumer groups of the system and moves them by hand.
+
+    Sometimes it reads in a loop for a while, which no reader of the system may depend on to end.
+    """
+
+    NAME = "group reader"
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster, self.rng = cluster, cluster.rng
+        keys = cluster.store.keys
+        self._streams = {"core": keys.log, "archive": keys.log, "dispatch": keys.dispatch}
+
+    def start(self) -> None:
+        self.cluster.start_role(self.NAME, self._run)
+
+    async def _run(self) -> None:
+        while not self.cluster.is_calm:
+            await self.cluster.sleep(200, 3_000)
+            for _ in range(self.rng.choice((1, 1, 1, 40))):
+                if self.cluster.is_calm:
+                    break
+                try:
+                    await self._interfere()
+                except ServerUnavailable:
+                    continue
+                except redis.ResponseError:
+                    break  # the group is not there
+                await self.cluster.sleep(5, 60)
+
+    async def _interfere(self) -> None:
+        group = self.rng.choice(("core", "core", "archive", "dispatch"))
+        stream = self._streams[group]
+        match self.rng.randrange(8):
+            case 0 | 1 | 2:
+                await self._command("read", *self._read(group, stream, "NOACK"))
+            case 3 | 4:
+                await self._command("read with acknowledgement", *self._read(group, stream))
+            case 5:
+                entry = await self._entry(stream)
+                await self._command("acknowledged", "XACK", stream, group, entry)
+            case 6:
+                entry = await self._entry(stream)
+                await self._command("group moved", "XGROUP", "SETID", stream, group, entry)
+            case 7:
+                number = ("ENTRIESREAD", str(self.rng.randint(0, 50)))
+                entry = await self._entry(stream)
+                await self._command("group moved", "XGROUP", "SETID", stream, group, entry, *number)
+
+    def _read(self, group: str, stream: str, *options: str) -> tuple[Arg, ...]:
+        consumer, count = self.rng.choice(("other", "zombie")), self.rng.choice((1, 3, 200))
+        start = ("XREADGROUP", "GROUP", group, consumer, "COUNT", count)
+        return (*start, *options, "STREAMS", stream, ">")
+
+    async def _entry(self, stream: str) -> str:
+        """The id of an entry, or a place at the beginning or the end."""
+        entries = await self.cluster.store.read_range(stream, "-", "+", 100)
+        return self.rng.choice(["0-0", "$", *[entry_id for entry_id, _ in entries]])
+
+    async def _command(self, name: str, *parts: Arg) -> None:
+        self.cluster.world.foreign[name] += 1
+        await self.cluster.store.transport.command(*parts, key=self.cluster.store.keys.log)
 
 
 class Mischief:

@@ -32,14 +32,17 @@ from eventsched.errors import BY_CODE
 from eventsched.history.log import History
 from eventsched.schema import codec
 from eventsched.schema.events import AnyData, ArchiveSetAside, CellRepaired, Event
+from eventsched.schema.keys import Keys
 from eventsched.schema.settings import Settings
 from eventsched.server.testing import LocalServer
+from eventsched.store.lag import ARCHIVE
 from eventsched.store.transport import Entry
 from tests.functions import load_functions
 from tests.simulation.actors import (
     CELL,
     KEY,
     Cluster,
+    GroupReader,
     Mischief,
     Observations,
     core_set,
@@ -47,7 +50,7 @@ from tests.simulation.actors import (
     lift_pressure,
 )
 from tests.simulation.check import violations
-from tests.simulation.world import FAULTS, QUIET, World, on_disk
+from tests.simulation.world import FAULTS, FOREIGN, QUIET, World, on_disk
 
 CALLS_MIN, FAULTS_MIN, SESSIONS_MIN, NODES_MIN = 300, 5, 3, 3
 EVERY = 4
@@ -58,6 +61,9 @@ UNCACHED_EVERY = 3
 QUEUED_EVERY = 5
 """In one seed of so many the dispatcher assigns all jobs."""
 LIVENESS_MS = 240_000
+RENEWED_MS = 90_000
+"""Within this time each owner of a consumer group moves it back, once nobody else moves it: an
+owner may be frozen, and its lease has to end."""
 SETTINGS = Settings(
     pause_ms=1_500,
     audio_ms_max=3_000,
@@ -126,6 +132,10 @@ def _simulate(
     ends_ms = world.now_ms + LIVENESS_MS
     while (open_ := _not_ended(server, observations, archive)) and world.now_ms < ends_ms:
         world.run_until(lambda: False, calls_max=100, ms_max=LIVENESS_MS)
+    cluster.stop_role(GroupReader.NAME)
+    ends_ms = world.now_ms + RENEWED_MS
+    while _moved(server) and world.now_ms < ends_ms:
+        world.run_until(lambda: False, calls_max=200, ms_max=RENEWED_MS)
     broken = _verified(cluster, world, archive)
     if archive is not None:
         broken += _archived(cluster, world, archive) + _given_up(cluster, world)
@@ -140,7 +150,8 @@ def _simulate(
     world.close()
     events = Counter(event.type for event in log)
     events["AudioChunkAppended"] = sum(len(acked) for acked in observations.acked.values())
-    return Verdict(seed, world.calls, broken, events, world.refusals, world.faults, world.index)
+    faults = world.faults + world.foreign
+    return Verdict(seed, world.calls, broken, events, world.refusals, faults, world.index)
 
 
 def _has_begun(world: World) -> bool:
@@ -174,6 +185,21 @@ def _not_ended(server: redis.Redis, observations: Observations, archive: Path | 
     return open_
 
 
+def _moved(server: redis.Redis) -> list[str]:
+    """The consumer groups of the log that are not where their owners have saved."""
+    keys, moved = Keys(CELL), []
+    groups: Any = server.xinfo_groups(keys.log) if server.exists(keys.log) else []
+    for group in groups:
+        name = group["name"].decode()
+        saved: Any = server.get(keys.checkpoint(name))
+        if name == ARCHIVE:
+            saved = server.hget(keys.archive, "to")
+        passed: Any = server.hget(keys.lease(name), "passed")
+        if (group["last-delivered-id"], group["entries-read"]) != (saved or b"0-0", int(passed)):
+            moved.append(name)
+    return moved
+
+
 def _populate(cluster: Cluster) -> None:
     rng = cluster.rng
     cluster.start_roles(each=2)
@@ -201,6 +227,7 @@ def _populate(cluster: Cluster) -> None:
     )
     cluster.start_role("erasure", lambda: erase(cluster, "s3"))
     Mischief(cluster).start()
+    GroupReader(cluster).start()
     cluster.start_trimming()
     cluster.start_role("pressure", lambda: lift_pressure(cluster))
 
@@ -299,7 +326,7 @@ def report(verdicts: list[Verdict]) -> dict[str, Any]:
         for name, counter in totals.items():
             counter.update(getattr(verdict, name))
     wanted = {kind.__name__ for kind in get_args(AnyData) if kind not in BY_OPERATORS}
-    wanted |= set(BY_CODE) | FAULTS
+    wanted |= set(BY_CODE) | FAULTS | FOREIGN
     seen = set().union(*totals.values())
     return {
         "seeds": len(verdicts),

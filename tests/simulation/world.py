@@ -39,6 +39,8 @@ FAULTS = {
     "clock back",
     "clock ahead",
 }
+FOREIGN = {"read", "read with acknowledgement", "acknowledged", "group moved"}
+"""What another program does with the consumer groups of the system."""
 
 
 class Crashed(BaseException):
@@ -148,6 +150,7 @@ class World:
     actors: list[Actor] = field(default_factory=list)
     thawed_ms: dict[str, int] = field(default_factory=dict)
     faults: Counter[str] = field(default_factory=Counter)
+    foreign: Counter[str] = field(default_factory=Counter)
     refusals: Counter[str] = field(default_factory=Counter)
     on_crash: dict[str, Callable[[], None]] = field(default_factory=dict)
     index: list[str] = field(default_factory=list)
