@@ -32,7 +32,10 @@ async def why(source: HistorySource, job: str) -> JobExplanation:
     reader = Reader(source)
     name = reader.job_name(job)
     session = name.session
-    entries = [entry async for entry in reader.history(EventFilter(session=session))]
+    try:
+        entries = [entry async for entry in reader.history(EventFilter(session=session))]
+    except NotFound:
+        raise NotFound(f"no job {job}") from None
     session_events = [entry for entry in entries if isinstance(entry, Event)]
     key = next((event.job for event in session_events if name.matches(event.job)), "")
     if not key:

@@ -19,7 +19,8 @@ SUBPROTOCOL = "eventsched.v1"
 _BEARER = "bearer."
 COOKIE = "eventsched_token"
 FAILURES_MAX = 30
-"""Bad tokens of one address in a minute; further ones are refused without a look at the token."""
+"""Bad tokens of one address in a minute; a client that shows further ones is told to wait. A good
+token is accepted always: many clients may have one address, that of a proxy."""
 ADDRESSES_MAX = 10_000
 MINUTE_S = 60.0
 
@@ -55,19 +56,17 @@ class Authenticator:
     async def verify(self, token: str, connection: HTTPConnection) -> Claims:
         """Return the claims of a token that this request has shown. Raises as `authenticate`."""
         address = connection.client.host if connection.client else ""
-        self._check_failures(address)
         try:
             return await self._verifier.verify(token)
         except Unauthenticated:
-            self._count_failure(address)
+            if self._count_failure(address) > FAILURES_MAX:
+                raise TooManyFailures(
+                    f"{FAILURES_MAX} bad tokens in a minute: wait a minute"
+                ) from None
             raise
 
-    def _check_failures(self, address: str) -> None:
-        start_s, count = self._failures.get(address, (0.0, 0))
-        if count >= FAILURES_MAX and self._clock_s() - start_s < MINUTE_S:
-            raise TooManyFailures(f"{FAILURES_MAX} bad tokens in a minute: wait a minute")
-
-    def _count_failure(self, address: str) -> None:
+    def _count_failure(self, address: str) -> int:
+        """Count a bad token; return how many the address has shown in this minute."""
         now_s = self._clock_s()
         start_s, count = self._failures.pop(address, (now_s, 0))
         if now_s - start_s >= MINUTE_S:
@@ -75,6 +74,7 @@ class Authenticator:
         self._failures[address] = start_s, count + 1
         if len(self._failures) > ADDRESSES_MAX:
             del self._failures[next(iter(self._failures))]  # the one that failed least recently
+        return count + 1
 
 
 def token_of(connection: HTTPConnection) -> str | None:

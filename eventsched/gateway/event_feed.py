@@ -13,6 +13,7 @@ import msgspec
 import structlog
 
 from eventsched.gateway.cursor import format_cursor
+from eventsched.gateway.tenant_view import event_for_tenant
 from eventsched.history.event_json import event_json
 from eventsched.history.reader import Reader
 from eventsched.history.source import HistorySource
@@ -55,7 +56,8 @@ class Watcher:
         """Return what the stream shows of an event; empty for nothing."""
         if not await item.is_shown_to(self._claims):
             return b""
-        return item.data(texts=self._claims.texts)
+        is_whole = self._claims.tenant == ALL_TENANTS
+        return item.data(texts=self._claims.texts, is_whole=is_whole)
 
     async def put(self, cell: str, item: FeedItem) -> None:
         """Let an event wait to be sent."""
@@ -104,7 +106,7 @@ class FeedItem:
         self._event = decode_event(entry)
         self._reader = reader
         self._tenant: str | None = None
-        self._data: dict[bool, bytes] = {}
+        self._data: dict[tuple[bool, bool], bytes] = {}
 
     async def is_shown_to(self, claims: Claims) -> bool:
         """Whether the bearer may see the event."""
@@ -116,11 +118,13 @@ class FeedItem:
             self._tenant = await self._reader.tenant(self._event)
         return self._tenant == claims.tenant
 
-    def data(self, *, texts: bool) -> bytes:
-        """Return the event as JSON, with or without what was spoken."""
-        if texts not in self._data:
-            self._data[texts] = msgspec.json.encode(event_json(self._event, texts=texts))
-        return self._data[texts]
+    def data(self, *, texts: bool, is_whole: bool) -> bytes:
+        """Return the event as JSON, with or without what was spoken and what others do."""
+        form = texts, is_whole
+        if form not in self._data:
+            event = event_json(self._event, texts=texts)
+            self._data[form] = msgspec.json.encode(event if is_whole else event_for_tenant(event))
+        return self._data[form]
 
 
 class EventFeed:

@@ -18,6 +18,7 @@ from eventsched.errors import Forbidden, InvalidMessage, NotFound
 from eventsched.gateway.cursor import format_cursor, parse_cursor
 from eventsched.gateway.replies import json_reply
 from eventsched.gateway.service import Gateway
+from eventsched.gateway.tenant_view import event_for_tenant, explanation_for_tenant
 from eventsched.history.dead_letters import read_dead_letters
 from eventsched.history.event_filter import make_filter
 from eventsched.history.event_json import event_json
@@ -170,6 +171,8 @@ async def history(request: Request, gateway: Gateway, claims: Claims) -> Respons
     after = parse_cursor("after", query.get("after", ""), source.cells)
     page = await reader.page(where, after, _count(request, EVENTS_MAX))
     events = [event_json(event, texts=claims.texts) for event in page.events]
+    if claims.tenant != ALL_TENANTS:
+        events = list(map(event_for_tenant, events))
     return json_reply(
         EventList(events=events, next="" if page.is_last else format_cursor(page.after))
     )
@@ -179,7 +182,10 @@ async def why(request: Request, gateway: Gateway, claims: Claims) -> Response:
     """Why a job went where it went (`eventsched why`)."""
     source = gateway.history_source()
     key = await _checked_job(source, Reader(source), claims, request.path_params["id"])
-    return json_reply(await explain(source, key))
+    explanation = await explain(source, key)
+    if claims.tenant != ALL_TENANTS:
+        explanation = explanation_for_tenant(explanation)
+    return json_reply(explanation)
 
 
 async def archive(request: Request, gateway: Gateway, claims: Claims) -> Response:

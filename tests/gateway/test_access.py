@@ -166,11 +166,12 @@ async def a_bad_token_is_refused_before_anything_else(spoken: Spoken) -> None:
         assert token not in reply.text
 
 
-async def an_address_with_many_bad_tokens_is_refused_for_a_minute(spoken: Spoken) -> None:
+async def an_address_with_many_bad_tokens_is_told_to_wait(spoken: Spoken) -> None:
+    """A good token is accepted: many clients may have one address, that of a proxy."""
     system = spoken.system
     statuses = [(await system.get("/v1/status", "x")).status_code for _ in range(32)]
     assert statuses == [401] * 30 + [429] * 2
-    assert (await system.get("/v1/status", system.token("viewer"))).status_code == 429
+    assert (await system.get("/v1/status", system.token("viewer"))).status_code == 200
 
 
 async def unknown_paths_and_methods_have_the_form_of_an_error(spoken: Spoken) -> None:
@@ -232,7 +233,7 @@ async def test_a_base_path_holds_all_routes(server: Server, cell: str, tmp_path:
         what_another_tenant_has_is_not_found,
         the_history_of_a_tenant_has_its_events_only,
         a_bad_token_is_refused_before_anything_else,
-        an_address_with_many_bad_tokens_is_refused_for_a_minute,
+        an_address_with_many_bad_tokens_is_told_to_wait,
         unknown_paths_and_methods_have_the_form_of_an_error,
         parameters_that_are_not_acceptable_are_named,
         events_are_read_by_pages_without_gap_or_repeat,

@@ -1,0 +1,51 @@
+"""What a token of one tenant sees of decisions that concern other tenants as well.
+
+Owns: the fields of events and explanations that such a token may see.
+Must not: do I/O.
+Read next: reading.py, event_feed.py (use it), audit/explain.py.
+
+The choice of a node compares nodes and waiting jobs of all tenants, and the log has the evidence.
+So a token of one tenant gets these events with the listed fields only: a field that is added later
+is not shown until it is listed here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from eventsched.audit.explain import Decision, JobExplanation
+
+SHOWN_FIELDS = {
+    "JobDispatched": frozenset({
+        "utterance", "target", "delivery_no", "turn", "source", "features", "attempt", "epoch",
+        "audio_ms", "deadline_ms", "rule", "policy", "context_at",
+    }),
+    "JobQueued": frozenset({
+        "utterance", "target", "delivery_no", "source", "features", "attempt", "reason",
+        "priority", "deadline_ms",
+    }),
+}  # fmt: skip
+"""Type of event -> the fields of its data that are shown. Other types name one tenant only."""
+
+
+def event_for_tenant(event: dict[str, Any]) -> dict[str, Any]:
+    """Return an event, as `event_json` makes it, without what it tells of other tenants."""
+    shown = SHOWN_FIELDS.get(event.get("type", ""))
+    if shown is None:
+        return event
+    data = {name: value for name, value in event["data"].items() if name in shown}
+    return event | {"data": data}
+
+
+def explanation_for_tenant(explanation: JobExplanation) -> JobExplanation:
+    """Return an explanation without what it tells of other tenants and of all nodes."""
+    decisions = [
+        Decision(
+            id=each.id, attempt=each.attempt, node=each.node, rule=each.rule, reason=each.reason,
+            cause=each.cause, context_at=each.context_at,
+        )
+        for each in explanation.decisions
+    ]  # fmt: skip
+    return msgspec.structs.replace(explanation, decisions=decisions)

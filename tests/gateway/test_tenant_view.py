@@ -1,0 +1,69 @@
+"""A token of one tenant learns nothing of others from the evidence of its own jobs."""
+
+from __future__ import annotations
+
+import anyio
+import msgspec
+import pytest
+
+import eventsched
+from eventsched.gateway.event_feed import FeedItem
+from eventsched.gateway.tenant_view import SHOWN_FIELDS
+from eventsched.history.reader import Reader
+from eventsched.history.source import HistorySource
+from eventsched.schema.codec import decode
+from eventsched.schema.events import JobDispatched, JobQueued
+from tests.gateway.gateways import GatewaySystem, gateway_system
+from tests.server_kinds import Server
+from tests.systems import SECOND, serving
+
+OTHER = "victim-corp"
+UTTERANCES = 3
+
+
+@pytest.mark.parametrize("server", ["embedded"], indirect=True)
+async def test_own_events_and_explanations_name_no_other_tenant(server: Server, cell: str) -> None:
+    """Both tenants wait for one slot, so each fill compares a job of the other one."""
+    is_open = anyio.Event()
+    node = eventsched.Node("n1", sources=["en"], targets=["es", "fr"], slots=1)
+
+    @node.job
+    async def work(job: eventsched.Job) -> eventsched.Result:
+        await is_open.wait()
+        return eventsched.Result(text="hola")
+
+    async with gateway_system(server.url, cell) as system, serving(system.es, node):
+        async with (
+            system.es.session("acme", "en", ["es"]) as own,
+            system.es.session(OTHER, "en", ["fr"]) as other,
+        ):
+            for _ in range(UTTERANCES):
+                await own.append(SECOND, end_of_utterance=True)
+                await other.append(SECOND, end_of_utterance=True)
+            is_open.set()
+        names = OTHER, other.id
+        whole, limited = await texts_of(system, own.id, "*"), await texts_of(system, own.id, "acme")
+    assert any(name in whole for name in names), "the evidence names the other tenant"
+    assert not any(name in limited for name in names)
+    assert own.id in limited
+
+
+async def texts_of(system: GatewaySystem, session: str, tenant: str) -> str:
+    """The replies about a session: its events, its explanations, and the stream of events."""
+    token = system.token("viewer", tenant)
+    replies = [(await system.get("/v1/history", token, session=session)).text]
+    events = (await system.json("/v1/history", token, session=session))["events"]
+    jobs = sorted({event["job"] for event in events if event["job"]})
+    replies += [(await system.get(f"/v1/jobs/{job}/why", token)).text for job in jobs]
+    store = next(iter(system.es.stores.values()))
+    reader = Reader(HistorySource(system.es))
+    for entry in await store.read_range(store.keys.log, "-", "+", 1_000):
+        if decode(*entry).session == session:
+            item = FeedItem(entry, reader)
+            replies.append(item.data(texts=True, is_whole=tenant == "*").decode())
+    return "\n".join(replies)
+
+
+def test_the_shown_fields_are_fields_of_the_events() -> None:
+    for kind in (JobDispatched, JobQueued):
+        assert SHOWN_FIELDS[kind.__name__] <= {field.name for field in msgspec.structs.fields(kind)}
