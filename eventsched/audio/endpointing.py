@@ -38,19 +38,16 @@ SHORT_PAUSE_MS = 160
 class Endpointing(msgspec.Struct, frozen=True, kw_only=True):
     """How a session finds the ends of its utterances; see `Client.session`.
 
-    Args:
-        hangover_ms: Silence after speech that ends the utterance, 100 to 2,000 ms.
-        speech_ms_min: A sound with less speech is no utterance and is left out, 0 to 1,000 ms.
-        silence_ms_max: At most so much silence is sent before and after the speech of an utterance,
-            0 to 1,000 ms, and at most `hangover_ms`.
-
-    Raises:
-        InvalidMessage: A value is out of bounds.
+    A value out of bounds raises InvalidMessage.
     """
 
     hangover_ms: int = 500
+    """Silence after speech that ends the utterance, 100 to 2,000 ms."""
     speech_ms_min: int = 100
+    """A sound with less speech is no utterance and is left out, 0 to 1,000 ms."""
     silence_ms_max: int = 300
+    """At most so much silence is sent before and after the speech of an utterance, 0 to 1,000 ms,
+    and at most `hangover_ms`."""
 
     def __post_init__(self) -> None:
         check_between("hangover_ms", self.hangover_ms, HANGOVER_MS_MIN, HANGOVER_MS_MAX)

@@ -26,16 +26,13 @@ WITHIN_MS_MAX = 10_000
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """How many jobs one call of a handler gets; see `Node.job`.
 
-    Args:
-        size: Jobs of one call at most, 2 to 256, and at most the slots of the node.
-        within_ms: How long the first job waits for others, 0 to 10,000 ms.
-
-    Raises:
-        InvalidMessage: A value is out of bounds.
+    A value out of bounds raises InvalidMessage.
     """
 
     size: int
+    """Jobs of one call at most, 2 to 256, and at most the slots of the node."""
     within_ms: int = 20
+    """How long the first job waits for others, 0 to 10,000 ms."""
 
     def __post_init__(self) -> None:
         check_between("size", self.size, 2, SIZE_MAX)
