@@ -54,12 +54,19 @@ async def freeze_in_a_read(
     """Suspend a projector that waits in a read, which then takes an entry. Return the next seq."""
     for seq in seqs:
         await until("all is folded", lambda: _is_folded(store))
+        await until("the projector waits in a read", lambda: _has_blocked_read(store))
         program.freeze()
         await say(store, grant, seq)
         if await is_ahead(store):
             return seq + 1
-        program.wake()  # it was between two reads
+        program.wake()  # its wait had just ended
     raise AssertionError(f"it never waited in a read: {program.output[-500:]}")
+
+
+async def _has_blocked_read(store: Store) -> bool:
+    """Whether a client of the server waits in XREADGROUP."""
+    listed: bytes = await store.transport.command("CLIENT", "LIST", key=store.keys.log)
+    return any(b" flags=b" in line and b" cmd=xreadgroup" in line for line in listed.splitlines())
 
 
 async def assert_exact(store: Store, url: str) -> None:
