@@ -163,7 +163,9 @@ def _show_version(value: bool) -> None:
         import platform
         from importlib.metadata import version
 
-        typer.echo(f"eventsched {version('eventsched')}, Python {platform.python_version()}")
+        from eventsched.cli.output import print_line
+
+        print_line(f"eventsched {version('eventsched')}, Python {platform.python_version()}")
         raise typer.Exit
 
 

@@ -86,8 +86,8 @@ def _codes(out: Console, style: str) -> tuple[str, str]:
     described = out.get_style(style)
     if out.no_color:
         described = described.without_color
-    rendered = described.render("-", color_system=COLOR_SYSTEMS[system])
-    before, _, after = rendered.partition("-")
+    rendered = described.render("x", color_system=COLOR_SYSTEMS[system])
+    before, _, after = rendered.partition("x")
     return before, after
 
 

@@ -51,6 +51,7 @@ def written(name: str) -> dict[str, str]:
             fields_written |= dict(_KEY.findall(text_of(node)))
         if node.type == "field" and (key := node.child_by_field_name("name")) is not None:
             fields_written[text_of(key)] = "?"
+    fields_written |= dict.fromkeys(re.findall(r"\bdata\.(\w+) = ", body(name)), "?")
     fields_written |= dict.fromkeys(re.findall(r'"(\w+)":\' \.\. json\.quote\(', body(name)), '"')
     for function, begins in (("json.string_field", '"'), ("json.list_field", "[")):
         for _, arguments in calls(body(name), of=function):
