@@ -2,7 +2,7 @@
 
 Owns: loading the model, resampling to the 16 kHz that it needs.
 Must not: decide where an utterance ends (endpointing.py).
-Read next: docs/adr/0026-silero-endpointing.md (why this model).
+Read next: docs/adr/0024-silero-endpointing.md (why this model).
 
 A frame takes about 2 ms of one core. The model runs without the interpreter lock, so callers run it
 in threads. It has a state for each stream, 2.5 MB with its weights.

@@ -1,7 +1,7 @@
 """The connection classes of uvicorn, with a way to end one whose peer does not read.
 
 Owns: the limits of frames and pings, `abort`. Never does: interpret requests or frames.
-Read next: socket.py and event_stream.py (the callers of `abort`), docs/adr/0028-gateway.md.
+Read next: socket.py and event_stream.py (the callers of `abort`), docs/adr/0025-gateway.md.
 
 `transport.close()` waits until everything written is sent, which never happens if the peer is gone
 or does not read. Until then the connection keeps its buffers, and its handler waits. `abort` drops

@@ -1,7 +1,7 @@
 """The claims of a token, and their rules.
 
 Owns: the roles, the form of the claims, their limits, the times at which a token counts.
-Never does: I/O, signatures. Read next: verify.py, docs/adr/0029-tokens.md.
+Never does: I/O, signatures. Read next: verify.py, docs/adr/0026-tokens.md.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Owns: the file of the private key (a JWK that only its owner may read), the file of the public keys
 (a JWKS), and the one algorithm of each key.
-Never does: sign or verify tokens. Read next: issue.py, verify.py, docs/adr/0029-tokens.md.
+Never does: sign or verify tokens. Read next: issue.py, verify.py, docs/adr/0026-tokens.md.
 """
 
 from __future__ import annotations
