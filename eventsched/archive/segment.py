@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, BinaryIO
 
 import msgspec
@@ -236,18 +237,26 @@ def session_names(file: BinaryIO) -> list[str]:
     return names
 
 
-def rows_of_session(file: BinaryIO, session: str) -> list[int]:
-    """Row numbers of a session's index; `file` is a sessions file."""
+def rows_of_session(file: BinaryIO, session: str, events: int) -> list[int]:
+    """Row numbers of a session's index; `file` is a sessions file of a segment of `events` events.
+
+    Raises ArchiveError unless each number is above the one before it, and that of an event.
+    """
     table = _read_table(file)
     index = pc.index(table.column("session"), session).as_py()
     if index < 0:
         return []
-    rows = array("I")
+    stored, rows = table.column("rows")[index], array("I")
     try:
-        rows.frombytes(table.column("rows")[index].as_py())
-    except (TypeError, ValueError) as error:
+        if stored.as_buffer().size > events * rows.itemsize:
+            raise ValueError(f"the index of {session} has more rows than the segment")
+        rows.frombytes(stored.as_py())
+    except (AttributeError, TypeError, ValueError) as error:
         raise unreadable(file, error) from error
-    return list(rows)
+    numbers = list(rows)
+    if any(low >= high for low, high in pairwise(numbers)) or (numbers and numbers[-1] >= events):
+        raise unreadable(file, ValueError(f"the index of {session} is not in the order of rows"))
+    return numbers
 
 
 def entries_at(file: BinaryIO, rows: Sequence[int]) -> list[bytes]:

@@ -229,7 +229,7 @@ class History:
         assert self._folder is not None
         if where.index:
             with open_sealed(self._folder, record, "sessions") as file:
-                rows = rows_of_session(file, where.index)
+                rows = rows_of_session(file, where.index, record.events)
             if not rows:
                 return []
             with open_sealed(self._folder, record, "events") as file:

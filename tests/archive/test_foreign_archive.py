@@ -313,8 +313,12 @@ def test_bytes_that_are_no_entry_are_refused(path: Path, reader: str) -> None:
         READERS[reader](path)
 
 
-def test_an_index_that_is_broken_is_refused(path: Path) -> None:
-    table = pa.table({"session": ["s1"], "rows": [b"123"]}, schema=SCHEMAS["sessions"])
+@pytest.mark.parametrize(
+    "rows", [b"123", bytes(8), bytes(4 * 10_000), b"\1\0\0\0" + bytes(4), b"\xff" * 4]
+)
+def test_an_index_that_is_broken_is_refused(path: Path, rows: bytes) -> None:
+    """Of other bytes; with a row again, or again and again; in another order; of no row."""
+    table = pa.table({"session": ["s1"], "rows": [rows]}, schema=SCHEMAS["sessions"])
     replace_file(path, "sessions", parquet(table))
     with pytest.raises(ArchiveError, match="cannot be read"):
         READERS["history of a session"](path)

@@ -40,7 +40,8 @@ READERS = {
     "entries of a node": lambda: segment.entries_where(
         opened("events"), ms=(time, time), equal={"node": ""}),
     "sessions": lambda: segment.session_names(opened("sessions")),
-    "rows of a session": lambda: segment.rows_of_session(opened("sessions"), "s1"),
+    "rows of a session": lambda: segment.rows_of_session(
+        opened("sessions"), "s1", record.events),
     "snapshot": lambda: segment.read_snapshot(opened("snapshot")),
     "audio": lambda: segment.read_audio(open(path.parent / "audio.parquet", "rb"), "1-0"),
     "prove": lambda: prove(ArchiveFolder.open(path), first),
