@@ -127,7 +127,7 @@ def _simulate(
     if archive is not None:
         cluster.start_archivers(archive, each=2)
     world.run_until(lambda: False, calls_max=CALLS_MIN * 5, ms_max=25_000)
-    world.run_until(lambda: _has_begun(world), calls_max=5_000, ms_max=60_000)
+    world.run_until(lambda: _has_begun(world), calls_max=20_000, ms_max=60_000)
     cluster.is_calm, world.odds = True, QUIET
     ends_ms = world.now_ms + LIVENESS_MS
     while (open_ := _not_ended(server, observations, archive)) and world.now_ms < ends_ms:
