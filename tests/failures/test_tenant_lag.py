@@ -54,7 +54,10 @@ async def test_a_tenant_that_floods_is_refused_alone_and_others_go_on(
                 try:
                     await session.append(CHUNK, end_of_utterance=True)
                 except eventsched.Backpressure as refused:
-                    refusals.append(refused)
+                    # A flood may have as many open outcomes as a session can have before it is
+                    # measured.
+                    if refused.fields["cause"] != "session_outcomes":
+                        refusals.append(refused)
                     await anyio.sleep(0.05)  # sleeps: the flood tries again
 
         async with (
