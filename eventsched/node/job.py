@@ -268,6 +268,8 @@ class Job(_Facts):
     async def partial(self, text: str | None = None, *, source_text: str = "") -> None:
         """Send a partial result to the listeners at once; it is not stored.
 
+        While the server is away, it is lost.
+
         Args:
             text: The translation so far, or none.
             source_text: The transcript so far.

@@ -336,7 +336,11 @@ class Registration:
     # --- for jobs -----------------------------------------------------------------------------
 
     async def send_partial(self, key: str, attempt: int, body: bytes) -> None:
-        (refused,) = await self._partials.submit([(key, attempt, body)])
+        try:
+            (refused,) = await self._partials.submit([(key, attempt, body)])
+        except ServerUnavailable as error:  # a partial result may be lost; the handler goes on
+            self._log.debug("partial not sent", job=key, error=str(error))
+            return
         if refused is not None:
             self._cancel_lost(key, attempt, refused)
             raise refused
