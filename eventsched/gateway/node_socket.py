@@ -37,14 +37,7 @@ from eventsched.gateway.node_frames import (
     ResultReport,
 )
 from eventsched.gateway.service import Gateway
-from eventsched.gateway.socket import (
-    Disconnected,
-    Ended,
-    FrameSocket,
-    end_at,
-    ended_of,
-    first_ended,
-)
+from eventsched.gateway.socket import Ended, FrameSocket, serve_until
 from eventsched.node.job import JobError
 from eventsched.node.node import Node
 from eventsched.node.registration import DrainLimit, Registration
@@ -64,17 +57,7 @@ Call = Heartbeat | AudioRequest | PartialResult | Extend
 async def nodes(socket: WebSocket, gateway: Gateway, claims: Claims) -> None:
     """Serve one node."""
     frames = FrameSocket(socket, text_max=TEXT_BYTES_MAX, binary_max=BINARY_BYTES_MAX)
-    await frames.accept()
-    try:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(end_at, claims.exp)
-            await _NodeSocket(frames, gateway, claims).run()
-            tasks.cancel_scope.cancel()
-    except Exception as error:  # noqa: BLE001 - each ends the connection in its own way
-        end = first_ended(error)
-        if isinstance(end, Disconnected):
-            return
-        await frames.end(end if isinstance(end, Ended) else ended_of(end))
+    await serve_until(claims.exp, frames, _NodeSocket(frames, gateway, claims).run)
 
 
 class _NodeSocket:
@@ -99,8 +82,8 @@ class _NodeSocket:
         for job, attempt in held:
             if job in lost:
                 await self._socket.send(Cancel(job=job, attempt=attempt, reason="lost"))
-        kept = {attempt for attempt in held if attempt[0] not in lost}
-        attempts = NodeAttempts(self._socket, kept, lazy_audio=frame.lazy_audio)
+        still_held = {attempt for attempt in held if attempt[0] not in lost}
+        attempts = NodeAttempts(self._socket, still_held, lazy_audio=frame.lazy_audio)
         registration = Registration(
             store,
             grant,

@@ -37,14 +37,7 @@ from eventsched.gateway.session_frames import (
     Resume,
     outcome_frame,
 )
-from eventsched.gateway.socket import (
-    Disconnected,
-    Ended,
-    FrameSocket,
-    end_at,
-    ended_of,
-    first_ended,
-)
+from eventsched.gateway.socket import Ended, FrameSocket, serve_until
 from eventsched.tokens.claims import ALL_TENANTS, Claims
 
 FIRST_FRAME_S = 10.0
@@ -55,17 +48,7 @@ _DECODER: FrameDecoder[ClientFrame] = FrameDecoder(ClientFrame)
 async def sessions(socket: WebSocket, gateway: Gateway, claims: Claims) -> None:
     """Serve one producer."""
     frames = FrameSocket(socket, text_max=TEXT_BYTES_MAX, binary_max=BINARY_BYTES_MAX)
-    await frames.accept()
-    try:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(end_at, claims.exp)
-            await _ProducerSocket(frames, gateway, claims).run()
-            tasks.cancel_scope.cancel()
-    except Exception as error:  # noqa: BLE001 - each ends the connection in its own way
-        end = first_ended(error)
-        if isinstance(end, Disconnected):
-            return
-        await frames.end(end if isinstance(end, Ended) else ended_of(end))
+    await serve_until(claims.exp, frames, _ProducerSocket(frames, gateway, claims).run)
 
 
 class _ProducerSocket:

@@ -7,6 +7,7 @@ Never does: interpret frames. Read next: producer_socket.py, node_socket.py, con
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 
 import anyio
 import msgspec
@@ -129,21 +130,45 @@ class FrameSocket:
             return
 
 
-async def end_at(expiry_s: float) -> None:
+async def serve_until(
+    expiry_s: float, frames: FrameSocket, serve: Callable[[], Awaitable[None]]
+) -> None:
+    """Accept the connection and serve it until it ends, at the latest when its token expires.
+
+    Args:
+        expiry_s: Unix time at which the token expires.
+        frames: The connection.
+        serve: Serves the connection; each exception that it raises ends the connection, an
+            unforeseen one with `RESTART`.
+    """
+    await frames.accept()
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_end_at, expiry_s)
+            await serve()
+            tasks.cancel_scope.cancel()
+    except Exception as error:  # noqa: BLE001 - each ends the connection in its own way
+        end = _first_ended(error)
+        if isinstance(end, Disconnected):
+            return
+        await frames.end(end if isinstance(end, Ended) else _ended_of(end))
+
+
+async def _end_at(expiry_s: float) -> None:
     """Wait until the token expires, then raise Ended."""
     await anyio.sleep(max(0.0, expiry_s - time.time()))
     raise Ended(Close.TOKEN_EXPIRED)
 
 
-def first_ended(error: BaseException) -> Ended | Disconnected | Exception:
+def _first_ended(error: BaseException) -> Ended | Disconnected | Exception:
     """Return the exception that decides how a connection ends, of a group of several."""
     if not isinstance(error, BaseExceptionGroup):
         return error if isinstance(error, Exception) else RuntimeError(repr(error))
-    ends = [first_ended(each) for each in error.exceptions]
+    ends = [_first_ended(each) for each in error.exceptions]
     order = {Ended: 0, Disconnected: 1}
     return min(ends, key=lambda each: order.get(type(each), 2))
 
 
-def ended_of(error: Exception) -> Ended:
+def _ended_of(error: Exception) -> Ended:
     """Return how a connection ends by an unforeseen exception, which is logged."""
     return Ended(Close.RESTART, error_frame(error, fatal=True))
