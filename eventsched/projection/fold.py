@@ -64,11 +64,6 @@ class FailedEvent(msgspec.Struct, frozen=True):
     too_large: frozenset[str] = frozenset()
     """The records that would be too large, if nothing else failed."""
 
-    @property
-    def is_of_projection(self) -> bool:
-        """Whether the code of a projection raised; the entry and the sizes of records are right."""
-        return not self.is_permanent
-
 
 Change: TypeAlias = "tuple[ProjectionState, str, Any, int]"
 """(projection, entity, new record, its size)."""

@@ -222,7 +222,7 @@ class Rebuild:
         """Count the entries that are left out. Raises TooManyFailures."""
         self._skipped += len(skipped)
         for each in skipped:
-            if each.event is not None and each.is_of_projection:
+            if each.event is not None and not each.is_permanent:
                 self._failed += 1
                 self._failures.append(
                     RebuildFailure(
