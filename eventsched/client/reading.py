@@ -7,7 +7,8 @@ Read next: history/reader.py, history/status.py.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from eventsched.encryption.decrypt import EventDecryptor
@@ -20,8 +21,10 @@ from eventsched.store.retry import Backoff
 
 if TYPE_CHECKING:  # a producer and a node need none of these
     from eventsched.history.reader import Reader, State
+    from eventsched.history.source import HistorySource
     from eventsched.history.status import SystemStatus
     from eventsched.projection.fold import FailedEvent
+    from eventsched.projection.protocol import ProjectionSet
     from eventsched.schema.events import Event
 
 POLL_S = 0.05
@@ -68,7 +71,7 @@ class ReadingClient:
         """
         from eventsched.history.position import parse_position
 
-        reader = self._reader()
+        reader = self._reader(self._source())
         entity = await reader.job_key(id) if kind == "job" else id
         return await reader.state(kind, entity, parse_position(at, "at") if at else None)
 
@@ -104,11 +107,11 @@ class ReadingClient:
             ServerUnavailable: The server is away.
         """
         from eventsched.history.event_filter import make_filter
-        from eventsched.history.source import HistorySource
 
-        reader = self._reader()
+        source = self._source()
+        reader = self._reader(source)
         where = await make_filter(
-            HistorySource(self), reader, id, node=node, tenant=tenant, types=list(types),
+            source, reader, id, node=node, tenant=tenant, types=list(types),
             since=since, until=until,
         )  # fmt: skip
         async for event in reader.history(where, await reader.ends(where)):
@@ -140,10 +143,10 @@ class ReadingClient:
             InvalidMessage: There is no such read model or cell, or the id has another form.
         """
         from eventsched.history.position import parse_position
-        from eventsched.projection.installed import set_of
+        from eventsched.projection.installed import find_set
         from eventsched.projection.store import ProjectionStore
 
-        name = set_of(kind).name
+        name = find_set(self._sets, kind).name
         position = parse_position(log_id, "log_id")
         if position.seq is None:
             raise InvalidMessage.of("log_id", f"{log_id!r:.80} is no id", "give Result.log")
@@ -155,11 +158,22 @@ class ReadingClient:
                 return
             await store.transport.sleep(POLL_S)
 
-    def _reader(self) -> Reader:
-        from eventsched.history.reader import Reader
+    @cached_property
+    def _sets(self) -> Sequence[ProjectionSet]:
+        """The enabled projections; loading them searches the installed packages."""
+        from eventsched.projection.installed import load_sets
+
+        return load_sets()
+
+    def _source(self) -> HistorySource:
         from eventsched.history.source import HistorySource
 
-        return Reader(HistorySource(self), EventDecryptor(self.keys) if self.keys else None)
+        return HistorySource(self, sets=self._sets)
+
+    def _reader(self, source: HistorySource) -> Reader:
+        from eventsched.history.reader import Reader
+
+        return Reader(source, EventDecryptor(self.keys) if self.keys else None)
 
     def _cell_store(self, cell: str) -> Store:
         """The store of a cell, or the only one. Raises InvalidMessage."""

@@ -19,6 +19,7 @@ from eventsched.gateway.config import GatewayConfig
 from eventsched.gateway.event_feed import EventFeed
 from eventsched.gateway.login_codes import LoginCodes
 from eventsched.history.source import HistorySource
+from eventsched.projection.installed import load_sets
 from eventsched.store.connection import Connection
 from eventsched.tokens.key_source import KeySource
 from eventsched.tokens.verify import Verifier
@@ -38,6 +39,7 @@ class Gateway:
         self.authenticator = Authenticator(Verifier(KeySource(config.token_keys)))
         self.codes = LoginCodes()
         self.archive = ArchiveFolder.open(config.archive) if config.archive else None
+        self._sets = load_sets()
         self.feeds = {cell: EventFeed(cell, self.history_source()) for cell in connection.stores}
         """The shared reader of new events, by cell."""
         self.stopping = anyio.Event()
@@ -48,7 +50,7 @@ class Gateway:
 
     def history_source(self) -> HistorySource:
         """Return the history of the log and the archive. Use a new one for every request."""
-        return HistorySource(self.connection, self.archive)
+        return HistorySource(self.connection, self.archive, self._sets)
 
     @contextmanager
     def counted_socket(self) -> Iterator[None]:

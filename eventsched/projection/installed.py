@@ -92,17 +92,17 @@ def load_set(name: str, environ: Mapping[str, str] | None = None) -> ProjectionS
     return loaded
 
 
-def set_of(kind: str) -> ProjectionSet:
-    """Return the enabled set that has this read model.
+def find_set(sets: Sequence[ProjectionSet], kind: str) -> ProjectionSet:
+    """Return the set that has this read model.
 
     Args:
+        sets: the enabled sets, of `load_sets`.
         kind: name of the read model.
 
     Raises:
         InvalidMessage: there is no such read model, or it is not enabled.
         ProjectionUnavailable: its code cannot be loaded.
     """
-    sets = load_sets()
     for each in sets:
         if any(projection.name == kind for projection in each.projections):
             return each
