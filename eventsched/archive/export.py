@@ -8,6 +8,7 @@ Read next: sql.py.
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from eventsched.archive.sql import Query
+from eventsched.private_files import PART
 
 
 def write_csv(query: Query, path: Path) -> None:
@@ -63,7 +65,7 @@ def _texts(row: tuple[Any, ...]) -> list[Any]:
 @contextmanager
 def _complete(path: Path) -> Iterator[Path]:
     """A file beside `path` that takes its name if the block succeeds, and is removed otherwise."""
-    part = path.with_name(f"{path.name}.part")
+    part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
     try:
         yield part
         part.replace(path)
