@@ -1,8 +1,8 @@
 """Folders and files that only their owner may read.
 
 Owns: creating a folder with mode 0700 and a file with mode 0600, independent of the umask; opening
-a file without following a link; replacing a file atomically; the warning about a folder that
-another user may exchange.
+a file without following a link; creating and replacing a file atomically; writing the names in a
+folder to disk; the warning about a folder that another user may exchange.
 Never does: change the mode of an existing file or folder.
 Read next: server/folder.py, which checks a data folder.
 """
@@ -13,6 +13,7 @@ import errno
 import grp
 import os
 import pwd
+import shlex
 import stat
 from functools import cache
 from pathlib import Path
@@ -20,11 +21,19 @@ from typing import BinaryIO
 
 import structlog
 
+from eventsched.errors import EventschedError
+
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
+PART = ".part"
+"""Suffix of a file that is not complete."""
 _OVERFLOW_UID = 65_534
 """Owner of files whose owner has no number in this user namespace."""
 log = structlog.get_logger("eventsched.private_files")
+
+
+class ReadableByOthers(EventschedError):
+    """Raised when users other than the owner have a right to a file."""
 
 
 def make_private_folder(folder: Path) -> None:
@@ -109,9 +118,40 @@ def read_private(path: Path, bytes_max: int) -> bytes:
         return file.read(bytes_max)
 
 
+def read_owned(path: Path, bytes_max: int) -> bytes:
+    """Return the first `bytes_max` bytes of a file to which no other user has a right.
+
+    Raises ReadableByOthers, or OSError as `open_private` does.
+    """
+    with open(open_private(path, os.O_RDONLY), "rb") as file:
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        if mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise ReadableByOthers(
+                f"{path} is open to others (mode {mode:o}): check that it is yours, then "
+                f"chmod 600 {shlex.quote(str(path))}"
+            )
+        return file.read(bytes_max)
+
+
 def private_file(path: Path) -> BinaryIO:
     """Open the file for writing and truncate it. Raises OSError as `open_private` does."""
     return open(open_private(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb")
+
+
+def create_private(path: Path, content: bytes) -> None:
+    """Create the file with its whole content, on disk; no process reads a part of it.
+
+    Raises FileExistsError if the file exists: of concurrent writers one succeeds.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
+    with private_file(part) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(part, path)
+    finally:
+        part.unlink()
 
 
 def replace_private(path: Path, content: bytes) -> None:
@@ -120,3 +160,12 @@ def replace_private(path: Path, content: bytes) -> None:
     with private_file(draft) as file:
         file.write(content)
     draft.replace(path)
+
+
+def sync_folder(path: Path) -> None:
+    """Write the names in the folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

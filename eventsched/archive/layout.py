@@ -28,7 +28,7 @@ import shlex
 import stat
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -53,7 +53,13 @@ from eventsched.archive.signing import (
     public_line,
 )
 from eventsched.errors import ArchiveError
-from eventsched.private_files import make_private_folder, private_file
+from eventsched.private_files import (
+    PART,
+    create_private,
+    make_private_folder,
+    private_file,
+    sync_folder,
+)
 from eventsched.schema.ids import (
     BEFORE_FIRST,
     EntryId,
@@ -65,7 +71,6 @@ from eventsched.schema.ids import (
 from eventsched.schema.keys import CELL
 
 PUBLIC = "archive.pub"
-PART = ".part"
 LOCK = "lock"
 """An empty file in a cell's folder; its writer locks it."""
 SET_ASIDE = "set-aside"
@@ -460,22 +465,6 @@ def _with_key(folder: ArchiveFolder, key_path: Path) -> tuple[ArchiveFolder, Sig
 
 def _create(path: Path, content: bytes) -> None:
     """Create a file unless it exists; of two concurrent writers the first wins."""
-    part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
-    with private_file(part) as file:
-        file.write(content)
-    try:
-        os.link(part, path)
-    except FileExistsError:
-        pass
-    finally:
-        part.unlink()
+    with suppress(FileExistsError):
+        create_private(path, content)
     sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Write the names in the folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -30,7 +30,6 @@ from eventsched.archive.layout import (
     first_id_of,
     pack_name,
     record_name,
-    sync_folder,
 )
 from eventsched.archive.manifest import Record, SegmentTree, encode
 from eventsched.archive.pack import (
@@ -46,6 +45,7 @@ from eventsched.archive.segment import session_names
 from eventsched.archive.segments import Segments
 from eventsched.archive.signing import SigningKey
 from eventsched.errors import ArchiveError
+from eventsched.private_files import sync_folder
 from eventsched.schema.ids import check_id
 
 PACK_SEGMENTS = 128

@@ -31,7 +31,6 @@ from eventsched.archive.layout import (
     CellFolder,
     SetAsideNote,
     record_name,
-    sync_folder,
 )
 from eventsched.archive.manifest import Record
 from eventsched.archive.packer import unpack_from
@@ -40,7 +39,7 @@ from eventsched.archive.segment import entries_at
 from eventsched.archive.segments import Segments
 from eventsched.archive.signing import fingerprint
 from eventsched.errors import ArchiveError
-from eventsched.private_files import make_private_folder
+from eventsched.private_files import make_private_folder, sync_folder
 from eventsched.projection.store import ProjectionStore, SetLease
 from eventsched.schema.ids import START, parse_id
 from eventsched.server.locks import FileLock

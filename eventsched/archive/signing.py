@@ -11,9 +11,6 @@ folder, not in it, and auditors store the public key or a checkpoint elsewhere.
 
 from __future__ import annotations
 
-import os
-import shlex
-import stat
 from base64 import b64decode, b64encode
 from contextlib import suppress
 from hashlib import sha256
@@ -22,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from eventsched.errors import ArchiveError, require_packages
 from eventsched.private_files import (
+    ReadableByOthers,
+    create_private,
     make_private_folder,
-    open_private,
-    private_file,
+    read_owned,
     warn_if_exchangeable,
 )
 
@@ -59,8 +57,10 @@ class SigningKey:
         serialization = _serialization()
         warn_if_exchangeable(path, "private key")
         try:
-            pem = _read_owned(path)
+            pem = read_owned(path, _PEM_BYTES_MAX)
             key = serialization.load_pem_private_key(pem, password=None)
+        except ReadableByOthers as error:
+            raise ArchiveError(f"the key {error}") from error
         except OSError as error:
             raise ArchiveError(f"cannot read the key {path}: {error.strerror}") from error
         except (ValueError, TypeError) as error:
@@ -88,23 +88,11 @@ class SigningKey:
         """Create the file for its owner only."""
         try:
             make_private_folder(path.parent)
-            self._write_whole(path)
+            create_private(path, self._pem())
         except FileExistsError:
             raise
         except OSError as error:
             raise ArchiveError(f"cannot create the key {path}: {error.strerror}") from error
-
-    def _write_whole(self, path: Path) -> None:
-        """Create the file with its whole content: no process reads a part of a key."""
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        with private_file(part) as file:
-            file.write(self._pem())
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(part, path)
-        finally:
-            part.unlink()
 
     def _pem(self) -> bytes:
         formats = _serialization()
@@ -115,18 +103,6 @@ class SigningKey:
     def sign(self, data: bytes) -> bytes:
         """The signature of these bytes; the same bytes and key always give the same signature."""
         return self._key.sign(data)
-
-
-def _read_owned(path: Path) -> bytes:
-    """The content of a file that is this user's alone. Raises OSError, ArchiveError."""
-    with open(open_private(path, os.O_RDONLY), "rb") as file:
-        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-        if mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise ArchiveError(
-                f"the key {path} is open to others (mode {mode:o}): check that it is yours, then "
-                f"chmod 600 {shlex.quote(str(path))}"
-            )
-        return file.read(_PEM_BYTES_MAX)
 
 
 def is_signed(public: bytes, data: bytes, signature: str) -> bool:

@@ -23,7 +23,6 @@ from eventsched.archive.codec import decode_entry, entry_leaves
 from eventsched.archive.files import FileFault
 from eventsched.archive.layout import (
     NOTE,
-    PART,
     PUBLIC,
     SET_ASIDE,
     ArchiveFolder,
@@ -45,6 +44,7 @@ from eventsched.archive.pack import Pack
 from eventsched.archive.segments import Segments
 from eventsched.archive.signing import fingerprint, read_public
 from eventsched.errors import ArchiveError
+from eventsched.private_files import PART
 from eventsched.projection.fold import decode_event
 from eventsched.projection.installed import load_core
 from eventsched.projection.protocol import ProjectionSet

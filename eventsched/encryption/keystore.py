@@ -20,7 +20,12 @@ from typing import NoReturn, Protocol, TypeAlias, TypeVar
 from anyio import to_thread
 
 from eventsched.errors import KeyMissing, KeyStoreError
-from eventsched.private_files import make_private_folder, open_private, warn_if_exchangeable
+from eventsched.private_files import (
+    make_private_folder,
+    open_private,
+    sync_folder,
+    warn_if_exchangeable,
+)
 from eventsched.schema.validation import check_id
 
 VARIABLE = "EVENTSCHED_KEYS"
@@ -191,7 +196,7 @@ class KeyFolder:
         is_new = not self.path.exists()
         make_private_folder(self.path)
         if is_new:
-            _sync(self.path.parent)
+            sync_folder(self.path.parent)
         self._check_private()
         path = self._path(session)
         draft = path.with_suffix(f".{secrets.token_hex(8)}.new")
@@ -200,7 +205,7 @@ class KeyFolder:
             os.link(draft, path)  # atomic; fails if the file exists
         finally:
             draft.unlink(missing_ok=True)
-        _sync(self.path)
+        sync_folder(self.path)
 
     def _get(self, session: str) -> Key:
         self._check_private()
@@ -228,20 +233,20 @@ class KeyFolder:
             )
         # The mark is on disk before the key is damaged: a crash leaves one or the other.
         os.close(open_private(tombstone, os.O_WRONLY | os.O_CREAT))
-        _sync(self.path)
+        sync_folder(self.path)
         with os.fdopen(open_private(path, os.O_RDWR), "r+b") as file:
             file.write(_ZEROES)  # overwrites the blocks, if the file system does
             file.flush()
             os.fsync(file.fileno())
         path.unlink()
-        _sync(self.path)
+        sync_folder(self.path)
 
     def _settle(self, session: str) -> None:
         tombstone = self._tombstone(session)
         if _exists(self.path):
             self._check_private()
             tombstone.unlink(missing_ok=True)
-            _sync(self.path)
+            sync_folder(self.path)
 
     def _sessions(self) -> list[str]:
         self._check_private()
@@ -309,12 +314,3 @@ def _write_new(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """Make links and removals in the folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

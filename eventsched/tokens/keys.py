@@ -8,7 +8,6 @@ Never does: sign or verify tokens. Read next: issue.py, verify.py, docs/adr/0026
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +16,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from eventsched.errors import TokenKeyError, require_packages
-from eventsched.private_files import make_private_folder, open_private, private_file
+from eventsched.private_files import (
+    ReadableByOthers,
+    create_private,
+    make_private_folder,
+    read_owned,
+)
 
 if TYPE_CHECKING:
     from joserfc.jwk import ECKey, OKPKey, RSAKey
@@ -63,10 +67,9 @@ class TokenKey:
         """
         file = Path(path)
         try:
-            with open(open_private(file, os.O_RDONLY), "rb") as opened:
-                if stat.S_IMODE(os.fstat(opened.fileno()).st_mode) & (stat.S_IRWXG | stat.S_IRWXO):
-                    raise TokenKeyError(f"{file} is open to others: check it, then chmod 600")
-                content = opened.read(FILE_BYTES_MAX)
+            content = read_owned(file, FILE_BYTES_MAX)
+        except ReadableByOthers as error:
+            raise TokenKeyError(f"the key {error}") from error
         except OSError as error:
             raise TokenKeyError(f"cannot read the key {file}: {error.strerror}") from error
         jwk = _jwk()
@@ -92,15 +95,9 @@ class TokenKey:
 
         Raises FileExistsError if the file exists, TokenKeyError if it cannot be written.
         """
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
             make_private_folder(path.parent)
-            with private_file(part) as file:
-                file.write(_json(self.key.as_dict(private=True, alg="Ed25519", use="sig")))
-            try:
-                os.link(part, path)
-            finally:
-                part.unlink()
+            create_private(path, _json(self.key.as_dict(private=True, alg="Ed25519", use="sig")))
         except FileExistsError:
             raise
         except OSError as error:
