@@ -6,21 +6,29 @@ Read next: executor.py.
 
 A batch starts when it is full, or when its first job has waited `within_s`. A job whose attempt is
 cancelled leaves a batch that has not started. A batch whose jobs are all cancelled is cancelled.
+
+The handler runs in a task of its own: it may cancel its task, leave a cancel scope open in it or
+raise SystemExit, and none of these ends another task.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import anyio
 import msgspec
+import structlog
 from anyio.abc import TaskGroup
 
+from eventsched.node.attempts import END_S
 from eventsched.schema.validation import check_between
 
 SIZE_MAX = 256
 WITHIN_MS_MAX = 10_000
+
+log = structlog.get_logger("eventsched.node.node")
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +54,7 @@ class _Waiting:
         self.job = job
         self.done = anyio.Event()
         self.outcome: Any = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.is_cancelled = False
 
 
@@ -111,18 +119,36 @@ class Batches:
             return
         running = (waiting, anyio.CancelScope())
         self._running.append(running)
+        task = asyncio.create_task(self._call(waiting))
         try:
             with running[1]:
-                outcomes = await self._run([each.job for each in waiting])
-                for each, outcome in zip(waiting, _checked(outcomes, len(waiting)), strict=True):
-                    each.outcome = outcome
-        except Exception as error:  # noqa: BLE001 - raised for each job of the batch
-            for each in waiting:
-                each.error = error
+                await asyncio.wait([task])
         finally:
             self._running.remove(running)
+            await _end(task)
             for each in waiting:
                 each.done.set()
+
+    async def _call(self, waiting: Sequence[_Waiting]) -> None:
+        """Call the handler and give each job its outcome, or the error."""
+        try:
+            outcomes = await self._run([each.job for each in waiting])
+            for each, outcome in zip(waiting, _checked(outcomes, len(waiting)), strict=True):
+                each.outcome = outcome
+        except BaseException as error:  # noqa: BLE001 - raised for each job of the batch
+            for each in waiting:
+                each.error = error
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    """Cancel the task if it still runs. A handler that ignores it for END_S is abandoned."""
+    if task.done():
+        return
+    task.cancel()
+    with anyio.CancelScope(shield=True):
+        await asyncio.wait([task], timeout=END_S)
+    if not task.done():
+        log.error("handler of a batch ignores its cancellation, abandoned")
 
 
 def _checked(outcomes: Any, count: int) -> Sequence[Any]:

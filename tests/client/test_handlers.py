@@ -163,10 +163,15 @@ def stops_in_a_thread(_: BlockingJob) -> Any:
         stops_in_a_thread,
     ],
 )
+@pytest.mark.parametrize("batch", [None, eventsched.Batch(size=2, within_ms=0)], ids=["", "batch"])
 async def test_whatever_a_handler_raises_is_its_error_in_one_line_and_the_node_serves_on(
-    client: Client, store: TimedStore, lines: list[Any], handler: Callable[[Any], Any]
+    client: Client,
+    store: TimedStore,
+    lines: list[Any],
+    handler: Callable[[Any], Any],
+    batch: eventsched.Batch | None,
 ) -> None:
-    async with serving(client, node_of(handler)):
+    async with serving(client, node_of(handler, batch=batch)):
         session = await say(client, store)
         failed: JobFailed = await recorded(store, "JobFailed")
         assert (failed.code, failed.attempt) == ("HANDLER_ERROR", 4)

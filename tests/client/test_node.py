@@ -31,10 +31,18 @@ from tests.systems import SECOND, serving, until
 BEAT_MS = 30
 
 
-def node_of(handler: Any, *, name: str = "gpu-1", processes: bool = False, **given: Any) -> Any:
+def node_of(
+    handler: Any,
+    *,
+    name: str = "gpu-1",
+    processes: bool = False,
+    batch: eventsched.Batch | None = None,
+    **given: Any,
+) -> Any:
     declared: dict[str, Any] = {"sources": ["en"], "targets": ["es"], "slots": 2} | given
     node = eventsched.Node(name, **declared)
-    node.job(processes=processes)(handler)
+    options: dict[str, Any] = {} if batch is None else {"batch": batch}
+    node.job(processes=processes, **options)(handler)
     return node
 
 
