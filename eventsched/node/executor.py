@@ -191,12 +191,8 @@ class _Threads:
 
     async def _in_thread(self, job: Job) -> Any:
         blocking_job = await load_audio(job)
-        if self._busy >= self._busy_max:
-            raise RuntimeError(f"{self._busy} threads are busy with calls that were cancelled")
         try:
-            return await anyio.to_thread.run_sync(
-                self._call, blocking_job, abandon_on_cancel=True, limiter=self._limiter
-            )
+            return await self._call(blocking_job)
         finally:
             mark_cancelled(blocking_job)
 
@@ -204,16 +200,22 @@ class _Threads:
         """Call the handler once, with a list of blocking jobs."""
         blocking_jobs = [await load_audio(job) for job in jobs]
         try:
-            return await anyio.to_thread.run_sync(
-                self._call, blocking_jobs, abandon_on_cancel=True, limiter=self._limiter
-            )
+            return await self._call(blocking_jobs)
         finally:
             for each in blocking_jobs:
                 mark_cancelled(each)
 
-    def _call(self, blocking_job: BlockingJob | list[BlockingJob]) -> Any:
+    async def _call(self, argument: BlockingJob | list[BlockingJob]) -> Any:
+        """Call the handler in a thread. Raises RuntimeError if too many threads are busy."""
+        if self._busy >= self._busy_max:
+            raise RuntimeError(f"{self._busy} threads are busy with calls that were cancelled")
+        return await anyio.to_thread.run_sync(
+            self._call_counted, argument, abandon_on_cancel=True, limiter=self._limiter
+        )
+
+    def _call_counted(self, argument: BlockingJob | list[BlockingJob]) -> Any:
         with self._counted():
-            return self._handler(blocking_job)
+            return self._handler(argument)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

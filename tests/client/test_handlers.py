@@ -463,3 +463,33 @@ async def test_jobs_fail_at_once_when_cancelled_calls_have_taken_all_threads(
     failures = [line["error"] for line in lines if line["event"] == "handler failed"]
     assert failures
     assert all("2 threads are busy" in error for error in failures)
+
+
+async def test_a_batch_fails_at_once_when_cancelled_calls_have_taken_all_threads(
+    client: Client, store: TimedStore, lines: list[Any]
+) -> None:
+    release, started = threading.Event(), []
+
+    def handler(jobs: list[BlockingJob]) -> list[eventsched.Result]:
+        started.append(len(jobs))
+        release.wait(60)
+        return [GOOD for _ in jobs]
+
+    await store.configure_cell({"node_lost_ms": 10_000_000, "idle_ms": 10_000_000}, overwrite=True)
+    node = node_of(handler, batch=eventsched.Batch(size=2, within_ms=0))
+    try:
+        async with serving(client, node):
+            await say(client, store)
+            for count in range(1, 5):
+                await until("started", lambda count=count: len(started) == count)  # type: ignore[misc]
+                store.tick(31_000)
+                await store.timers()
+            await recorded(store, "JobFailed")
+            await say(client, store)
+            failed: JobFailed = await recorded(store, "JobFailed", 2)
+    finally:
+        release.set()
+    assert failed.code == "HANDLER_ERROR"
+    failures = [line["error"] for line in lines if line["event"] == "handler failed"]
+    assert len(failures) == 4
+    assert all("4 threads are busy" in error for error in failures)
