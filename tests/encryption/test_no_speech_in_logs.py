@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from threading import Thread
 
 import structlog
 
@@ -56,35 +57,39 @@ def found_in(text: bytes, needles: set[bytes]) -> list[bytes]:
 
 
 class Terminal:
-    """A node on a terminal, where tracebacks are written for people."""
+    """A node on a terminal, where tracebacks are written for people.
+
+    A thread reads the terminal all the time: a node whose terminal is full waits in its log call.
+    """
 
     def __init__(self, data: Path, *words: str, env: dict[str, str]) -> None:
         self._main, side = pty.openpty()
-        os.set_blocking(self._main, False)
         self.output = b""
         self._process = subprocess.Popen(
             [sys.executable, "-m", *words], cwd=ROOT, env=environment(data) | env,
             stdout=side, stderr=side, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(side)
+        self._reader = Thread(target=self._read, name="terminal")
+        self._reader.start()
 
-    def read(self) -> bytes:
+    def _read(self) -> None:
         while True:
             try:
                 part = os.read(self._main, 65_536)
-            except OSError:  # nothing more for now, or the process has ended
-                return self.output
+            except OSError:  # EIO: the process has ended, and the terminal has no other side
+                return
             self.output += part
 
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
-        self.read()
+        self._reader.join()
         os.close(self._main)
 
 
 def is_serving(node: Terminal) -> bool:
-    return b"serving" in node.read()
+    return b"serving" in node.output
 
 
 def write_wav(path: Path, pcm: bytes) -> Path:
@@ -128,8 +133,8 @@ def test_no_output_of_a_failing_system_shows_speech_or_keys(tmp_path: Path) -> N
             list(pool.map(speak, SOURCES))
         key_files = list(keys.glob("*.key"))
         secret_keys = [path.read_bytes() for path in key_files]
-        outputs["node on a terminal"] = on_terminal.read()
-        outputs["node in a program"] = by_library.read()
+        outputs["node on a terminal"] = on_terminal.output
+        outputs["node in a program"] = by_library.output
         outputs |= {f"node {name}": node.log.read_bytes() for name, node in nodes.items()}
         outputs["up"] = up.log.read_bytes()
 
