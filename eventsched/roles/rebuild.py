@@ -107,7 +107,7 @@ class Rebuild:
         progress: Called after every batch.
         failures_max: The most events that a projection may fail to fold. Entries that no decoder
             reads, and events that would make a record too large, are left out as in the live fold:
-            whoever can append such an entry must not stop the rebuilds of a new release.
+            a node or producer that appends such an entry must not stop every rebuild.
 
     Raises:
         RebuildFailed: The set has no projection of such a name.

@@ -34,7 +34,7 @@ from eventsched.server.launch import (
 from eventsched.server.locks import FileLock
 
 SLOTS = 16_384
-_WAIT_S = 15.0
+_WAIT_S = 60.0
 _POLL_S = 0.01
 _VOLATILE = {"save": "", "appendonly": "no"}
 _DURABLE = {"save": "", "appendonly": "yes", "appendfsync": "always"}

@@ -155,7 +155,7 @@ local function read_counters()
   end
 end
 
--- The tag of a tenant that owes nothing.
+-- The tag of a tenant without a finish tag.
 local function start_tag()
   local lowest = redis.call('ZRANGE', keys.waiting_tags, '0', '0', 'WITHSCORES')[2]
   return lowest and math.min(queue.virtual, tonumber(lowest)) or queue.virtual
