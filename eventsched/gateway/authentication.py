@@ -19,14 +19,14 @@ SUBPROTOCOL = "eventsched.v1"
 _BEARER = "bearer."
 COOKIE = "eventsched_token"
 FAILURES_MAX = 30
-"""Bad tokens of one address in a minute; a client that shows further ones is told to wait. A good
-token is accepted always: many clients may have one address, that of a proxy."""
+"""Bad tokens that one address may show in a minute; further ones are refused with 429. A valid
+token is always accepted: many clients may share one address, that of a proxy."""
 ADDRESSES_MAX = 10_000
 MINUTE_S = 60.0
 
 
 class TooManyFailures(EventschedError):
-    """Raised when an address has shown too many bad tokens."""
+    """Raised when an address shows too many bad tokens in a minute."""
 
 
 class Authenticator:
@@ -45,7 +45,7 @@ class Authenticator:
 
         Raises:
             Unauthenticated: There is no token, or it is not acceptable.
-            TooManyFailures: The address has shown too many bad tokens.
+            TooManyFailures: The address shows too many bad tokens in a minute.
             TokenKeyError: No public keys can be read.
         """
         token = token_of(connection)
@@ -54,7 +54,7 @@ class Authenticator:
         return await self.verify(token, connection)
 
     async def verify(self, token: str, connection: HTTPConnection) -> Claims:
-        """Return the claims of a token that this request has shown. Raises as `authenticate`."""
+        """Return the claims of a token of this request. Raises the errors of `authenticate`."""
         address = connection.client.host if connection.client else ""
         try:
             return await self._verifier.verify(token)
@@ -66,14 +66,16 @@ class Authenticator:
             raise
 
     def _count_failure(self, address: str) -> int:
-        """Count a bad token; return how many the address has shown in this minute."""
+        """Count a bad token; return the number of bad tokens of the address in this minute."""
         now_s = self._clock_s()
         start_s, count = self._failures.pop(address, (now_s, 0))
         if now_s - start_s >= MINUTE_S:
             start_s, count = now_s, 0
         self._failures[address] = start_s, count + 1
         if len(self._failures) > ADDRESSES_MAX:
-            del self._failures[next(iter(self._failures))]  # the one that failed least recently
+            del self._failures[
+                next(iter(self._failures))
+            ]  # the address whose last failure is oldest
         return count + 1
 
 

@@ -39,9 +39,9 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
 async def login(request: Request, gateway: Gateway, claims: Claims | None) -> Response:
     """Exchange a one-time code for a cookie."""
     token = gateway.codes.take(request.query_params.get("code", ""))
-    found = await gateway.authenticator.verify(token, request)
-    reply = json_reply(_login_of(found))
-    _set_cookie(reply, request, gateway, token, max(0, found.exp - int(time.time())))
+    login_claims = await gateway.authenticator.verify(token, request)
+    reply = json_reply(_login_of(login_claims))
+    _set_cookie(reply, request, gateway, token, max(0, login_claims.exp - int(time.time())))
     return reply
 
 

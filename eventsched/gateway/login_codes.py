@@ -1,6 +1,7 @@
-"""One-time codes: each stands for a token until a browser uses it.
+"""One-time codes, each of which a browser exchanges for a token.
 
-Owns: how long a code counts, how many wait. Never does: I/O. Read next: login.py.
+Owns: how long a code is valid, how many codes exist at the same time. Never does: I/O.
+Read next: login.py.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ CODES_MAX = 100
 
 
 class LoginCodes:
-    """The codes that wait to be used."""
+    """The codes that are valid and not used."""
 
     def __init__(self, *, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._clock_s = clock_s
         self._tokens: dict[str, tuple[str, float]] = {}
-        """Code -> token, end of the code's time."""
+        """Code -> its token, and the time at which the code expires."""
 
     def add(self, token: str) -> str:
         """Return a new code for a token."""
@@ -32,8 +33,8 @@ class LoginCodes:
         return code
 
     def take(self, code: str) -> str:
-        """Return the token of a code, which is used up. Raises Unauthenticated."""
+        """Return the token of a code, and delete the code. Raises Unauthenticated."""
         token, end_s = self._tokens.pop(code, ("", 0.0))
         if not token or self._clock_s() >= end_s:
-            raise Unauthenticated("the code was used, or its minute is over: ask for a new one")
+            raise Unauthenticated("the code is used or older than a minute: ask for a new one")
         return token

@@ -1,6 +1,6 @@
 """The attempts that run at a node behind a socket.
 
-Owns: the attempt of each job, sending it to the node with its audio, taking its outcome.
+Owns: the attempt of each job, sending it to the node with its audio, checking its outcome.
 Never does: read the connection, keep leases. Read next: node_socket.py, node/registration.py.
 """
 
@@ -47,8 +47,8 @@ class NodeAttempts:
 
     Args:
         socket: The connection.
-        held: Attempts that the node runs already: their frames are not sent again.
-        lazy_audio: The node asks for audio.
+        held: Attempts that the node already runs: their `job` frames are not sent again.
+        lazy_audio: Audio is sent when the node requests it.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class NodeAttempts:
         self._running: dict[AttemptId, RunningAttempt] = {}
         self._refs = count(1)
         self._audio_turn = anyio.Lock()
-        """One audio at a time: a node that reads slowly costs the memory of one."""
+        """One audio is sent at a time: a node that reads slowly costs the memory of one audio."""
 
     async def run(self, job: Job) -> Any:
         """Let the node run an attempt, and return its outcome."""
@@ -74,8 +74,8 @@ class NodeAttempts:
                     await self.send_audio(attempt)
             await attempt.ended.wait()
         except Disconnected:
-            # The attempt is the node's, not the connection's: report nothing. The end of the
-            # connection cancels this call.
+            # The attempt belongs to the node, not to the connection: report nothing. The end of
+            # the connection cancels this call.
             await anyio.sleep_forever()
         except JobError as error:  # the audio cannot be read
             await self._cancel(job, error.code)
@@ -92,7 +92,7 @@ class NodeAttempts:
         try:
             await self._socket.send(Cancel(job=job.key, attempt=job.attempt, reason=reason))
         except Disconnected:
-            return  # the node learns it from its next registration
+            return  # the reply to the next registration of the node has the same
 
     async def send_audio(self, attempt: RunningAttempt) -> None:
         """Send the audio of an attempt. Raises JobError, ServerUnavailable, Disconnected."""
@@ -108,15 +108,15 @@ class NodeAttempts:
         return attempt
 
     def end(self, report: Report, audio: bytes | None = None) -> None:
-        """Take the outcome of an attempt. Raises LeaseLost, InvalidMessage."""
+        """End an attempt with its outcome. Raises LeaseLost, InvalidMessage."""
         attempt = self.find(report.job, report.attempt)
         outcome = _outcome(report, audio)
-        result_of(attempt.job, outcome)  # raises what the node should know
+        result_of(attempt.job, outcome)  # raises InvalidMessage, which the node gets
         attempt.outcome = outcome
         attempt.ended.set()
 
     async def on_reported(self, job: Job, error: Refused | ServerUnavailable | None) -> None:
-        """Tell the node whether the result of an attempt is stored."""
+        """Send the node whether the result of an attempt is stored."""
         is_stored = error is None or (
             isinstance(error, Refused) and error.code == "DUPLICATE_RESULT"
         )

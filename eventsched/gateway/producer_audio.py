@@ -1,12 +1,12 @@
 """The audio of one producer: from its binary frames to the session, and its acknowledgements.
 
-Owns: the numbers of chunks, the credit, the order of audio and requests, what happens while the
-server takes nothing, when an `ack` is sent.
+Owns: the numbers of chunks, the credit, the order of audio and requests, the retries while the
+server refuses audio, the times at which an `ack` is sent.
 Never does: read the connection. Read next: producer_socket.py, client/session.py.
 
 The number of a chunk on the wire is its number in the session. A chunk is acknowledged once the
-server has stored it. What is received and not acknowledged is at most the credit, so the memory of
-a connection is bounded whatever its client does.
+server has stored it. Audio that is received and not acknowledged is at most the credit, so the
+memory of a connection is bounded, whatever its client sends.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ from eventsched.gateway.session_frames import (
 from eventsched.gateway.socket import Ended, FrameSocket
 
 AWAY_S = 0.5
-"""Pause before a further try while the server is away; each try itself waits some seconds."""
+"""Pause between two tries while the server is unavailable; each try itself takes some seconds."""
 REQUESTS_MAX = 64
 """Requests that wait beside the audio."""
-_MARK = "0-1"
-"""A playback names its result by session, target and utterance; the library asks for any id."""
+_ANY_ID = "0-1"
+"""Id of the result of a playback: only its session, target and utterance count."""
 
 Request: TypeAlias = Finalize | PlaybackStarted | PlaybackEnded | CloseSession
 
 
 class AudioIntake:
-    """Takes the chunks and requests of one connection and applies them in order."""
+    """Receives the chunks and requests of one connection and applies them in order."""
 
     def __init__(self, socket: FrameSocket, session: Session) -> None:
         self._socket = socket
@@ -66,20 +66,20 @@ class AudioIntake:
         """Bytes of each chunk that is received and not acknowledged."""
         self._bytes = 0
         self._has_gap = False
-        """The client was told to continue from `_next`; chunks beyond are dropped until then."""
+        """SEQ_GAP was sent: later chunks are dropped until the chunk `_next` arrives."""
         self._queue: deque[AudioChunk | Request] = deque()
         self._arrived = anyio.Event()
         self._ack_wanted = anyio.Event()
         self._ack_now = anyio.Event()
         self._is_refused = False
-        """The server takes nothing for now: no acknowledgement is sent."""
+        """The server refuses audio for now: no acknowledgement is sent."""
         self._is_closed = False
-        """The session takes no more; what is received is dropped."""
+        """The session is closed; further audio is dropped."""
 
     # --- receiving --------------------------------------------------------------------------
 
     async def receive_chunk(self, frame: bytes) -> None:
-        """Take a binary frame.
+        """Receive a binary frame.
 
         Raises:
             InvalidMessage: The chunk is malformed; its number is still expected.
@@ -120,7 +120,7 @@ class AudioIntake:
         return one_chunk(payload, session.encoding, session.sample_rate, end_of_utterance=True)
 
     def put(self, request: Request) -> None:
-        """Take a request; it takes effect after the audio before it. Raises Ended."""
+        """Receive a request, which takes effect after the audio before it. Raises Ended."""
         if len(self._queue) >= CREDIT_CHUNKS + REQUESTS_MAX:
             raise _exceeded(f"{REQUESTS_MAX} requests that wait")
         self._queue.append(request)
@@ -129,7 +129,7 @@ class AudioIntake:
     # --- applying ---------------------------------------------------------------------------
 
     async def append(self) -> None:
-        """Apply what arrives, in order, until cancelled. Raises Ended."""
+        """Apply chunks and requests in order, until cancelled. Raises Ended."""
         while True:
             self._arrived = anyio.Event()
             if not self._has_work():
@@ -148,11 +148,13 @@ class AudioIntake:
                 raise Ended(Close.SUPERSEDED, error_frame(error, fatal=True)) from None
             except SessionUnknown as error:
                 raise Ended(Close.GONE, error_frame(error, fatal=True)) from None
-            except SeqGap as error:  # the server has lost chunks that this process has not
+            except (
+                SeqGap
+            ) as error:  # the server has lost chunks that this process does not have any more
                 raise Ended(Close.RESTART, error_frame(error, fatal=True)) from None
 
     def _has_work(self) -> bool:
-        """Whether something can be applied. A short chunk waits for the request that ends it."""
+        """Whether there is work. A short chunk waits for the request that follows it."""
         if self._session.stored_seq < self._session.next_seq:
             return True
         if len(self._queue) != 1:
@@ -189,7 +191,7 @@ class AudioIntake:
             self._want_ack()
 
     def _first_chunks(self) -> tuple[list[AudioChunk], AudioChunk | Request | None]:
-        """Return the chunks of the next call, and what follows them in the queue."""
+        """Return the chunks of the next call, and the item that follows them in the queue."""
         chunks: list[AudioChunk] = []
         size = 0
         for item in self._queue:
@@ -212,20 +214,20 @@ class AudioIntake:
             await session.close()
         else:
             result = Result(
-                id=_MARK,
+                id=_ANY_ID,
                 session=request.session,
                 target=request.target,
                 utterance=request.utterance,
             )
             is_start = isinstance(request, PlaybackStarted)
-            mark = session.playback_started if is_start else session.playback_ended
+            report = session.playback_started if is_start else session.playback_ended
             try:
-                await mark(result)
+                await report(result)
             except (InvalidMessage, Backpressure) as error:
                 await self._socket.send(error_frame(error))
 
     async def _pause(self, refused: Backpressure) -> None:
-        """Acknowledge what is stored, say why nothing more is stored for now, and wait."""
+        """Acknowledge the stored chunks, send the reason of the refusal, and wait."""
         if not self._is_refused:
             await self._send_ack()
         self._is_refused = True
@@ -237,7 +239,7 @@ class AudioIntake:
         await anyio.sleep(refused.retry_after_ms / 1_000)
 
     async def _on_closed(self, error: Refused) -> None:
-        """The session takes nothing more: drop what waits. Its outcomes still arrive."""
+        """The session is closed: drop the queue. Its outcomes still arrive."""
         self._queue.clear()
         if not self._is_closed:
             self._is_closed = True

@@ -26,7 +26,7 @@ TENTH = bytes(3_200)
 
 
 class Socket:
-    """One connection. Frames of other kinds than the expected one are kept in `skipped`."""
+    """One connection. Frames of other kinds than the expected one are in `skipped`."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
@@ -104,7 +104,7 @@ async def producer(
 
 
 class NodeSocket(Socket):
-    """A connection of a node. Binary frames are kept in `audio`, by the reference of the job."""
+    """A connection of a node. `audio` has the binary frames, by the reference of the job."""
 
     def __init__(self, connection: ClientConnection) -> None:
         super().__init__(connection)
@@ -134,7 +134,7 @@ class NodeSocket(Socket):
         return await self.expect("registered")
 
     async def audio_of(self, job: dict[str, Any]) -> bytes:
-        """The audio of a job, once it has arrived whole. Other frames are kept in `skipped`."""
+        """The audio of a job, once it has arrived whole. Other frames are in `skipped`."""
         while job["ref"] not in self.whole:
             await self.send("heartbeat", held=[held(job)])
             await self.expect("heartbeat")

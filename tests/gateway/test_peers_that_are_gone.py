@@ -19,7 +19,7 @@ pytestmark = pytest.mark.parametrize("server", ["embedded"], indirect=True)
 
 
 class RawPeer:
-    """A client that sends frames and reads nothing unless it is told to."""
+    """A client that sends frames and reads nothing."""
 
     def __init__(self, system: GatewaySystem, path: str, token: str) -> None:
         host, _, port = system.url.partition("://")[2].partition(":")

@@ -13,7 +13,7 @@ from tests.gateway.sockets import node_socket, producer
 async def test_audio_that_comes_while_the_server_is_away_is_stored_when_it_is_back(
     own_server: LocalServer,
 ) -> None:
-    own_server.call("CONFIG", "SET", "appendfsync", "always")  # what was acknowledged is kept
+    own_server.call("CONFIG", "SET", "appendfsync", "always")  # acknowledged audio survives
     async with (
         gateway_system(own_server.url, "c0") as system,
         node_socket(system) as node,
