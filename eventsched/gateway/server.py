@@ -6,6 +6,7 @@ Read next: app.py, connections.py.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -23,8 +24,11 @@ from eventsched.gateway.connections import (
     FRAME_BYTES_MAX,
     PING_S,
     PONG_S,
+    REQUEST_S,
+    Connections,
     GatewayHttpProtocol,
     GatewayWebSocketProtocol,
+    connections_max,
 )
 from eventsched.gateway.service import Gateway
 from eventsched.store.connection import Connection
@@ -37,10 +41,11 @@ log = structlog.get_logger("eventsched.gateway")
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: the command handles signals."""
+    """uvicorn with a limit of connections, and without signal handlers, which the command has."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, connections: Connections) -> None:
         super().__init__(config)
+        self.server_state = connections
         self.ready = anyio.Event()
 
     @contextmanager
@@ -50,8 +55,23 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept connections."""
-        await super().startup(sockets)
+        loop = asyncio.get_running_loop()
+        config = self.config
+        self.servers = [
+            await loop.create_server(
+                self._protocol,
+                sock=each,
+                ssl=config.ssl,
+                ssl_handshake_timeout=REQUEST_S if config.ssl else None,
+                backlog=BACKLOG,
+            )
+            for each in sockets or []
+        ]
+        self.started = True
         self.ready.set()
+
+    def _protocol(self) -> GatewayHttpProtocol:
+        return GatewayHttpProtocol(self.config, self.server_state, self.lifespan.state)
 
     async def run_to_end(self, listening: socket.socket) -> None:
         """Serve until `should_exit` is set, also if the caller is cancelled."""
@@ -71,7 +91,8 @@ async def serving_gateway(connection: Connection, config: GatewayConfig) -> Asyn
     client = Client(connection.stores, url=connection.url)
     async with running_client(client):
         gateway = Gateway(config, connection, client)
-        server = _Server(_uvicorn_config(gateway))
+        connections = Connections(connections_max(config.sockets_max))
+        server = _Server(_uvicorn_config(gateway), connections)
         with _listen(config) as listening:
             async with anyio.create_task_group() as tasks, anyio.create_task_group() as feeds:
                 for feed in gateway.feeds.values():
