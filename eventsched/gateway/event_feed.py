@@ -1,12 +1,13 @@
-"""New events of one cell, read once for all who watch them.
+"""New events of one cell, read once for all streams.
 
-Owns: the shared reader, what a watcher may see of an event, the bound of what waits for a watcher.
+Owns: the shared reader, which events a stream shows, the bound of the events that wait to be sent.
 Never does: write to a connection. Read next: event_stream.py, history/reader.py.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 import anyio
 import msgspec
@@ -16,8 +17,10 @@ from eventsched.gateway.cursor import format_cursor
 from eventsched.gateway.tenant_view import event_for_tenant
 from eventsched.history.event_json import event_json
 from eventsched.history.reader import Reader
+from eventsched.history.session_tenants import SessionTenants
 from eventsched.history.source import HistorySource
 from eventsched.projection.fold import FailedEvent, decode_event
+from eventsched.schema.events import Event
 from eventsched.store.retry import Backoff
 from eventsched.store.transport import Entry
 from eventsched.tokens.claims import ALL_TENANTS, Claims
@@ -25,15 +28,15 @@ from eventsched.tokens.claims import ALL_TENANTS, Claims
 BLOCK_MS = 2_000
 READ_COUNT = 500
 WAITING_BYTES_MAX = 1024 * 1024
-"""What may wait for a watcher that takes it slowly."""
+"""Bytes of events that may wait for a client that reads slowly."""
 EVENT_BYTES = 128
-"""What an event costs beside its data."""
+"""Memory of an event beside its data."""
 
 log = structlog.get_logger("eventsched.gateway")
 
 
 class Watcher:
-    """One stream of events: its position, and what waits to be sent.
+    """One stream of events: its position, and the events that wait to be sent.
 
     Args:
         claims: Whose stream it is.
@@ -43,7 +46,7 @@ class Watcher:
     def __init__(self, claims: Claims, positions: dict[str, str]) -> None:
         self.positions = positions
         self.is_slow = False
-        """More waited than may wait: the stream must end."""
+        """Too many bytes wait: the stream must end."""
         self.arrived = anyio.Event()
         self._claims = claims
         self._waiting: deque[tuple[str, str, bytes]] = deque()
@@ -53,14 +56,14 @@ class Watcher:
         """The position has moved since the last block, by events that are not shown."""
 
     async def data_of(self, item: FeedItem) -> bytes:
-        """Return what the stream shows of an event; empty for nothing."""
+        """Return the data of an event as the stream shows it; empty if it is not shown."""
         if not await item.is_shown_to(self._claims):
             return b""
         is_whole = self._claims.tenant == ALL_TENANTS
         return item.data(texts=self._claims.texts, is_whole=is_whole)
 
     async def put(self, cell: str, item: FeedItem) -> None:
-        """Let an event wait to be sent."""
+        """Add an event to those that wait to be sent."""
         if self.is_slow:
             return
         data = await self.data_of(item)
@@ -75,7 +78,7 @@ class Watcher:
             self.arrived.set()
 
     def take(self) -> bytes:
-        """Take everything that waits, as one block of bytes."""
+        """Remove all events that wait, and return their blocks."""
         self.arrived = anyio.Event()
         taken = b"".join(self.block_of(*each) for each in self._waiting)
         self._waiting.clear()
@@ -99,11 +102,11 @@ class Watcher:
 
 
 class FeedItem:
-    """One event, decoded and encoded at most once for all watchers."""
+    """One event, encoded at most once for all watchers."""
 
-    def __init__(self, entry: Entry, reader: Reader) -> None:
-        self.id = entry[0]
-        self._event = decode_event(entry)
+    def __init__(self, event: Event | FailedEvent, reader: Reader) -> None:
+        self.id = event.id
+        self._event = event
         self._reader = reader
         self._tenant: str | None = None
         self._data: dict[tuple[bool, bool], bytes] = {}
@@ -119,7 +122,7 @@ class FeedItem:
         return self._tenant == claims.tenant
 
     def data(self, *, texts: bool, is_whole: bool) -> bytes:
-        """Return the event as JSON, with or without what was spoken and what others do."""
+        """Return the event as JSON, with or without texts and the evidence about other tenants."""
         form = texts, is_whole
         if form not in self._data:
             event = event_json(self._event, texts=texts)
@@ -128,11 +131,13 @@ class FeedItem:
 
 
 class EventFeed:
-    """Reads the new events of a cell while somebody watches."""
+    """Reads the new events of a cell while it has watchers."""
 
-    def __init__(self, cell: str, source: HistorySource) -> None:
+    def __init__(
+        self, cell: str, source: HistorySource, tenants: SessionTenants | None = None
+    ) -> None:
         self.cell = cell
-        self.reader = Reader(source)
+        self.reader = Reader(source, tenants=tenants)
         store = source.projection_store(cell)
         assert store is not None
         self._store = store
@@ -170,8 +175,14 @@ class EventFeed:
     async def _read(self) -> None:
         async with self._lock:
             self.reads += 1
-            for entry in await self._store.read_log(self._position, READ_COUNT):
-                item = FeedItem(entry, self.reader)
+            entries = await self._store.read_log(self._position, READ_COUNT)
+            for item in await self.items_of(entries):
                 for watcher in list(self._watchers):
                     await watcher.put(self.cell, item)
-                self._position = entry[0]
+                self._position = item.id
+
+    async def items_of(self, entries: Sequence[Entry]) -> list[FeedItem]:
+        """Return the events of some entries of the cell, whose tenants are looked up together."""
+        events = [decode_event(entry) for entry in entries]
+        await self.reader.load_tenants(self.cell, events)
+        return [FeedItem(event, self.reader) for event in events]

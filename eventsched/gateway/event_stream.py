@@ -2,7 +2,7 @@
 
 Owns: the start of a stream (now, or after a position), catching up from log and archive, the form
 and the end of a stream.
-Never does: read the log for one stream alone once it has caught up; event_feed.py reads for all.
+Never does: read new events; event_feed.py reads them once for all streams.
 Read next: event_feed.py, cursor.py, docs/gateway.md.
 
 The id of an event is a position in all cells of the stream. A browser that connects again sends it
@@ -13,6 +13,7 @@ does not show moves the id by a block without data.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import anyio
 import msgspec
@@ -21,22 +22,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from eventsched.errors import InvalidMessage
+from eventsched.errors import EventschedError, InvalidMessage
 from eventsched.gateway.connections import abort_of
 from eventsched.gateway.cursor import parse_cursor
-from eventsched.gateway.event_feed import FeedItem, Watcher
+from eventsched.gateway.event_feed import Watcher
 from eventsched.gateway.service import Gateway
 from eventsched.history.log import History
 from eventsched.history.source import HistorySource
 from eventsched.schema.ids import START, id_before, parse_id
+from eventsched.store.transport import Entry
 from eventsched.tokens.claims import Claims
 
 QUIET_S = 15.0
-"""A stream without events sends a comment after so long, so that proxies keep it open."""
+"""A stream without events sends a comment this often, so that proxies do not close it."""
 POSITION_S = 1.0
 """How long a moved position may wait for an event to carry it."""
 SEND_S = 10.0
-"""How long the client may take nothing before the connection is dropped."""
+"""How long the client may accept no bytes before the connection is dropped."""
 CATCH_UP_ROUNDS = 3
 """Reads of the history before a stream joins the shared reader."""
 log = structlog.get_logger("eventsched.gateway")
@@ -60,7 +62,7 @@ async def events(request: Request, gateway: Gateway, claims: Claims) -> Response
 
 
 class _EventStream(Response):
-    """The response: it lasts until the client, the token or the gateway ends it."""
+    """The response. It ends with the client, the token or the gateway."""
 
     def __init__(self, gateway: Gateway, claims: Claims, start: dict[str, str]) -> None:
         super().__init__(
@@ -82,6 +84,9 @@ class _EventStream(Response):
                     tasks.start_soon(self._end_with_client, receive, tasks.cancel_scope)
                     tasks.start_soon(self._end_with_gateway, tasks.cancel_scope)
                     await self._run()
+            except* EventschedError as errors:
+                log.warning("stream ended: events cannot be read", error=f"{errors!r:.500}")
+                self._abort()
             finally:
                 for feed in self._gateway.feeds.values():
                     feed.leave(self._watcher)
@@ -112,7 +117,7 @@ class _EventStream(Response):
         await self._follow()
 
     async def _follow(self) -> None:
-        """Send what the shared reader brings, until cancelled."""
+        """Send the events of the shared reader, until cancelled."""
         quiet_s, watcher = 0.0, self._watcher
         while not watcher.is_slow:
             with anyio.move_on_after(POSITION_S):
@@ -123,7 +128,7 @@ class _EventStream(Response):
                 block, quiet_s = _COMMENT, 0.0
             if block:
                 await self._write(block)
-        log.warning("stream ended: its client takes events too slowly")
+        log.warning("stream ended: its client reads events too slowly")
         self._abort()
 
     async def _write(self, block: bytes) -> None:
@@ -145,12 +150,24 @@ class _EventStream(Response):
             data = msgspec.json.encode({"cell": cell, "first": first})
             await self._write(b"event: truncated\ndata: %b\n\n" % data)
             after = id_before(first)
-        reader = self._gateway.feeds[cell].reader
-        async for entry in history.entries(after, upto):
-            item = FeedItem(entry, reader)
-            block = self._watcher.block_of(cell, item.id, await self._watcher.data_of(item))
-            if block:
+        batches = history.batches(after, upto)
+        while True:
+            async with self._gateway.reads.turn(self._claims, is_stream=True):
+                entries = await anext(batches, None)
+                if entries is None:
+                    return
+                blocks = await self._blocks_of(cell, entries)
+            for block in blocks:
                 await self._write(block)
+
+    async def _blocks_of(self, cell: str, entries: Sequence[Entry]) -> list[bytes]:
+        """Return what the stream shows of some entries."""
+        blocks = []
+        for item in await self._gateway.feeds[cell].items_of(entries):
+            data = await self._watcher.data_of(item)
+            if block := self._watcher.block_of(cell, item.id, data):
+                blocks.append(block)
+        return blocks
 
     async def _first_after_hole(self, history: History, cell: str, after: str) -> str:
         """Return the id of the first entry that exists if earlier ones are gone, else empty."""

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from eventsched.audit.service import why as explain
 from eventsched.errors import Forbidden, InvalidMessage, NotFound
 from eventsched.gateway.cursor import format_cursor, parse_cursor
+from eventsched.gateway.read_limit import in_turn
 from eventsched.gateway.replies import json_reply
 from eventsched.gateway.service import Gateway
 from eventsched.gateway.tenant_view import event_for_tenant, explanation_for_tenant
@@ -27,7 +28,6 @@ from eventsched.history.reader import Reader
 from eventsched.history.record_json import named
 from eventsched.history.source import HistorySource, session_of_job
 from eventsched.history.status import ConsumerStatus, read_status
-from eventsched.schema import keys
 from eventsched.tokens.claims import ALL_TENANTS, Claims
 
 EVENTS_MAX = 1_000
@@ -71,17 +71,20 @@ class CellArchive(msgspec.Struct, frozen=True, kw_only=True):
     """Id of the last archived event; empty if there is none."""
 
 
+@in_turn
 async def status(request: Request, gateway: Gateway, claims: Claims) -> Response:
     """Roles, lag, dead letters, waiting jobs and nodes of each cell (`eventsched status`)."""
     return json_reply(await read_status(gateway.connection))
 
 
+@in_turn
 async def consumer_groups(request: Request, gateway: Gateway, claims: Claims) -> Response:
     """The lag of each consumer of each cell."""
     cells = (await read_status(gateway.connection)).cells
     return json_reply([CellGroups(cell=each.cell, consumers=each.consumers) for each in cells])
 
 
+@in_turn
 async def dead_letters(request: Request, gateway: Gateway, claims: Claims) -> Response:
     """Entries of a cell that could not be processed (`eventsched dead-letters`)."""
     cells = gateway.connection.cells
@@ -99,26 +102,31 @@ async def dead_letters(request: Request, gateway: Gateway, claims: Claims) -> Re
     return json_reply(DeadLetterList(dead_letters=letters, next=""))
 
 
+@in_turn
 async def state(request: Request, gateway: Gateway, claims: Claims) -> Response:
     """A record of a read model, now or at an earlier time (`eventsched state`)."""
     return await _state(request, gateway, claims, request.path_params["kind"])
 
 
+@in_turn
 async def session(request: Request, gateway: Gateway, claims: Claims) -> Response:
     """A session, now or at an earlier time."""
     return await _state(request, gateway, claims, "session")
 
 
+@in_turn
 async def job(request: Request, gateway: Gateway, claims: Claims) -> Response:
     """A job by its key or as SESSION:UTTERANCE:TARGET, now or at an earlier time."""
     return await _state(request, gateway, claims, "job")
 
 
+@in_turn
 async def node(request: Request, gateway: Gateway, claims: Claims) -> Response:
     """A node, now or at an earlier time."""
     return await _state(request, gateway, claims, "node")
 
 
+@in_turn
 async def group(request: Request, gateway: Gateway, claims: Claims) -> Response:
     """A group of results, the context of further ones, now or at an earlier time."""
     return await _state(request, gateway, claims, "group")
@@ -128,7 +136,7 @@ async def _state(request: Request, gateway: Gateway, claims: Claims, kind: str) 
     entity = request.path_params["id"]
     at = request.query_params.get("at", "")
     source = gateway.history_source()
-    reader = Reader(source)
+    reader = gateway.reader(source)
     position = parse_position(at, "at") if at else None
     if kind not in TENANT_KINDS:
         if claims.tenant != ALL_TENANTS:
@@ -143,16 +151,17 @@ async def _state(request: Request, gateway: Gateway, claims: Claims, kind: str) 
     return json_reply(fields if claims.texts else _without_texts(fields))
 
 
+@in_turn
 async def history(request: Request, gateway: Gateway, claims: Claims) -> Response:
     """Events, oldest first (`eventsched history`)."""
     query = request.query_params
     source = gateway.history_source()
-    reader = Reader(source)
-    what = query.get("session", "") or query.get("job", "")
-    if ":" in what:
-        what = await _checked_job(source, reader, claims, what)
-    elif what:
-        await _check_session(source, reader, claims, what, "session", what)
+    reader = gateway.reader(source)
+    entity = query.get("session", "") or query.get("job", "")
+    if ":" in entity:
+        entity = await _checked_job(source, reader, claims, entity)
+    elif entity:
+        await _check_session(source, reader, claims, entity, "session", entity)
     tenant = query.get("tenant", "")
     if claims.tenant != ALL_TENANTS:
         if query.get("node") or tenant not in ("", claims.tenant):
@@ -161,7 +170,7 @@ async def history(request: Request, gateway: Gateway, claims: Claims) -> Respons
     where = await make_filter(
         source,
         reader,
-        what,
+        entity,
         node=query.get("node", ""),
         tenant=tenant,
         types=query.getlist("type"),
@@ -178,16 +187,18 @@ async def history(request: Request, gateway: Gateway, claims: Claims) -> Respons
     )
 
 
+@in_turn
 async def why(request: Request, gateway: Gateway, claims: Claims) -> Response:
-    """Why a job went where it went (`eventsched why`)."""
+    """How the node of each attempt of a job was chosen (`eventsched why`)."""
     source = gateway.history_source()
-    key = await _checked_job(source, Reader(source), claims, request.path_params["id"])
+    key = await _checked_job(source, gateway.reader(source), claims, request.path_params["id"])
     explanation = await explain(source, key)
     if claims.tenant != ALL_TENANTS:
         explanation = explanation_for_tenant(explanation)
     return json_reply(explanation)
 
 
+@in_turn
 async def archive(request: Request, gateway: Gateway, claims: Claims) -> Response:
     """How far the archive reaches, by cell."""
     folder = gateway.archive
@@ -228,11 +239,13 @@ async def _checked_job(source: HistorySource, reader: Reader, claims: Claims, te
     return key
 
 
-def _count(request: Request, most: int) -> int:
+def _count(request: Request, count_max: int) -> int:
     """Return the parameter `count`. Raises InvalidMessage."""
-    text = request.query_params.get("count", str(most))
-    if not _COUNT.fullmatch(text) or not 1 <= int(text) <= most:
-        raise InvalidMessage.of("count", f"1 to {most:,} expected, got {text!r:.80}", "change it")
+    text = request.query_params.get("count", str(count_max))
+    if not _COUNT.fullmatch(text) or not 1 <= int(text) <= count_max:
+        raise InvalidMessage.of(
+            "count", f"1 to {count_max:,} expected, got {text!r:.80}", "change it"
+        )
     return int(text)
 
 
@@ -241,8 +254,3 @@ def _without_texts(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _without_texts(v) for k, v in value.items() if k not in TEXT_FIELDS}
     return [_without_texts(each) for each in value] if isinstance(value, list) else value
-
-
-def completed(gateway: Gateway, name: str) -> str:
-    """Return `<cell>.<name>`. Raises InvalidMessage if the name has an unknown cell."""
-    return keys.complete(name, gateway.connection.cells)

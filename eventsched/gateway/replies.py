@@ -28,6 +28,7 @@ from eventsched.errors import (
     Unauthenticated,
 )
 from eventsched.gateway.authentication import TooManyFailures
+from eventsched.gateway.read_limit import TooManyReads
 from eventsched.gateway.service import TooManySockets
 
 log = structlog.get_logger("eventsched.gateway")
@@ -64,6 +65,7 @@ STATUS: tuple[tuple[type[Exception], int, str], ...] = (
     (NodeUnknown, 404, ""),
     (RetryRefused, 409, "RETRY_REFUSED"),
     (TooManyFailures, 429, "TOO_MANY_FAILURES"),
+    (TooManyReads, 429, "TOO_MANY_READS"),
     (TooManySockets, 503, "TOO_MANY_SOCKETS"),
     (Backpressure, 429, ""),
     (Refused, 409, ""),

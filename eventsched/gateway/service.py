@@ -18,6 +18,10 @@ from eventsched.gateway.authentication import Authenticator
 from eventsched.gateway.config import GatewayConfig
 from eventsched.gateway.event_feed import EventFeed
 from eventsched.gateway.login_codes import LoginCodes
+from eventsched.gateway.read_limit import ReadLimit
+from eventsched.gateway.readiness import Readiness
+from eventsched.history.reader import Reader
+from eventsched.history.session_tenants import SessionTenants
 from eventsched.history.source import HistorySource
 from eventsched.projection.installed import load_sets
 from eventsched.store.connection import Connection
@@ -38,9 +42,15 @@ class Gateway:
         self.client = client
         self.authenticator = Authenticator(Verifier(KeySource(config.token_keys)))
         self.codes = LoginCodes()
+        self.readiness = Readiness(connection)
+        self.reads = ReadLimit()
+        self._tenants = SessionTenants()
         self.archive = ArchiveFolder.open(config.archive) if config.archive else None
         self._sets = load_sets()
-        self.feeds = {cell: EventFeed(cell, self.history_source()) for cell in connection.stores}
+        self.feeds = {
+            cell: EventFeed(cell, self.history_source(), self._tenants)
+            for cell in connection.stores
+        }
         """The shared reader of new events, by cell."""
         self.stopping = anyio.Event()
         """Set when the gateway ends: streams and sockets end, and their clients come again."""
@@ -51,6 +61,10 @@ class Gateway:
     def history_source(self) -> HistorySource:
         """Return the history of the log and the archive. Use a new one for every request."""
         return HistorySource(self.connection, self.archive, self._sets)
+
+    def reader(self, source: HistorySource) -> Reader:
+        """Return a reader of a source, which shares what the gateway knows of sessions."""
+        return Reader(source, tenants=self._tenants)
 
     @contextmanager
     def counted_socket(self) -> Iterator[None]:

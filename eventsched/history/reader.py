@@ -8,7 +8,7 @@ Read next: source.py (opens the histories), audit/service.py, status.py.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from eventsched.encryption.decrypt import EventDecryptor
 from eventsched.errors import DecryptionError, NotFound
 from eventsched.history.log import ALL_ENTRIES, EntryFilter
 from eventsched.history.position import LogPosition
+from eventsched.history.session_tenants import SessionTenants
 from eventsched.history.source import HistorySource, session_of_job
 from eventsched.projection.fold import FailedEvent, Folding, decode_event, sessions_of
 from eventsched.projection.installed import missing_read_model
@@ -33,10 +34,10 @@ REVISIONS_MAX = 3
 """Tries to read a record while a rebuild changes the active revision."""
 FOLLOWED_MAX = 1_000
 """Entries of one cell in one read while following."""
-TENANTS_MAX = 10_000
-"""Sessions whose tenants a reader remembers."""
 SCANNED_MAX = 10_000
 """Entries that one page of events reads."""
+LOOKUPS_MAX = 100
+"""Sessions whose tenants one page looks up in their history, because they have no record."""
 BLOCK_MS = 2_000
 
 
@@ -123,11 +124,22 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 class Reader:
     """Reads the events of a source, and states made of them."""
 
-    def __init__(self, source: HistorySource, opener: EventDecryptor | None = None) -> None:
-        """`opener` decrypts the texts that it has a key for; other texts stay encrypted."""
+    def __init__(
+        self,
+        source: HistorySource,
+        opener: EventDecryptor | None = None,
+        tenants: SessionTenants | None = None,
+    ) -> None:
+        """Read from `source`.
+
+        `opener` decrypts the texts that it has a key for; other texts stay encrypted. `tenants`
+        remembers the tenants of sessions for several readers.
+        """
         self._source = source
         self._opener = opener
-        self._tenants: dict[str, str] = {}
+        self._tenants = SessionTenants() if tenants is None else tenants
+        self._lookups = 0
+        """How many sessions were looked up in their history."""
 
     @property
     def projections(self) -> Mapping[str, Projection]:
@@ -158,7 +170,8 @@ class Reader:
     async def page(self, where: EventFilter, after: Mapping[str, str], count: int) -> EventPage:
         """At most `count` matching events after the given ids, oldest first.
 
-        A page reads at most SCANNED_MAX entries, so it may have fewer events and not be the last.
+        A page reads at most SCANNED_MAX entries and looks up LOOKUPS_MAX sessions in their history,
+        so it may have fewer events and not be the last.
 
         Args:
             where: Which events.
@@ -176,7 +189,8 @@ class Reader:
                     page.events.append(await self._decrypted(event))
                 page.after[cell] = event.id
                 scanned += 1
-                if len(page.events) == count or scanned == SCANNED_MAX:
+                is_full = len(page.events) == count or scanned == SCANNED_MAX
+                if is_full or self._lookups >= LOOKUPS_MAX:
                     return page
         if not exists:
             await self._check_exists(where)
@@ -269,8 +283,11 @@ class Reader:
         upto = where.until.last if where.until else end
         history = await self._source.history_of(cell)
         async for batch in history.batches(after, upto, entries_where):
-            for entry in batch:
-                yield decode_event(entry)
+            events = [decode_event(entry) for entry in batch]
+            if where.tenant:
+                await self.load_tenants(cell, events)
+            for event in events:
+                yield event
 
     async def _matches(self, event: Event | FailedEvent, where: EventFilter) -> bool:
         if isinstance(event, FailedEvent):
@@ -288,27 +305,38 @@ class Reader:
         except DecryptionError as error:
             return FailedEvent(event.id, event, ("text",), str(error), event.session)
 
+    async def load_tenants(self, cell: str, events: Iterable[Event | FailedEvent]) -> None:
+        """Look up the tenants of a batch of events of one cell, in few round trips."""
+        store = self._source.projection_store(cell)
+        if store is not None:
+            await self._tenants.load(store, events)
+
     async def tenant(self, event: Event) -> str:
         """The tenant of an event; empty for events of nodes and cells."""
-        if event.job:
-            return event.job.partition(":")[0]
-        if not event.session:
-            return ""
-        if isinstance(event.data, SessionOpened):
-            self._tenants[event.session] = event.data.tenant
-        elif event.session not in self._tenants:
-            self._tenants[event.session] = await self.tenant_of(event.session)
-        tenant = self._tenants[event.session]
-        if len(self._tenants) > TENANTS_MAX:
-            del self._tenants[next(iter(self._tenants))]
+        tenant = self._tenants.of_event(event)
+        if tenant is None:
+            tenant = await self.tenant_of(event.session)
+            self._tenants.remember(event.session, tenant)
         return tenant
 
     async def tenant_of(self, session: str) -> str:
         """The tenant of a session by its full id; empty if no event says that it was opened."""
+        if keys.cell_of(session) not in self._source.cells:
+            return ""
+        store = self._source.projection_store(keys.cell_of(session))
+        if store is not None:
+            await self._tenants.load_sessions(store, [session])
+        tenant = self._tenants.of_session(session)
+        return await self._opened_by(session) if tenant is None else tenant
+
+    async def _opened_by(self, session: str) -> str:
+        """The tenant in SessionOpened, from the history of the session."""
+        self._lookups += 1
         history = await self._source.history_for(session)
         async for entry in history.entries(where=EntryFilter(session=keys.name_of(session))):
             event = decode_event(entry)
             if isinstance(event, Event) and isinstance(event.data, SessionOpened):
+                self._tenants.remember(session, event.data.tenant)
                 return event.data.tenant
         return ""
 

@@ -117,7 +117,7 @@ async def speaking(server: Server, cell: str) -> AsyncIterator[Spoken]:
         yield Spoken(system, session.id)
 
 
-async def what_another_tenant_has_is_not_found(spoken: Spoken) -> None:
+async def data_of_another_tenant_is_not_found(spoken: Spoken) -> None:
     system, session = spoken.system, spoken.session
     cell = session.partition(".")[0]
     paths = {
@@ -166,7 +166,7 @@ async def a_bad_token_is_refused_before_anything_else(spoken: Spoken) -> None:
         assert token not in reply.text
 
 
-async def an_address_with_many_bad_tokens_is_told_to_wait(spoken: Spoken) -> None:
+async def an_address_with_many_bad_tokens_must_wait(spoken: Spoken) -> None:
     """A good token is accepted: many clients may have one address, that of a proxy."""
     system = spoken.system
     statuses = [(await system.get("/v1/status", "x")).status_code for _ in range(32)]
@@ -230,10 +230,10 @@ async def test_a_base_path_holds_all_routes(server: Server, cell: str, tmp_path:
 @pytest.mark.parametrize(
     "holds",
     [
-        what_another_tenant_has_is_not_found,
+        data_of_another_tenant_is_not_found,
         the_history_of_a_tenant_has_its_events_only,
         a_bad_token_is_refused_before_anything_else,
-        an_address_with_many_bad_tokens_is_told_to_wait,
+        an_address_with_many_bad_tokens_must_wait,
         unknown_paths_and_methods_have_the_form_of_an_error,
         parameters_that_are_not_acceptable_are_named,
         events_are_read_by_pages_without_gap_or_repeat,

@@ -152,7 +152,7 @@ async def test_many_streams_share_one_reader(server: Server, cell: str) -> None:
         assert system.gateway.sockets == 0
 
 
-async def test_a_position_before_the_log_is_told_the_first_event_that_exists(
+async def test_a_stream_from_before_the_log_names_the_first_event_that_exists(
     server: Server, cell: str
 ) -> None:
     async with gateway_system(server.url, cell, roles=("dispatcher",)) as system:

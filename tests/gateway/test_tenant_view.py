@@ -11,6 +11,7 @@ from eventsched.gateway.event_feed import FeedItem
 from eventsched.gateway.tenant_view import SHOWN_FIELDS
 from eventsched.history.reader import Reader
 from eventsched.history.source import HistorySource
+from eventsched.projection.fold import decode_event
 from eventsched.schema.codec import decode
 from eventsched.schema.events import JobDispatched, JobQueued
 from tests.gateway.gateways import GatewaySystem, gateway_system
@@ -59,7 +60,7 @@ async def texts_of(system: GatewaySystem, session: str, tenant: str) -> str:
     reader = Reader(HistorySource(system.es))
     for entry in await store.read_range(store.keys.log, "-", "+", 1_000):
         if decode(*entry).session == session:
-            item = FeedItem(entry, reader)
+            item = FeedItem(decode_event(entry), reader)
             replies.append(item.data(texts=True, is_whole=tenant == "*").decode())
     return "\n".join(replies)
 

@@ -1,0 +1,132 @@
+"""A tenant that reads history costs the server little, whatever other tenants do."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+from eventsched.client.client import Client
+from eventsched.gateway import read_limit
+from eventsched.history import session_tenants
+from eventsched.schema.keys import name_of
+from eventsched.store.cell import Store
+from eventsched.tokens.claims import Claims
+from tests.gateway.gateways import GatewaySystem, gateway_system
+from tests.gateway.test_events import stream_of
+from tests.server_kinds import Server
+from tests.systems import until
+
+SESSIONS = 300
+ROUND_TRIPS_MAX = 60
+pytestmark = pytest.mark.parametrize("server", ["embedded"], indirect=True)
+
+
+async def open_sessions(es: Client) -> list[str]:
+    """Open sessions of another tenant, and one of acme, the last."""
+    opened = []
+    for tenant in ["other"] * SESSIONS + ["acme"]:
+        async with es.session(tenant, "en", ["es"]) as session:
+            opened.append(session.id)
+    return opened
+
+
+async def requests_of(store: Store) -> int:
+    """How many times the server has read from a connection: its round trips."""
+    info = await store.transport.command("INFO", "stats", key=store.keys.log)
+    return int(info["total_reads_processed"])
+
+
+async def read_all(system: GatewaySystem, **query: Any) -> list[dict[str, Any]]:
+    token, events, after = system.token("viewer", "acme"), [], ""
+    while True:
+        page = await system.json("/v1/history", token, after=after, **query)
+        events += page["events"]
+        after = page["next"]
+        if not after:
+            return events
+
+
+async def test_a_page_of_a_tenant_costs_no_round_trip_for_each_other_session(
+    server: Server, cell: str
+) -> None:
+    async with gateway_system(server.url, cell, roles=()) as system:
+        sessions = await open_sessions(system.es)
+        store = system.es.stores[cell]
+        before = await requests_of(store)
+        events = await read_all(system, type="SessionClosing")
+        assert [event["session"] for event in events] == sessions[-1:]
+        assert await requests_of(store) - before < ROUND_TRIPS_MAX
+        before = await requests_of(store)
+        async with stream_of(system, system.token("viewer", "acme"), f"{cell}=0-1") as stream:
+            event = await stream.until_type("SessionClosing")
+        assert event["session"] == sessions[-1]
+        assert await requests_of(store) - before < ROUND_TRIPS_MAX
+
+
+async def test_the_tenant_of_retired_sessions_is_in_their_index(
+    server: Server, cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with gateway_system(server.url, cell) as system:
+        sessions = await open_sessions(system.es)
+        store = system.es.stores[cell]
+
+        async def is_folded() -> bool:
+            checkpoint = store.keys.checkpoint("core")
+            folded = await store.transport.command("GET", checkpoint, key=checkpoint)
+            return folded is not None and folded.decode() == await store.last_id(store.keys.log)
+
+        await until("the index is written", is_folded)
+    async with gateway_system(server.url, cell, roles=()) as system:
+        store = system.es.stores[cell]
+        for session in sessions:
+            key = store.keys.session(name_of(session))
+            await store.transport.command("DEL", key, key=key)
+        before = await requests_of(store)
+        assert {event["session"] for event in await read_all(system)} == {sessions[-1]}
+        assert await requests_of(store) - before < ROUND_TRIPS_MAX
+    monkeypatch.setattr(session_tenants, "REMEMBERED_MAX", 10)
+    async with gateway_system(server.url, cell, roles=()) as system:
+        assert {event["session"] for event in await read_all(system)} == {sessions[-1]}
+
+
+def claims_of(tenant: str) -> Claims:
+    return Claims(
+        iss="", aud="", sub="test", iat=0, nbf=0, exp=0, jti="", role="viewer", tenant=tenant
+    )
+
+
+async def test_reads_of_one_tenant_wait_for_each_other_and_not_for_others(
+    server: Server, cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_limit, "QUEUE_MAX", 1)
+    async with gateway_system(server.url, cell, roles=()) as system:
+        replies: list[httpx.Response] = []
+
+        async def read(tenant: str) -> None:
+            replies.append(await system.get("/v1/history", system.token("viewer", tenant)))
+
+        reads = system.gateway.reads
+        async with (
+            anyio.create_task_group() as tasks,
+            reads.turn(claims_of("acme")),
+            reads.turn(claims_of("acme")),
+        ):
+            tasks.start_soon(read, "acme")
+            await until("a request waits", partial(is_full, system))
+            await read("acme")
+            refused = replies.pop()
+            assert refused.status_code == 429
+            assert refused.json()["error"]["code"] == "TOO_MANY_READS"
+            await read("other")
+            assert replies.pop().status_code == 200
+            assert not replies
+        assert [reply.status_code for reply in replies] == [200]
+        assert not reads._queues
+
+
+def is_full(system: GatewaySystem) -> bool:
+    return system.gateway.reads._queues["acme"].count == read_limit.READS_MAX + 1
