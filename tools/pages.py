@@ -2,7 +2,8 @@
 
 Owns: docs/settings.md, from the descriptions of the settings; the column of tests in docs/rules.md,
 from the names of the tests; the access list `minimal` in docs/operations.md, from the functions;
-the frames in docs/protocol.md and their JSON Schema; the access table in docs/gateway.md.
+the frames in docs/protocol.md and their JSON Schema; the access table in docs/gateway.md, and the
+routes as docs/openapi.json.
 `tests/docs/test_pages.py` fails if one of them is out of date.
 Never does: read files outside the repository. Read next: settings_page.py, protocol_page.py.
 """
@@ -12,9 +13,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from eventsched.gateway.openapi import document
+from eventsched.gateway.routes import ROUTES
 from eventsched.schema.keys import LAYOUT
 from eventsched.store.needed_commands import all_commands
 from tools.protocol_page import gateway_page, protocol_page, schema
@@ -25,6 +29,7 @@ RULES, SETTINGS = ROOT / "docs/rules.md", ROOT / "docs/settings.md"
 OPERATIONS = ROOT / "docs/operations.md"
 PROTOCOL, GATEWAY = ROOT / "docs/protocol.md", ROOT / "docs/gateway.md"
 SCHEMA = ROOT / "docs/protocol.schema.json"
+OPENAPI = ROOT / "docs/openapi.json"
 MINIMAL = re.compile(r"^(ACL SETUSER minimal +).*$", re.MULTILINE)
 GRANTS = (
     "asking",
@@ -94,7 +99,12 @@ def pages() -> Iterator[tuple[Path, str]]:
     yield OPERATIONS, operations_page(OPERATIONS.read_text(encoding="utf-8"))
     yield PROTOCOL, protocol_page(PROTOCOL.read_text(encoding="utf-8"))
     yield GATEWAY, gateway_page(GATEWAY.read_text(encoding="utf-8"))
-    yield SCHEMA, msgspec.json.format(msgspec.json.encode(schema()), indent=1).decode() + "\n"
+    yield SCHEMA, _json(schema())
+    yield OPENAPI, _json(document(ROUTES))
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.format(msgspec.json.encode(value), indent=1).decode() + "\n"
 
 
 def main() -> None:

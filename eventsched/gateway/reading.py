@@ -87,12 +87,10 @@ async def consumer_groups(request: Request, gateway: Gateway, claims: Claims) ->
 @in_turn
 async def dead_letters(request: Request, gateway: Gateway, claims: Claims) -> Response:
     """Entries of a cell that could not be processed (`eventsched dead-letters`)."""
+    cell = cell_of(request, gateway)
     cells = gateway.connection.cells
-    cell = request.query_params.get("cell", cells[0])
     after = parse_cursor("after", request.query_params.get("after", ""), cells)
-    if cell not in cells:
-        raise InvalidMessage.of("cell", f"one of {', '.join(cells)}", "check the name")
-    count = _count(request, LETTERS_MAX)
+    count = count_of(request, LETTERS_MAX)
     letters: list[dict[str, Any]] = []
     async for letter in read_dead_letters(gateway.connection.stores[cell], after.get(cell, "")):
         if len(letters) == count:
@@ -146,7 +144,7 @@ async def _state(request: Request, gateway: Gateway, claims: Claims, kind: str) 
     elif kind == "job":
         entity = await _checked_job(source, reader, claims, entity)
     else:
-        await _check_session(source, reader, claims, entity.partition("/")[0], kind, entity)
+        await check_session(source, reader, claims, entity.partition("/")[0], kind, entity)
     fields = named(await reader.state(kind, entity, position))
     return json_reply(fields if claims.texts else _without_texts(fields))
 
@@ -161,12 +159,10 @@ async def history(request: Request, gateway: Gateway, claims: Claims) -> Respons
     if ":" in entity:
         entity = await _checked_job(source, reader, claims, entity)
     elif entity:
-        await _check_session(source, reader, claims, entity, "session", entity)
-    tenant = query.get("tenant", "")
-    if claims.tenant != ALL_TENANTS:
-        if query.get("node") or tenant not in ("", claims.tenant):
-            raise NotFound("no such tenant or node")
-        tenant = claims.tenant
+        await check_session(source, reader, claims, entity, "session", entity)
+    tenant = tenant_of(request, claims)
+    if query.get("node") and claims.tenant != ALL_TENANTS:
+        raise NotFound("no such node")
     where = await make_filter(
         source,
         reader,
@@ -178,7 +174,7 @@ async def history(request: Request, gateway: Gateway, claims: Claims) -> Respons
         until=query.get("until", ""),
     )
     after = parse_cursor("after", query.get("after", ""), source.cells)
-    page = await reader.page(where, after, _count(request, EVENTS_MAX))
+    page = await reader.page(where, after, count_of(request, EVENTS_MAX))
     events = [event_json(event, texts=claims.texts) for event in page.events]
     if claims.tenant != ALL_TENANTS:
         events = list(map(event_for_tenant, events))
@@ -218,7 +214,7 @@ async def archive(request: Request, gateway: Gateway, claims: Claims) -> Respons
     return json_reply(cells)
 
 
-async def _check_session(
+async def check_session(
     source: HistorySource, reader: Reader, claims: Claims, name: str, kind: str, entity: str
 ) -> None:
     """Raise NotFound if the session does not exist for the bearer of the token."""
@@ -232,14 +228,33 @@ async def _checked_job(source: HistorySource, reader: Reader, claims: Claims, te
     """Return the key of a job. Raises NotFound if it does not exist for the bearer."""
     is_key = text.count(":") != 2
     session = session_of_job(text) if is_key else text.partition(":")[0]
-    await _check_session(source, reader, claims, session, "job", text)
+    await check_session(source, reader, claims, session, "job", text)
     key = await reader.job_key(text)
     if not claims.covers(key.partition(":")[0]):
         raise NotFound(f"no job {text}")
     return key
 
 
-def _count(request: Request, count_max: int) -> int:
+def cell_of(request: Request, gateway: Gateway) -> str:
+    """Return the parameter `cell`, by default the first cell. Raises InvalidMessage."""
+    cells = gateway.connection.cells
+    cell = request.query_params.get("cell", cells[0])
+    if cell not in cells:
+        raise InvalidMessage.of("cell", f"one of {', '.join(cells)}", "check the name")
+    return cell
+
+
+def tenant_of(request: Request, claims: Claims) -> str:
+    """Return the tenant whose data is listed; empty for all tenants. Raises NotFound."""
+    tenant = request.query_params.get("tenant", "")
+    if claims.tenant == ALL_TENANTS:
+        return tenant
+    if tenant not in ("", claims.tenant):
+        raise NotFound("no such tenant")
+    return claims.tenant
+
+
+def count_of(request: Request, count_max: int) -> int:
     """Return the parameter `count`. Raises InvalidMessage."""
     text = request.query_params.get("count", str(count_max))
     if not _COUNT.fullmatch(text) or not 1 <= int(text) <= count_max:

@@ -15,8 +15,10 @@ from eventsched.audit.explain import JobExplanation
 from eventsched.gateway import (
     event_stream,
     health,
+    listing,
     login,
     node_socket,
+    openapi,
     operations,
     producer_socket,
     reading,
@@ -32,6 +34,8 @@ from eventsched.gateway.access import (
     SERVE,
     Access,
 )
+from eventsched.gateway.operations import RetryRequest
+from eventsched.history.lists import ItemPage
 from eventsched.history.reader import State
 from eventsched.history.status import SystemStatus
 
@@ -48,18 +52,27 @@ class Route(NamedTuple):
     access: Access | None
     """None for a route that needs no token."""
     reply: Any = None
-    """Type of the JSON of the reply."""
+    """Type of the JSON of the reply; none for a socket and a stream."""
     parameters: tuple[str, ...] = ()
     """Names of the parameters in the query."""
+    body: Any = None
+    """Type of the JSON of the request; none without a body."""
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the reply is a stream of events."""
+        return self.method == "GET" and self.reply is None
 
 
 AT = ("at",)
+PAGED = ("cell", "after", "count")
 ROUTES: tuple[Route, ...] = (
-    Route("GET", "/healthz", health.healthz, PUBLIC),
-    Route("GET", "/readyz", health.readyz, PUBLIC),
+    Route("GET", "/healthz", health.healthz, PUBLIC, health.Health),
+    Route("GET", "/readyz", health.readyz, PUBLIC, health.Ready),
     Route("GET", "/v1/login", login.login, PUBLIC, login.Login, ("code",)),
-    Route("POST", "/v1/logout", login.logout, PUBLIC),
+    Route("POST", "/v1/logout", login.logout, PUBLIC, health.Health),
     Route("GET", "/v1/who", login.who, ANY, login.Login),
+    Route("GET", "/v1/openapi.json", openapi.openapi, ANY, dict[str, Any]),
     Route("WS", "/v1/sessions", producer_socket.sessions, PRODUCE),
     Route("WS", "/v1/nodes", node_socket.nodes, SERVE),
     Route("GET", "/v1/status", reading.status, READ_SYSTEM, SystemStatus),
@@ -76,11 +89,23 @@ ROUTES: tuple[Route, ...] = (
         reading.dead_letters,
         READ_SYSTEM,
         reading.DeadLetterList,
-        ("cell", "after", "count"),
+        PAGED,
     ),
-    Route("POST", "/v1/dead-letters/{cell}/{id}/retry", operations.retry, OPERATE, Retry),
+    Route(
+        "POST",
+        "/v1/dead-letters/{cell}/{id}/retry",
+        operations.retry,
+        OPERATE,
+        Retry,
+        (),
+        RetryRequest,
+    ),
     Route("GET", "/v1/archive", reading.archive, AUDIT, list[reading.CellArchive]),
     Route("GET", "/v1/state/{kind}/{id:path}", reading.state, READ, State, AT),
+    Route("GET", "/v1/sessions", listing.sessions, READ, ItemPage, (*PAGED, "tenant", "status")),
+    Route("GET", "/v1/jobs", listing.jobs, READ, ItemPage, (*PAGED, "tenant", "session")),
+    Route("GET", "/v1/groups", listing.groups, READ, ItemPage, (*PAGED, "tenant")),
+    Route("GET", "/v1/nodes", listing.nodes, READ_SYSTEM, ItemPage, PAGED),
     Route("GET", "/v1/sessions/{id}", reading.session, READ, State, AT),
     Route("GET", "/v1/jobs/{id}", reading.job, READ, State, AT),
     Route("GET", "/v1/jobs/{id}/why", reading.why, READ, JobExplanation),

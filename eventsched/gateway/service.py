@@ -44,12 +44,12 @@ class Gateway:
         self.codes = LoginCodes()
         self.readiness = Readiness(connection)
         self.reads = ReadLimit()
-        self._tenants = SessionTenants()
+        self.tenants = SessionTenants()
+        """The tenants of sessions, for all readers."""
         self.archive = ArchiveFolder.open(config.archive) if config.archive else None
         self._sets = load_sets()
         self.feeds = {
-            cell: EventFeed(cell, self.history_source(), self._tenants)
-            for cell in connection.stores
+            cell: EventFeed(cell, self.history_source(), self.tenants) for cell in connection.stores
         }
         """The shared reader of new events, by cell."""
         self.stopping = anyio.Event()
@@ -64,7 +64,7 @@ class Gateway:
 
     def reader(self, source: HistorySource) -> Reader:
         """Return a reader of a source, which shares what the gateway knows of sessions."""
-        return Reader(source, tenants=self._tenants)
+        return Reader(source, tenants=self.tenants)
 
     @contextmanager
     def counted_socket(self) -> Iterator[None]:

@@ -23,8 +23,13 @@ ALLOWED: dict[str, set[str]] = {
     "/v1/logout": set(ROLES) | {""},
     "/v1/who": set(ROLES),
     "/v1/dead-letters/{cell}/{id}/retry": {"operator"},
-    "/v1/sessions": {"producer"},
-    "/v1/nodes": {"node"},
+    "WS /v1/sessions": {"producer"},
+    "WS /v1/nodes": {"node"},
+    "/v1/openapi.json": set(ROLES),
+    "/v1/sessions": {"viewer", "auditor", "operator"},
+    "/v1/jobs": {"viewer", "auditor", "operator"},
+    "/v1/groups": {"viewer", "auditor", "operator"},
+    "/v1/nodes": {"viewer", "auditor", "operator"},
     "/v1/status": {"viewer", "auditor", "operator"},
     "/v1/consumer-groups": {"viewer", "auditor", "operator"},
     "/v1/dead-letters": {"viewer", "auditor", "operator"},
@@ -38,8 +43,9 @@ ALLOWED: dict[str, set[str]] = {
     "/v1/events": {"viewer", "auditor", "operator"},
     "/v1/history": {"viewer", "auditor", "operator"},
 }
-"""Path -> the roles that may use it; the empty role is a call without a token."""
+"""Route -> the roles that may use it; the empty role is a call without a token."""
 SYSTEM: set[str] = {
+    "WS /v1/nodes",
     "/v1/nodes",
     "/v1/status",
     "/v1/consumer-groups",
@@ -48,8 +54,12 @@ SYSTEM: set[str] = {
     "/v1/archive",
     "/v1/nodes/{id}",
 }
-"""Paths that show the data of all tenants."""
+"""Routes that show the data of all tenants."""
 pytestmark = pytest.mark.parametrize("server", ["embedded"], indirect=True)
+
+
+def name_of(route: Route) -> str:
+    return f"WS {route.path}" if route.method == "WS" else route.path
 
 
 def path_of(route: Route) -> str:
@@ -74,14 +84,14 @@ async def ask(system: GatewaySystem, route: Route, token: str) -> httpx.Response
 
 
 async def test_each_role_may_use_the_routes_of_the_access_table(server: Server, cell: str) -> None:
-    assert {route.path for route in ROUTES} == ALLOWED.keys()
+    assert {name_of(route) for route in ROUTES} == ALLOWED.keys()
     async with gateway_system(server.url, cell) as system:
         for route in ROUTES:
             for role in ("", *ROLES):
                 reply = await ask(system, route, system.token(role) if role else "")
                 if route.path == "/v1/login":
                     assert reply.status_code == 401  # no code
-                elif role in ALLOWED[route.path]:
+                elif role in ALLOWED[name_of(route)]:
                     assert reply.status_code not in (401, 403, 500), (route.path, role, reply.text)
                 else:
                     assert reply.status_code == (403 if role else 401), (route.path, role)
@@ -91,11 +101,11 @@ async def test_each_role_may_use_the_routes_of_the_access_table(server: Server, 
 async def test_a_token_of_one_tenant_reads_nothing_of_the_whole_system(
     server: Server, cell: str
 ) -> None:
-    assert {route.path for route in ROUTES} >= SYSTEM
+    assert {name_of(route) for route in ROUTES} >= SYSTEM
     async with gateway_system(server.url, cell) as system:
         token = system.token("operator", "acme")
         for route in ROUTES:
-            if route.path in SYSTEM:
+            if name_of(route) in SYSTEM:
                 reply = await ask(system, route, token)
                 assert reply.status_code == 403, route.path
 
@@ -142,6 +152,14 @@ async def data_of_another_tenant_is_not_found(spoken: Spoken) -> None:
     for query in ({"job": f"{session}:0:es"}, {"node": f"{cell}.n"}, {"tenant": "acme"}):
         reply = await system.get("/v1/history", system.token("viewer", "other"), **query)
         assert reply.status_code == 404, query
+    for path in ("/v1/sessions", "/v1/groups", "/v1/jobs"):
+        listed = await system.json(path, system.token("viewer", "other"))
+        assert listed == {"items": [], "next": ""}, path
+        for query in ({"tenant": "acme"}, {"session": session, "tenant": "acme"}):
+            reply = await system.get(path, system.token("viewer", "other"), **query)
+            assert reply.status_code == 404, (path, query)
+    reply = await system.get("/v1/jobs", system.token("viewer", "other"), session=session)
+    assert reply.status_code == 404
     events = await system.json("/v1/history", system.token("viewer", "other"))
     assert events == {"events": [], "next": ""}
     for tenant in ("acme", "*"):
@@ -191,6 +209,11 @@ async def parameters_that_are_not_acceptable_are_named(spoken: Spoken) -> None:
         ("/v1/history", {"since": "yesterday"}, "since"),
         (f"/v1/sessions/{spoken.session}", {"at": "x"}, "at"),
         ("/v1/dead-letters", {"cell": "c9"}, "cell"),
+        ("/v1/sessions", {"cell": "c9"}, "cell"),
+        ("/v1/sessions", {"status": "lost"}, "status"),
+        ("/v1/sessions", {"after": "1-0"}, "after"),
+        ("/v1/jobs", {"after": "inf/x"}, "after"),
+        ("/v1/nodes", {"count": "501"}, "count"),
         ("/v1/state/nothing/x", {}, "kind"),
     ]
     for path, query, field in wrong:

@@ -1,0 +1,371 @@
+"""Lists of sessions, jobs, nodes and groups, by pages.
+
+Owns: the order of each list, the position in it, the fields of an item, the bound of one page.
+Must not: read a whole index; fold events.
+Read next: reader.py (one record), gateway/listing.py.
+
+The lists follow sorted sets that exist for other reasons, so a page costs the same whatever the
+length of the list:
+
+    sessions, groups    session_index_ends: sessions with events in the log, newest event first
+    waiting jobs        waiting_tags: jobs that wait for a node, in the order of their tags
+    nodes               node_index_starts: nodes with events in the log, oldest event first
+    jobs of a session   its record: utterances and targets, from which the job keys follow
+
+Records are those of the read models, so a list is as new as their checkpoint. A member that changes
+its place between two pages may be listed twice or not at all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from eventsched.errors import InvalidMessage, NotFound, UnreadableRecord
+from eventsched.history.reader import REVISIONS_MAX, Reader
+from eventsched.history.record_json import named
+from eventsched.history.session_tenants import SessionTenants
+from eventsched.projection.protocol import decode_record, record_codec
+from eventsched.projection.store import ProjectionStore, is_made_by
+from eventsched.schema.keys import job_key, name_of
+
+STEP = 500
+"""Members that one read of a sorted set returns."""
+SCANNED_MAX = 5_000
+"""Members that one page looks at."""
+PAGE_MAX = 500
+"""Items of one page."""
+_POSITION = re.compile(r"(-?[0-9]{1,17}(?:\.[0-9]+)?(?:e\+[0-9]{1,2})?)/([\x21-\x7e]{1,512})")
+SHOWN = {
+    "session": (
+        "status", "source", "targets", "features", "room", "listen_language", "encoding",
+        "sample_rate", "priority", "opened_ms", "updated_ms", "utterance", "turn", "reason",
+    ),
+    "job": (
+        "session", "utterance", "target", "source", "features", "status", "attempt", "node",
+        "reason", "priority", "created_ms", "dispatched_ms", "deadline_ms", "outcome", "code",
+        "ended_ms",
+    ),
+    "node": (
+        "status", "epoch", "cls", "sources", "targets", "features", "slots", "version", "since_ms",
+        "reason", "gone_ms", "dispatches", "results", "ended",
+    ),
+}  # fmt: skip
+"""Read model -> the fields of its records that a list shows. None of them has what was spoken."""
+
+
+class ListItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One session, job, node or group."""
+
+    id: str
+    """Full id of a session or node, key of a job, `<session>/<target>/<n>` of a group."""
+    tenant: str = ""
+    time_ms: int = 0
+    """Of a session: time of its last event. Of a node: time of the first event in the log."""
+    record: dict[str, Any] | None = None
+    """Some fields of its record; none if the read model has no record of it now."""
+
+
+class ItemPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Some items of a list, in its order."""
+
+    items: list[ListItem]
+    next: str
+    """Pass it as `after` to read on; empty if these are all. A page may have no item and go on."""
+
+
+class ListReader:
+    """Reads the lists of one cell.
+
+    Args:
+        store: The cell.
+        reader: Reads the events of the cell.
+        tenants: The tenants of sessions.
+        tenant: Only sessions, jobs and groups of this tenant; empty for all tenants.
+    """
+
+    def __init__(
+        self, store: ProjectionStore, reader: Reader, tenants: SessionTenants, tenant: str = ""
+    ) -> None:
+        self._store = store
+        self._projections = reader.projections
+        self._tenants = tenants
+        self._tenant = tenant
+
+    async def sessions(self, after: str, count: int, status: str = "") -> ItemPage:
+        """Return sessions, the one with the newest event first.
+
+        Args:
+            after: `next` of the page before; empty for the first page.
+            count: Greatest number of items.
+            status: Only sessions with this status: open, closing or closed.
+
+        Raises:
+            InvalidMessage: `after` is no position.
+        """
+        page = _Page(count)
+        key = self._store.keys.session_index_ends
+        async for members in self._members(key, after, is_newest_first=True):
+            names = await self._of_tenant([name for _, name in members])
+            listed = set(names)
+            records = await self._records("session", names)
+            for score, name in members:
+                record = records.get(name)
+                page.pass_by(score, name)
+                if name in listed and status in ("", getattr(record, "status", "")):
+                    page.add(self._item("session", name, record, time_ms=int(score)))
+                if page.is_full:
+                    return page.result()
+        return page.last_result()
+
+    async def groups(self, after: str, count: int) -> ItemPage:
+        """Return the groups of sessions, in the order of `sessions`; texts are left out.
+
+        A page ends with all groups of a session, so it may have some more than `count` items.
+        Raises InvalidMessage.
+        """
+        page = _Page(count)
+        key = self._store.keys.session_index_ends
+        async for members in self._members(key, after, is_newest_first=True):
+            names = await self._of_tenant([name for _, name in members])
+            records = await self._records("group", names)
+            for score, name in members:
+                page.pass_by(score, name)
+                for target, group in _targets(records.get(name)):
+                    page.add(self._group(name, target, group))
+                if page.is_full:
+                    return page.result()
+        return page.last_result()
+
+    async def waiting_jobs(self, after: str, count: int) -> ItemPage:
+        """Return the jobs that wait for a node, by their tags. Raises InvalidMessage."""
+        page = _Page(count)
+        async for members in self._members(self._store.keys.waiting_tags, after):
+            jobs = [member.partition(":")[2] for _, member in members]  # after the entry number
+            own = [job for job in jobs if self._tenant in ("", job.partition(":")[0])]
+            listed = set(own)
+            records = await self._records("job", own)
+            for (score, member), job in zip(members, jobs, strict=True):
+                page.pass_by(score, member)
+                if job in listed:
+                    page.add(self._job(job, records.get(job)))
+                if page.is_full:
+                    return page.result()
+        return page.last_result()
+
+    async def jobs_of(self, session: str, after: str, count: int) -> ItemPage:
+        """Return the jobs of a session, by utterance and target.
+
+        A page ends with all jobs of an utterance, so it may have some more than `count` items.
+
+        Args:
+            session: Full id.
+            after: `next` of the page before: the last utterance; empty for the first page.
+            count: Greatest number of items.
+
+        Raises:
+            NotFound: There is no such session with a record.
+            InvalidMessage: `after` is no utterance.
+        """
+        name = name_of(session)
+        record = (await self._records("session", [name])).get(name)
+        if record is None or self._tenant not in ("", record.tenant):
+            raise NotFound(f"no session {session}")
+        if after and not (after.isascii() and after.isdigit() and len(after) < 16):
+            raise _bad_position(after)
+        targets = sorted(record.allocated)
+        first = int(after) + 1 if after else 0
+        last = min(record.utterance, first + SCANNED_MAX // max(1, len(targets)))
+        keys = {
+            utterance: [
+                job_key(record.tenant, session, utterance, target, record.features_hash)
+                for target in targets
+            ]
+            for utterance in range(first, last)
+        }
+        page = _Page(count)
+        step = max(1, STEP // max(1, len(targets)))
+        for start in range(first, last, step):
+            numbers = range(start, min(start + step, last))
+            records = await self._records("job", [key for n in numbers for key in keys[n]])
+            for number in numbers:
+                for key in keys[number]:
+                    if key in records:
+                        page.add(self._job(key, records[key]))
+                page.position = str(number)
+                if page.is_full:
+                    return page.result()
+        return page.last_result() if last >= record.utterance else page.result()
+
+    async def nodes(self, after: str, count: int) -> ItemPage:
+        """Return nodes, also lost ones, the one with the oldest event first.
+
+        Raises InvalidMessage.
+        """
+        page = _Page(count)
+        async for members in self._members(self._store.keys.node_index_starts, after):
+            records = await self._records("node", [name for _, name in members])
+            for score, name in members:
+                page.pass_by(score, name)
+                page.add(self._item("node", name, records.get(name), time_ms=int(score)))
+                if page.is_full:
+                    return page.result()
+        return page.last_result()
+
+    # --- members and records --------------------------------------------------------------------
+
+    async def _members(
+        self, key: str, after: str, *, is_newest_first: bool = False
+    ) -> AsyncIterator[list[tuple[float, str]]]:
+        """Yield the (score, member) of a sorted set after a position, in batches."""
+        last = _position_of(after) if after else None
+        start, end = ("+inf", "-inf") if is_newest_first else ("-inf", "+inf")
+        order = ("REV",) if is_newest_first else ()
+        offset = 0
+        while True:
+            low = start if last is None else repr(last[0])
+            reply = await self._store.transport.command(
+                "ZRANGE", key, low, end, "BYSCORE", *order, "LIMIT", offset, STEP, "WITHSCORES",
+                key=key,
+            )  # fmt: skip
+            read = _scored(reply)
+            members = [
+                member
+                for member in read
+                if last is None or (member < last if is_newest_first else member > last)
+            ]
+            if members:
+                yield members
+                last, offset = members[-1], 0
+            else:
+                offset += STEP  # all of these members have the score of the last one
+            if len(read) < STEP:
+                return
+
+    async def _of_tenant(self, names: list[str]) -> list[str]:
+        """Return those of these sessions that the list shows."""
+        full = {name: self._store.keys.full(name) for name in names}
+        await self._tenants.load_sessions(self._store, full.values())
+        if not self._tenant:
+            return names
+        return [name for name in names if self._tenants.of_session(full[name]) == self._tenant]
+
+    async def _records(self, kind: str, names: Sequence[str]) -> dict[str, Any]:
+        """Return the records that the active revision has of these names."""
+        projection = self._projections[kind]
+        codec = record_codec(projection)
+        records: dict[str, Any] = {}
+        before = ""
+        for _ in range(REVISIONS_MAX):
+            revision = await self._store.active_revision(projection.name)
+            if revision in (None, before) or not is_made_by(str(revision), projection):
+                break  # the records were read, or another version has written them
+            before = str(revision)
+            left = [name for name in names if name not in records]
+            loaded = await self._store.load(projection.name, before, left)
+            for name, fields in zip(left, loaded, strict=True):
+                if fields:
+                    try:
+                        records[name] = decode_record(projection, codec, name, fields)
+                    except UnreadableRecord:
+                        continue  # `verify` names it; the list shows its id
+            if len(records) == len(names):
+                break
+        return records
+
+    # --- items ----------------------------------------------------------------------------------
+
+    def _item(self, kind: str, name: str, record: Any, **fields: Any) -> ListItem:
+        tenant = getattr(record, "tenant", "")
+        full = self._store.keys.full(name)
+        if kind == "session" and not tenant:
+            tenant = self._tenants.of_session(full) or ""
+        return ListItem(id=full, tenant=tenant, record=_shown(kind, record), **fields)
+
+    def _job(self, key: str, record: Any) -> ListItem:
+        return ListItem(id=key, tenant=key.partition(":")[0], record=_shown("job", record))
+
+    def _group(self, name: str, target: str, group: Any) -> ListItem:
+        session = self._store.keys.full(name)
+        shown = {
+            "active": group.active,
+            "parts": len(group.parts),
+            "next_index": group.next_index,
+            "last_part_ms": group.last_part_ms,
+            "playbacks": len(group.playbacks),
+        }
+        tenant = self._tenants.of_session(session) or ""
+        return ListItem(id=f"{session}/{target}/{group.n}", tenant=tenant, record=shown)
+
+
+class _Page:
+    """A page that is being filled."""
+
+    def __init__(self, count: int) -> None:
+        self.position = ""
+        self._count = count
+        self._items: list[ListItem] = []
+        self._passed = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the page has its items, or has looked at as many members as it may."""
+        return len(self._items) >= self._count or self._passed >= SCANNED_MAX
+
+    def pass_by(self, score: float, member: str) -> None:
+        """Move the position after a member."""
+        self._passed += 1
+        self.position = f"{score!r}/{member}"
+
+    def add(self, item: ListItem) -> None:
+        """List an item."""
+        self._items.append(item)
+
+    def result(self) -> ItemPage:
+        """Return a page that others may follow."""
+        return ItemPage(items=self._items, next=self.position)
+
+    def last_result(self) -> ItemPage:
+        """Return the last page."""
+        return ItemPage(items=self._items, next="")
+
+
+def _scored(reply: Any) -> list[tuple[float, str]]:
+    """Return the (score, member) of a reply: pairs, or one flat list by an older protocol."""
+    pairs = reply if reply and isinstance(reply[0], list | tuple) else _pairs(reply)
+    return [(float(score), bytes(member).decode(errors="replace")) for member, score in pairs]
+
+
+def _pairs(reply: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    return zip(reply[::2], reply[1::2], strict=True)
+
+
+def _position_of(text: str) -> tuple[float, str]:
+    match = _POSITION.fullmatch(text)
+    if match is None:
+        raise _bad_position(text)
+    return float(match[1]), match[2]
+
+
+def _bad_position(text: str) -> InvalidMessage:
+    return InvalidMessage.of("after", f"no position in this list: {text!r:.80}", "use `next`")
+
+
+def _targets(record: Any) -> list[tuple[str, Any]]:
+    """Return the (target, group) of the groups that a record has."""
+    return (
+        []
+        if record is None
+        else [each for each in sorted(record.targets.items()) if each[1].n >= 0]
+    )
+
+
+def _shown(kind: str, record: Any) -> dict[str, Any] | None:
+    """Return the fields of a record that a list shows."""
+    if record is None:
+        return None
+    fields = named(record)
+    return {name: fields[name] for name in SHOWN[kind] if name in fields}

@@ -1,0 +1,184 @@
+"""Lists of sessions, jobs, nodes and groups: their order, their pages, the bound of a page."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from eventsched.history import lists
+from eventsched.schema.keys import name_of
+from tests.gateway.gateways import GatewaySystem, gateway_system
+from tests.gateway.test_events import speak
+from tests.gateway.test_producer import echo
+from tests.server_kinds import Server
+from tests.systems import SECOND, serving, until
+
+pytestmark = pytest.mark.parametrize("server", ["embedded"], indirect=True)
+TENANTS = ("acme", "other", "acme", "other", "acme")
+
+
+async def read_list(
+    system: GatewaySystem, path: str, tenant: str = "*", **query: Any
+) -> list[dict[str, Any]]:
+    """All items of a list."""
+    token, items, after = system.token("viewer", tenant, texts=False), [], ""
+    while True:
+        page = await system.json(path, token, after=after, **query)
+        assert page.keys() == {"items", "next"}
+        items += page["items"]
+        after = page["next"]
+        if not after:
+            return items
+
+
+async def until_folded(system: GatewaySystem, cell: str) -> None:
+    """Wait until the read models have all events."""
+    store = system.es.stores[cell]
+
+    async def is_folded() -> bool:
+        key = store.keys.checkpoint("core")
+        checkpoint = await store.transport.command("GET", key, key=key)
+        return checkpoint is not None and checkpoint.decode() == await store.last_id(store.keys.log)
+
+    await until("the read models have all events", is_folded)
+
+
+@asynccontextmanager
+async def spoken(server: Server, cell: str) -> AsyncIterator[tuple[GatewaySystem, list[str]]]:
+    """A system in which five sessions have spoken to a node, one after the other."""
+    async with gateway_system(server.url, cell) as system, serving(system.es, echo()):
+        sessions = [await speak(system, tenant) for tenant in TENANTS]
+        await until_folded(system, cell)
+        yield system, sessions
+
+
+async def test_sessions_are_listed_by_their_newest_event(
+    server: Server, cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lists, "STEP", 2)
+    async with spoken(server, cell) as (system, sessions):
+        for count in (1, 2, 500):
+            listed = await read_list(system, "/v1/sessions", count=count)
+            assert [item["id"] for item in listed] == sessions[::-1]
+            assert [item["tenant"] for item in listed] == list(TENANTS[::-1])
+            times = [item["time_ms"] for item in listed]
+            assert times == sorted(times, reverse=True)
+        own = await read_list(system, "/v1/sessions", "acme", count=1)
+        assert [item["id"] for item in own] == [sessions[4], sessions[2], sessions[0]]
+        assert own == await read_list(system, "/v1/sessions", tenant="acme")
+        assert own[0]["record"]["targets"] == ["es"]
+        with_status = await read_list(system, "/v1/sessions", status="closed")
+        assert {item["id"] for item in with_status} == set(sessions)
+        assert await read_list(system, "/v1/sessions", status="open") == []
+        await retire(system, cell, sessions[0])
+        past = (await read_list(system, "/v1/sessions"))[-1]
+        assert (past["id"], past["tenant"], "record" in past) == (sessions[0], "acme", False)
+
+
+async def retire(system: GatewaySystem, cell: str, session: str) -> None:
+    """Delete the records of a session, as its retirement does."""
+    store = system.es.stores[cell]
+    revision_key = store.keys.active_revision("session")
+    revision = (await store.transport.command("GET", revision_key, key=revision_key)).decode()
+    for key in (
+        store.keys.session(name_of(session)),
+        store.keys.view("session", revision, name_of(session)),
+    ):
+        await store.transport.command("DEL", key, key=key)
+
+
+async def test_sessions_with_one_time_are_each_listed_once(
+    server: Server, cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lists, "STEP", 2)
+    async with gateway_system(server.url, cell, roles=()) as system:
+        store = system.es.stores[cell]
+        key = store.keys.session_index_ends
+        names = [f"s{number}" for number in range(7)]
+        for name in names:
+            await store.transport.command("ZADD", key, 5_000, name, key=key)
+        for count in (1, 3):
+            listed = await read_list(system, "/v1/sessions", count=count)
+            assert [item["id"] for item in listed] == [f"{cell}.{name}" for name in names[::-1]]
+
+
+async def test_a_page_looks_at_a_bounded_number_of_members(
+    server: Server, cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lists, "SCANNED_MAX", 2)
+    async with spoken(server, cell) as (system, sessions):
+        page = await system.json("/v1/sessions", system.token("viewer", "nobody"))
+        assert page["items"] == []
+        assert page["next"]
+        own = await read_list(system, "/v1/sessions", "acme")
+        assert [item["id"] for item in own] == [sessions[4], sessions[2], sessions[0]]
+
+
+async def test_jobs_of_a_session_and_groups_are_listed(server: Server, cell: str) -> None:
+    async with (
+        gateway_system(server.url, cell) as system,
+        serving(system.es, echo()),
+        system.es.session("acme", "en", ["es", "fr"]) as session,
+    ):
+        for _ in range(3):
+            await session.append(SECOND, end_of_utterance=True)
+
+        async def is_spoken() -> bool:
+            groups = await read_list(system, "/v1/groups", "acme")
+            return [item["record"]["next_index"] for item in groups] == [3, 3]
+
+        await until("all results are in groups", is_spoken)
+        expected = [(number, target) for number in range(3) for target in ("es", "fr")]
+        for count in (1, 2, 500):
+            jobs = await read_list(system, "/v1/jobs", "acme", session=session.id, count=count)
+            records = [item["record"] for item in jobs]
+            assert [(each.get("utterance"), each["target"]) for each in records] == expected
+            assert {each["outcome"] for each in records} == {"result"}
+        detail = await system.json(f"/v1/jobs/{jobs[0]['id']}", system.token("viewer", "acme"))
+        assert detail["view"]["session"] == session.id
+        groups = await read_list(system, "/v1/groups", "acme")
+        assert {item["id"].split("/")[1] for item in groups} == {"es", "fr"}
+        for item in groups:
+            assert item["record"]["parts"] > 0
+            assert "text" not in str(item)
+        missing = await system.get("/v1/jobs", system.token("viewer"), session=f"{cell}.none")
+        assert missing.status_code == 404
+
+
+async def test_waiting_jobs_are_listed_by_their_tags(server: Server, cell: str) -> None:
+    async with gateway_system(server.url, cell) as system:
+        waiting = []
+        for tenant in ("acme", "other", "acme"):
+            async with system.es.session(tenant, "en", ["es"]) as session:
+                await session.append(SECOND, end_of_utterance=True)
+                session.detach()
+            waiting.append(session.id)
+
+        async def all_wait() -> bool:
+            return len(await read_list(system, "/v1/jobs")) == len(waiting)
+
+        await until("the jobs wait", all_wait)
+        await until_folded(system, cell)
+        listed = await read_list(system, "/v1/jobs", count=1)
+        assert {item["id"].split(":")[1] for item in listed} == set(waiting)
+        assert {item["record"]["status"] for item in listed} == {"queued"}
+        own = await read_list(system, "/v1/jobs", "acme")
+        assert {item["id"].split(":")[1] for item in own} == {waiting[0], waiting[2]}
+
+
+async def test_nodes_are_listed_with_those_that_are_gone(server: Server, cell: str) -> None:
+    async with gateway_system(server.url, cell) as system:
+        for name in ("n1", "n2"):
+            async with serving(system.es, echo(f"{cell}.{name}")):
+                pass
+        async with serving(system.es, echo(f"{cell}.n3")):
+            await until_folded(system, cell)
+            listed = await read_list(system, "/v1/nodes", count=1)
+            assert [item["id"] for item in listed] == [
+                f"{cell}.{name}" for name in ("n1", "n2", "n3")
+            ]
+            assert listed[2]["record"]["status"] == "alive"
+            assert listed[2]["record"]["slots"] == 4
