@@ -74,6 +74,8 @@ class Segment(NamedTuple):
     pcm: bytes
     is_end: bool
     """Whether the utterance ends with this audio, which may be empty."""
+    end: int
+    """Position in the stream, in bytes, at which this audio ends."""
 
 
 class Detector(Protocol):
@@ -128,6 +130,16 @@ class Endpointer:
         self._sent_ms = 0
         """Length of the part of the utterance that is sent."""
 
+    @property
+    def position(self) -> int:
+        """Bytes of the stream so far, with the silence that `finish` added."""
+        return self._frame_end(self._frames) + len(self._pcm)
+
+    @property
+    def decided(self) -> int:
+        """Position before which all audio is returned in a segment, or left out for ever."""
+        return self._frame_end(self._frames - len(self._held))
+
     def feed(self, pcm: bytes) -> list[Segment]:
         """Return what this audio adds to utterances, in order."""
         self._pcm += pcm
@@ -142,7 +154,7 @@ class Endpointer:
 
         Silence completes the last frame. The stream may continue.
         """
-        end = self._frame_end(self._frames) + len(self._pcm)
+        end = self.position
         missing = self._frame_end(self._frames + 1) - end if self._pcm else 0
         segments = self.feed(bytes(max(0, missing)))
         while self._frame_end(self._frames) < end:  # a resampler returns its audio later
@@ -218,7 +230,7 @@ class Endpointer:
     def _send(self, count: int) -> Segment:
         frames, self._held = self._held[:count], self._held[count:]
         self._sent_ms += FRAME_MS * len(frames)
-        return Segment(b"".join(frame.pcm for frame in frames), False)
+        return Segment(b"".join(frame.pcm for frame in frames), False, self.decided)
 
     def _drop_silence(self) -> None:
         """Keep only the held frames that the next utterance may begin with."""
@@ -251,7 +263,7 @@ def _joined(segments: Iterable[Segment]) -> list[Segment]:
     joined: list[Segment] = []
     for segment in segments:
         if joined and not joined[-1].is_end:
-            joined[-1] = Segment(joined[-1].pcm + segment.pcm, segment.is_end)
+            joined[-1] = segment._replace(pcm=joined[-1].pcm + segment.pcm)
         elif segment.pcm or segment.is_end:
             joined.append(segment)
     return joined

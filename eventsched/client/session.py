@@ -176,8 +176,9 @@ class Session:
 
         Args:
             chunks: Chunks that `eventsched.audio.chunks.one_chunk` has checked, at most 16. None
-                sends what waits from earlier calls.
-            end_of_utterance: The utterance ends with the last chunk, which may be short.
+                sends what waits from earlier calls. A chunk with `end_of_utterance` ends the
+                utterance, and may be short or empty.
+            end_of_utterance: The utterance ends with the last chunk, which may be short or empty.
 
         Returns:
             The receipt of the whole call.
@@ -189,8 +190,9 @@ class Session:
             ServerUnavailable: As `append`. Chunks from `stored_seq` on may not have arrived.
         """
         for chunk in chunks:
+            may_be_short = end_of_utterance or chunk.end_of_utterance
             check_chunk(
-                chunk.payload, chunk.ms, self._chunk_bytes_max, end_of_utterance=end_of_utterance
+                chunk.payload, chunk.ms, self._chunk_bytes_max, end_of_utterance=may_be_short
             )
         return await self._append(_ended(chunks, end_of_utterance=end_of_utterance))
 
@@ -643,10 +645,10 @@ class Session:
 
 def _ended(pieces: Sequence[AudioChunk], *, end_of_utterance: bool) -> list[AudioChunk]:
     """The pieces, of which the last one ends the utterance if asked."""
-    if not pieces:
-        return []
+    if not pieces or not end_of_utterance:
+        return list(pieces)
     *others, last = pieces
-    return [*others, msgspec.structs.replace(last, end_of_utterance=bool(end_of_utterance))]
+    return [*others, msgspec.structs.replace(last, end_of_utterance=True)]
 
 
 class Results:

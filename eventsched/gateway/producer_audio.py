@@ -44,6 +44,7 @@ from eventsched.gateway.session_frames import (
     split_chunk,
 )
 from eventsched.gateway.socket import Ended, FrameSocket
+from eventsched.gateway.speech_chunks import CHUNK_MS_MAX, SpeechChunks
 
 AWAY_S = 0.5
 """Pause between two tries while the server is unavailable; each try itself takes some seconds."""
@@ -58,9 +59,17 @@ Request: TypeAlias = Finalize | PlaybackStarted | PlaybackEnded | CloseSession
 class AudioIntake:
     """Receives the chunks and requests of one connection and applies them in order."""
 
-    def __init__(self, socket: FrameSocket, session: Session) -> None:
+    def __init__(
+        self, socket: FrameSocket, session: Session, speech: SpeechChunks | None = None
+    ) -> None:
         self._socket = socket
         self._session = session
+        self._speech = speech
+        """Finds the ends of utterances; none if the client marks them."""
+        self._undetected: deque[AudioChunk | Request] = deque()
+        """Chunks and requests that the detector has not processed."""
+        self._last: AudioChunk | Request | None = None
+        """The chunk or request that was received last."""
         self._next = self._acked = session.next_seq
         self._sizes: deque[int] = deque()
         """Bytes of each chunk that is received and not acknowledged."""
@@ -69,6 +78,7 @@ class AudioIntake:
         """SEQ_GAP was sent: later chunks are dropped until the chunk `_next` arrives."""
         self._queue: deque[AudioChunk | Request] = deque()
         self._arrived = anyio.Event()
+        self._audio_arrived = anyio.Event()
         self._ack_wanted = anyio.Event()
         self._ack_now = anyio.Event()
         self._is_refused = False
@@ -102,12 +112,11 @@ class AudioIntake:
         self._sizes.append(len(payload))
         self._bytes += len(payload)
         self._next += 1
-        self._queue.append(chunk)
-        self._arrived.set()
+        self._enqueue(chunk)
 
     def _check(self, payload: bytes) -> AudioChunk:
         """Return the chunk. One below 20 ms is accepted as the last one of an utterance only."""
-        last = self._queue[-1] if self._queue else None
+        last = self._last
         if isinstance(last, AudioChunk) and last.ms < CHUNK_MS_MIN:
             raise InvalidMessage.of(
                 "chunk",
@@ -117,14 +126,58 @@ class AudioIntake:
         if not payload:
             raise InvalidMessage.of("chunk", "audio expected, got none", "send finalize instead")
         session = self._session
-        return one_chunk(payload, session.encoding, session.sample_rate, end_of_utterance=True)
+        chunk = one_chunk(payload, session.encoding, session.sample_rate, end_of_utterance=True)
+        if self._speech is not None and chunk.ms > CHUNK_MS_MAX:
+            raise InvalidMessage.of(
+                "chunk",
+                f"at most {CHUNK_MS_MAX} ms with endpointing, got {chunk.ms}",
+                "send shorter chunks",
+            )
+        return chunk
 
     def put(self, request: Request) -> None:
         """Receive a request, which takes effect after the audio before it. Raises Ended."""
-        if len(self._queue) >= CREDIT_CHUNKS + REQUESTS_MAX:
+        if len(self._queue) + len(self._undetected) >= CREDIT_CHUNKS + REQUESTS_MAX:
             raise _exceeded(f"{REQUESTS_MAX} requests that wait")
-        self._queue.append(request)
-        self._arrived.set()
+        self._enqueue(request)
+
+    def _enqueue(self, item: AudioChunk | Request) -> None:
+        self._last = item
+        if self._speech is None:
+            self._queue.append(item)
+            self._arrived.set()
+        else:
+            self._undetected.append(item)
+            self._audio_arrived.set()
+
+    # --- endpointing ------------------------------------------------------------------------
+
+    async def find_utterances(self) -> None:
+        """Find the ends of utterances in the chunks that arrive, until cancelled."""
+        if self._speech is None:
+            return
+        while True:
+            self._audio_arrived = anyio.Event()
+            if not self._undetected:
+                await self._audio_arrived.wait()
+                continue
+            chunks: list[AudioChunk] = []
+            while self._undetected and isinstance(self._undetected[0], AudioChunk):
+                chunks.append(self._undetected.popleft())
+            if chunks:
+                self._queue.extend(await self._speech.feed(chunks))
+            else:
+                await self._pass_request(self._speech)
+            self._arrived.set()
+
+    async def _pass_request(self, speech: SpeechChunks) -> None:
+        """Move a request to the queue, after the audio before it."""
+        request = self._undetected.popleft()
+        if isinstance(request, Finalize | CloseSession):
+            self._queue.extend(await speech.finish())
+        is_last = bool(self._queue) and isinstance(self._queue[-1], Finalize)
+        if not (isinstance(request, Finalize) and is_last):
+            self._queue.append(request)
 
     # --- applying ---------------------------------------------------------------------------
 
@@ -148,9 +201,7 @@ class AudioIntake:
                 raise Ended(Close.SUPERSEDED, error_frame(error, fatal=True)) from None
             except SessionUnknown as error:
                 raise Ended(Close.GONE, error_frame(error, fatal=True)) from None
-            except (
-                SeqGap
-            ) as error:  # the server has lost chunks that this process does not have any more
+            except SeqGap as error:  # the server has lost chunks that nobody can send again
                 raise Ended(Close.RESTART, error_frame(error, fatal=True)) from None
 
     def _has_work(self) -> bool:
@@ -159,8 +210,7 @@ class AudioIntake:
             return True
         if len(self._queue) != 1:
             return bool(self._queue)
-        only = self._queue[0]
-        return not isinstance(only, AudioChunk) or only.ms >= CHUNK_MS_MIN
+        return not _is_short(self._queue[0])
 
     async def _apply_first(self) -> None:
         if self._session.stored_seq < self._session.next_seq:
@@ -178,7 +228,7 @@ class AudioIntake:
         chunks, following = self._first_chunks()
         if not chunks:  # a short chunk that nothing follows yet
             return
-        ends = isinstance(following, Finalize) or chunks[-1].ms < CHUNK_MS_MIN
+        ends = isinstance(following, Finalize) or _is_short(chunks[-1])
         before = self._session.next_seq
         try:
             await self._session.append_chunks(chunks, end_of_utterance=ends)
@@ -201,7 +251,7 @@ class AudioIntake:
             if len(chunks) == APPEND_ITEMS_MAX or (chunks and size > APPEND_BYTES_MAX):
                 return chunks, item
             chunks.append(item)
-        if chunks[-1].ms < CHUNK_MS_MIN:
+        if _is_short(chunks[-1]):
             chunks.pop()
         return chunks, None
 
@@ -241,6 +291,7 @@ class AudioIntake:
     async def _on_closed(self, error: Refused) -> None:
         """The session is closed: drop the queue. Its outcomes still arrive."""
         self._queue.clear()
+        self._undetected.clear()
         if not self._is_closed:
             self._is_closed = True
             await self._socket.send(error_frame(error))
@@ -270,6 +321,13 @@ class AudioIntake:
             self._bytes -= self._sizes.popleft()
             self._acked += 1
         await self._socket.send(Ack(next_seq=self._acked, utterance=self._session.utterance))
+
+
+def _is_short(item: AudioChunk | Request) -> bool:
+    """Whether only the end of an utterance may follow this chunk."""
+    if not isinstance(item, AudioChunk):
+        return False
+    return item.ms < CHUNK_MS_MIN and not item.end_of_utterance
 
 
 def _gap(expected: int) -> Error:

@@ -38,6 +38,12 @@ from eventsched.gateway.session_frames import (
     outcome_frame,
 )
 from eventsched.gateway.socket import Ended, FrameSocket, serve_until
+from eventsched.gateway.speech_chunks import (
+    SpeechChunks,
+    check_audio,
+    check_detector,
+    speech_chunks,
+)
 from eventsched.tokens.claims import ALL_TENANTS, Claims
 
 FIRST_FRAME_S = 10.0
@@ -59,6 +65,7 @@ class _ProducerSocket:
         self._gateway = gateway
         self._claims = claims
         self._partials = True
+        self._endpointing = False
         self._after = ""
         """Id of the outcome after which to send outcomes; empty: after the last confirmed one."""
 
@@ -67,6 +74,7 @@ class _ProducerSocket:
         async with AsyncExitStack() as stack:
             session = await self._opened(stack)
             session.detach()
+            speech = await self._speech(session) if self._endpointing else None
             await self._socket.send(
                 Opened(
                     session=session.id,
@@ -75,9 +83,10 @@ class _ProducerSocket:
                     utterance=session.utterance,
                 )
             )
-            intake = AudioIntake(self._socket, session)
+            intake = AudioIntake(self._socket, session, speech)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._send_outcomes, session)
+                tasks.start_soon(intake.find_utterances)
                 tasks.start_soon(intake.append)
                 tasks.start_soon(intake.acknowledge)
                 await self._receive(session, intake)
@@ -106,7 +115,9 @@ class _ProducerSocket:
         frame = _DECODER.decode(received)
         if not isinstance(frame, Open | Resume):
             raise InvalidMessage.of("type", "open or resume expected", "open first")
-        self._partials = frame.partials
+        self._partials, self._endpointing = frame.partials, frame.endpointing
+        if frame.endpointing:
+            check_detector()
         if isinstance(frame, Open):
             return self._open(frame)
         self._after = frame.results_after
@@ -118,6 +129,8 @@ class _ProducerSocket:
             tenant = frame.tenant
         elif frame.tenant not in ("", tenant):
             raise InvalidMessage.of("tenant", "the tenant of the token", "leave it out")
+        if frame.endpointing:
+            check_audio(frame.encoding, frame.sample_rate)
         return self._gateway.client.session(
             tenant,
             frame.source,
@@ -134,6 +147,15 @@ class _ProducerSocket:
     def _resume(self, frame: Resume) -> AbstractAsyncContextManager[Session]:
         tenant = "" if self._claims.tenant == ALL_TENANTS else self._claims.tenant
         return self._gateway.client.resume(frame.session, frame.resume_token, tenant=tenant)
+
+    async def _speech(self, session: Session) -> SpeechChunks:
+        """Return the endpointing of the session. Raises Ended if its audio does not permit it."""
+        try:
+            check_audio(session.encoding, session.sample_rate)
+        except InvalidMessage as error:
+            raise Ended(Close.PROTOCOL, error_frame(error, fatal=True)) from None
+        settings = await self._gateway.client.store_of(session.id).read_settings()
+        return await speech_chunks(settings, session.sample_rate, self._gateway.detector_threads)
 
     # --- after opening ----------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ stop. Never does: serve a route. Read next: app.py, routes.py.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -44,6 +45,8 @@ class Gateway:
         self.codes = LoginCodes()
         self.readiness = Readiness(connection)
         self.reads = ReadLimit()
+        self.detector_threads = anyio.CapacityLimiter(os.cpu_count() or 1)
+        """Limits the threads that run speech detectors at the same time."""
         self.tenants = SessionTenants()
         """The tenants of sessions, for all readers."""
         self.archive = ArchiveFolder.open(config.archive) if config.archive else None

@@ -58,6 +58,9 @@ class Open(Frame, frozen=True, kw_only=True, tag="open", tag_field="type"):
     """W3C trace context."""
     partials: bool = True
     """Receive partial results."""
+    endpointing: bool = False
+    """The gateway finds the ends of utterances and leaves silence out: `pcm16` with 8,000 or
+    16,000 Hz, in chunks of at most 100 ms."""
     tenant: _Text = ""
     """Needed if the token is for all tenants; otherwise that of the token."""
 
@@ -73,6 +76,8 @@ class Resume(Frame, frozen=True, kw_only=True, tag="resume", tag_field="type"):
     """Id of the last outcome that arrived; empty: after the last one that was confirmed."""
     partials: bool = True
     """Receive partial results."""
+    endpointing: bool = False
+    """As in `open`. The detector begins anew."""
 
 
 class Finalize(Frame, frozen=True, kw_only=True, tag="finalize", tag_field="type"):
