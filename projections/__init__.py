@@ -1,6 +1,7 @@
 """The read models, one file each. They import public names of eventsched and nothing else.
 
-Owns: the records that the log's events fold into, per session, group, job and node; the set `core`,
+Owns: the records that the log's events fold into, per session, group, job and node, and
+the counters of a cell; the set `core`,
 which one projector folds in one pass; the session indexes that an event belongs to.
 Must not: do I/O, read a clock, decide anything. The same events give the same records at any time.
 Records are stored as arrays without field names. A new field is added at the end, with a default;
@@ -15,6 +16,7 @@ from eventsched.schema.events import Event, PlaybackEnded, PlaybackStarted
 from eventsched.schema.keys import name_of
 from projections.group import Groups
 from projections.job import Jobs
+from projections.metrics import Metrics
 from projections.node import Nodes
 from projections.session import Sessions
 
@@ -30,4 +32,4 @@ def sessions_of(event: Event) -> tuple[str, ...]:
     return (name,)
 
 
-core = ProjectionSet("core", (Sessions(), Groups(), Jobs(), Nodes()), sessions_of)
+core = ProjectionSet("core", (Sessions(), Groups(), Jobs(), Nodes(), Metrics()), sessions_of)

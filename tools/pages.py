@@ -3,7 +3,7 @@
 Owns: docs/settings.md, from the descriptions of the settings; the column of tests in docs/rules.md,
 from the names of the tests; the access list `minimal` in docs/operations.md, from the functions;
 the frames in docs/protocol.md and their JSON Schema; the access table in docs/gateway.md, and the
-routes as docs/openapi.json.
+routes as docs/openapi.json; docs/metrics.md, from the catalog of metrics; the dashboards in deploy/grafana.
 `tests/docs/test_pages.py` fails if one of them is out of date.
 Never does: read files outside the repository. Read next: settings_page.py, protocol_page.py.
 """
@@ -21,15 +21,19 @@ from eventsched.gateway.openapi import document
 from eventsched.gateway.routes import ROUTES
 from eventsched.schema.keys import LAYOUT
 from eventsched.store.needed_commands import all_commands
+from tools.dashboards import dashboards
+from tools.metrics_page import metrics_page
 from tools.protocol_page import gateway_page, protocol_page, schema
 from tools.settings_page import settings_page
 
 ROOT = Path(__file__).parents[1]
 RULES, SETTINGS = ROOT / "docs/rules.md", ROOT / "docs/settings.md"
+METRICS = ROOT / "docs/metrics.md"
 OPERATIONS = ROOT / "docs/operations.md"
 PROTOCOL, GATEWAY = ROOT / "docs/protocol.md", ROOT / "docs/gateway.md"
 SCHEMA = ROOT / "docs/protocol.schema.json"
 OPENAPI = ROOT / "docs/openapi.json"
+GRAFANA = ROOT / "deploy/grafana"
 MINIMAL = re.compile(r"^(ACL SETUSER minimal +).*$", re.MULTILINE)
 GRANTS = (
     "asking",
@@ -96,6 +100,9 @@ def pages() -> Iterator[tuple[Path, str]]:
     """Yield each generated file with its current text."""
     yield RULES, rules_page(RULES.read_text(encoding="utf-8"))
     yield SETTINGS, settings_page()
+    yield METRICS, metrics_page()
+    for name, text in dashboards():
+        yield GRAFANA / f"{name}.json", text
     yield OPERATIONS, operations_page(OPERATIONS.read_text(encoding="utf-8"))
     yield PROTOCOL, protocol_page(PROTOCOL.read_text(encoding="utf-8"))
     yield GATEWAY, gateway_page(GATEWAY.read_text(encoding="utf-8"))

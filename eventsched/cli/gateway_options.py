@@ -75,7 +75,8 @@ def gateway_config(
     Raises InvalidMessage; MissingDependencyError if the extra `gateway` is not installed.
     """
     require_packages(*PACKAGES, extra="gateway")
-    from eventsched.gateway.config import GatewayConfig, check_base_path, parse_listen
+    from eventsched.addresses import parse_listen
+    from eventsched.gateway.config import GatewayConfig, check_base_path
 
     if not listen:
         raise InvalidMessage.of("--listen", "an address is needed", "add --listen HOST:PORT")
@@ -85,7 +86,7 @@ def gateway_config(
         )
     if (tls_cert is None) != (tls_key is None):
         raise InvalidMessage.of("--tls-cert", "together with --tls-key", "name both")
-    host, port = parse_listen(listen)
+    host, port = parse_listen("--listen", listen)
     return GatewayConfig(
         host=host,
         port=port,

@@ -10,7 +10,12 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    nullcontext,
+)
 from dataclasses import dataclass, field, replace
 from functools import partial, wraps
 from pathlib import Path
@@ -19,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints, overload
 
 import typer
 
+from eventsched.errors import require_packages
 from eventsched.logs import configure_logs
 from eventsched.runtime import run_async
 
@@ -76,6 +82,17 @@ _COMMON: Mapping[str, Any] = {
     "verbose": Verbose,
     "quiet": Quiet,
 }
+MetricsListen = Annotated[
+    str,
+    typer.Option(
+        "--metrics-listen",
+        metavar="HOST:PORT",
+        envvar="EVENTSCHED_METRICS_LISTEN",
+        show_envvar=False,
+        help="Serve the metrics of this process to Prometheus [EVENTSCHED_METRICS_LISTEN].",
+    ),
+]
+"""For services."""
 _DEFAULTS: Mapping[str, Any] = {
     "url": None,
     "data": None,
@@ -210,7 +227,8 @@ def command(
 
     Args:
         function: the async function; it returns the exit code, or None for 0.
-        is_service: True for a command that logs at level INFO instead of WARNING.
+        is_service: True for a command that logs at level INFO instead of WARNING, and that has
+            the option `--metrics-listen`.
     """
     if function is None:
         return partial(_wrap, is_service=is_service)
@@ -226,6 +244,8 @@ def _wrap(function: AsyncCommand, *, is_service: bool) -> SyncCommand:
         if name not in ("options", "context")
     ]
     wants_context = "context" in hints
+    if is_service:
+        parameters.append(_METRICS_LISTEN)
 
     @wraps(function)
     def run(context: typer.Context, **arguments: Any) -> int:
@@ -234,12 +254,31 @@ def _wrap(function: AsyncCommand, *, is_service: bool) -> SyncCommand:
         configure_logs(options.verbose, quiet=options.quiet, is_service=is_service)
         if wants_context:
             arguments["context"] = context
-        return run_async(partial(function, options, **arguments)) or 0
+        with _metrics(arguments.pop(_METRICS_LISTEN.name, "")):
+            return run_async(partial(function, options, **arguments)) or 0
 
     all_parameters = _with_common(parameters)
     run.__signature__ = inspect.Signature(all_parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {each.name: each.annotation for each in all_parameters}
     return run
+
+
+_METRICS_LISTEN = inspect.Parameter(
+    "metrics_listen", inspect.Parameter.KEYWORD_ONLY, default="", annotation=MetricsListen
+)
+
+
+def _metrics(address: str) -> AbstractContextManager[Any]:
+    """Return a block in which the metrics of this process are served; nothing without an address.
+
+    Raises InvalidMessage; MissingDependencyError without the extra `telemetry`.
+    """
+    if not address:
+        return nullcontext()
+    require_packages("prometheus_client", extra="telemetry")
+    from eventsched.telemetry.exposition import metrics_listening
+
+    return metrics_listening(address)
 
 
 def _with_common(parameters: list[inspect.Parameter]) -> list[inspect.Parameter]:

@@ -21,6 +21,8 @@ class Access(NamedTuple):
     scope: Scope
     """`tenant`: the route shows the data of one tenant, and another tenant's is not found.
     `system`: the route shows data of all tenants, so the token must be for all tenants."""
+    is_open_to_loopback: bool = False
+    """Whether a client on this machine needs no token."""
 
     def check(self, claims: Claims) -> None:
         """Raise Forbidden if the bearer may not use the route."""
@@ -45,3 +47,4 @@ ANY = _access("tenant", *ROLES)
 READ_SYSTEM = _access("system", "viewer", "auditor", "operator")
 AUDIT = _access("system", "auditor", "operator")
 OPERATE = _access("system", "operator")
+SCRAPE = READ_SYSTEM._replace(is_open_to_loopback=True)

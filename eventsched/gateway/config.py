@@ -1,6 +1,6 @@
 """The configuration of a gateway.
 
-Owns: its fields, their limits, the form of an address to listen on. Never does: I/O.
+Owns: its fields and their limits. Never does: I/O.
 Read next: server.py.
 """
 
@@ -14,9 +14,6 @@ import msgspec
 from eventsched.errors import InvalidMessage
 
 SOCKETS_MAX = 20_000
-_LISTEN = re.compile(
-    r"(?:\[(?P<v6>[0-9A-Fa-f:.]{2,45})\]|(?P<host>[\w.-]{1,253})):(?P<port>\d{1,5})"
-)
 _BASE_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]{1,64}){0,8}")
 
 
@@ -41,16 +38,6 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Archive that is read beside the log."""
     sockets_max: int = SOCKETS_MAX
     """WebSockets and event streams at the same time; more are refused with 503."""
-
-
-def parse_listen(text: str) -> tuple[str, int]:
-    """Return host and port of `HOST:PORT`. Raises InvalidMessage."""
-    match = _LISTEN.fullmatch(text)
-    if match is None or int(match["port"]) > 65_535:
-        raise InvalidMessage.of(
-            "--listen", f"HOST:PORT expected, got {text!r:.80}", "such as 127.0.0.1:8080"
-        )
-    return match["v6"] or match["host"], int(match["port"])
 
 
 def check_base_path(path: str) -> str:

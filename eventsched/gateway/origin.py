@@ -1,6 +1,6 @@
-"""Whether a page may open a socket: the subprotocol and the origin of the request.
+"""Where a request comes from: the origin of a page, the subprotocol of a socket, this machine.
 
-Owns: these two checks, before the upgrade. Never does: authenticate. Read next: app.py.
+Owns: these checks, before a token counts. Never does: authenticate. Read next: app.py.
 
 Browsers name the origin of the page in `Origin`; programs send none. A page of another origin could
 otherwise use what a browser holds for the gateway.
@@ -9,12 +9,16 @@ otherwise use what a browser holds for the gateway.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
 from eventsched.errors import Forbidden, InvalidMessage
 from eventsched.gateway.authentication import SUBPROTOCOL
+
+_FORWARDED = frozenset({"forwarded", "x-forwarded-for", "x-forwarded-proto", "x-real-ip", "via"})
+"""Headers of a request that a proxy passes on."""
 
 
 def check_handshake(connection: HTTPConnection, origins: Sequence[str]) -> None:
@@ -34,3 +38,13 @@ def check_origin(connection: HTTPConnection, origins: Sequence[str]) -> None:
     parts = urlsplit(origin)
     if parts.scheme not in ("http", "https") or parts.netloc != connection.headers.get("host"):
         raise Forbidden(f"pages of the origin {origin!r:.200} may not use this gateway")
+
+
+def is_local(connection: HTTPConnection) -> bool:
+    """Whether the client is a program on this machine, and no proxy that passes a request on."""
+    if connection.client is None or _FORWARDED & connection.headers.keys():
+        return False
+    try:
+        return ip_address(connection.client.host).is_loopback
+    except ValueError:  # a name, which a proxy has put there
+        return False

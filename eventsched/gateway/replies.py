@@ -19,6 +19,7 @@ from eventsched.errors import (
     Forbidden,
     InvalidMessage,
     JobUnknown,
+    MissingDependencyError,
     NodeUnknown,
     NotFound,
     Refused,
@@ -71,6 +72,7 @@ STATUS: tuple[tuple[type[Exception], int, str], ...] = (
     (Refused, 409, ""),
     (TokenKeyError, 503, "SERVER_UNAVAILABLE"),
     (ServerUnavailable, 503, "SERVER_UNAVAILABLE"),
+    (MissingDependencyError, 501, "NOT_INSTALLED"),
 )
 """Exception -> status, code; an empty code is the code of the refusal. The first match counts."""
 

@@ -17,6 +17,7 @@ from eventsched.gateway import (
     health,
     listing,
     login,
+    metrics,
     node_socket,
     openapi,
     operations,
@@ -31,6 +32,7 @@ from eventsched.gateway.access import (
     PUBLIC,
     READ,
     READ_SYSTEM,
+    SCRAPE,
     SERVE,
     Access,
 )
@@ -69,6 +71,7 @@ PAGED = ("cell", "after", "count")
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/healthz", health.healthz, PUBLIC, health.Health),
     Route("GET", "/readyz", health.readyz, PUBLIC, health.Ready),
+    Route("GET", "/metrics", metrics.metrics, SCRAPE),
     Route("GET", "/v1/login", login.login, PUBLIC, login.Login, ("code",)),
     Route("POST", "/v1/logout", login.logout, PUBLIC, health.Health),
     Route("GET", "/v1/who", login.who, ANY, login.Login),

@@ -19,6 +19,7 @@ from eventsched.gateway.authentication import Authenticator
 from eventsched.gateway.config import GatewayConfig
 from eventsched.gateway.event_feed import EventFeed
 from eventsched.gateway.login_codes import LoginCodes
+from eventsched.gateway.metrics_reader import MetricsReader
 from eventsched.gateway.read_limit import ReadLimit
 from eventsched.gateway.readiness import Readiness
 from eventsched.history.reader import Reader
@@ -55,6 +56,7 @@ class Gateway:
             cell: EventFeed(cell, self.history_source(), self.tenants) for cell in connection.stores
         }
         """The shared reader of new events, by cell."""
+        self.metrics = MetricsReader(connection)
         self.stopping = anyio.Event()
         """Set when the gateway ends: streams and sockets end, and their clients come again."""
         self.sockets = 0

@@ -32,6 +32,7 @@ from eventsched.errors import (
     Refused,
     ServerUnavailable,
 )
+from eventsched.instruments import instruments
 from eventsched.node.attempts import Attempt, Attempts
 from eventsched.node.executor import HANDLER_ERROR, Run, handler_error, run_attempt
 from eventsched.node.heartbeat import AttemptId, sending_heartbeats
@@ -290,8 +291,12 @@ class Registration:
             result = handler_error(job, error)
         in_handler.set(False)
         attempt.has_ended = True
+        seconds = monotonic() - began
+        if instruments.observer is not None:
+            outcome = result.status if result is not None else "cancelled"
+            instruments.observer.handler_ended(outcome, seconds)
         if result is not None:
-            self._log_end(job, result, round((monotonic() - began) * 1_000))
+            self._log_end(job, result, round(seconds * 1_000))
         if result is not None and not attempt.is_abandoned:
             await self._report(job, result)
 

@@ -12,6 +12,7 @@ docs/adr/0014-transport-seam.md.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
+from time import monotonic
 from typing import Any, Protocol, TypeAlias, cast
 
 import anyio
@@ -29,6 +30,7 @@ from eventsched.errors import (
     UnexpectedReply,
     from_reply,
 )
+from eventsched.instruments import instruments
 from eventsched.schema.keys import SINGLE_TYPES, cell_of_key
 from eventsched.store import library as lua_library
 from eventsched.store.access import check_access
@@ -111,6 +113,16 @@ class RedisTransport:
         """Scripts whose commands the access list may have lost, because it has refused one."""
 
     async def run(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
+        observer = instruments.observer
+        if observer is None:
+            return await self._run_script(script, keys, args)
+        began_s = monotonic()
+        try:
+            return await self._run_script(script, keys, args)
+        finally:
+            observer.script_called(script, monotonic() - began_s)
+
+    async def _run_script(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
         if script in self._untested:
             await self._test_access(script, keys[0])
         call = ("FCALL", lua_library.library().function(script), len(keys), *keys, *args)

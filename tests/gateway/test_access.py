@@ -19,6 +19,7 @@ from tests.systems import SECOND
 ALLOWED: dict[str, set[str]] = {
     "/healthz": set(ROLES) | {""},
     "/readyz": set(ROLES) | {""},
+    "/metrics": set(ROLES) | {""},  # from this machine
     "/v1/login": set(ROLES) | {""},
     "/v1/logout": set(ROLES) | {""},
     "/v1/who": set(ROLES),

@@ -15,6 +15,7 @@ import msgspec
 from eventsched.projection.installed import load_core
 from projections.group import Group, SessionGroups
 from projections.job import Job
+from projections.metrics import CellMetrics
 from projections.node import Node
 from projections.session import OpenOutcome, Recipients, Session
 
@@ -24,6 +25,7 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "group": SessionGroups,
     "job": Job,
     "node": Node,
+    "metrics": CellMetrics,
 }
 PARTS: dict[str, tuple[type[msgspec.Struct], ...]] = {
     "session": (OpenOutcome, Recipients),

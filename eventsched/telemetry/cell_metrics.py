@@ -1,0 +1,114 @@
+"""The metrics of all cells of a server, as a gateway exposes them.
+
+Owns: the samples of each metric of a cell. Never does: count, decide, serve.
+Read next: catalog.py (names), projections/metrics.py (the counters), history/status.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TypeAlias
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from eventsched.history.status import CellStatus, SystemStatus, read_status
+from eventsched.projection.store import ProjectionStore
+from eventsched.store.connection import Connection
+from eventsched.telemetry.catalog import CELL_METRICS, PREFIX
+from eventsched.telemetry.slots_wanted import WHOLE_NODE, slots_wanted
+
+SET, PROJECTION, RECORD = "core", "metrics", "cell"
+_AUDIO_MS = "audio_ms"
+
+Sample: TypeAlias = tuple[str, tuple[str, ...], float]
+"""Name of the metric, values of its labels after the cell, and the value."""
+
+
+async def cell_metrics(connection: Connection) -> bytes:
+    """Return the metrics of all cells of a connection, in the text format of Prometheus."""
+    status = await read_status(connection)
+    counters = {
+        store.cell: await read_counters(ProjectionStore(store.transport, store.cell))
+        for store in connection.stores.values()
+    }
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Samples(status, counters))
+    return generate_latest(registry)
+
+
+async def read_counters(store: ProjectionStore) -> dict[str, int]:
+    """Return the counters of a cell, by name and label values; see projections/metrics.py."""
+    _, (fields,) = await store.read_records(SET, PROJECTION, [RECORD])
+    return {name: int(value) for name, value in fields.items() if name not in ("v", "at")}
+
+
+class _Samples:
+    """A collector of prometheus-client over one reading."""
+
+    def __init__(self, status: SystemStatus, counters: Mapping[str, Mapping[str, int]]) -> None:
+        self._status = status
+        self._counters = counters
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, Metric] = {
+            metric.name: (CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily)(
+                PREFIX + metric.name, metric.meaning, labels=metric.labels
+            )
+            for metric in CELL_METRICS
+        }
+        for cell in self._status.cells:
+            counted = _counted(self._counters[cell.cell])
+            for name, labels, value in [*counted, *_of_status(cell)]:
+                families[name].add_metric((cell.cell, *labels), value)
+        yield from families.values()
+
+
+def _counted(counters: Mapping[str, int]) -> Iterator[Sample]:
+    """Samples of the counters that follow from events."""
+    closed = 0
+    for counter, value in counters.items():
+        name, *labels = counter.split("|")
+        if name == _AUDIO_MS:
+            yield "audio_seconds_total", (), value / 1_000
+            continue
+        if name == "sessions_closed":
+            closed += value
+        yield f"{name}_total", tuple(labels), value
+    yield "sessions_open", (), counters.get("sessions_opened", 0) - closed
+
+
+def _of_status(cell: CellStatus) -> Iterator[Sample]:
+    """Samples of the gauges that are read from the server."""
+    yield "log_entries", (), cell.log_entries
+    yield "dead_letters", (), cell.dead_letters
+    yield "stalled_timers", (), cell.stalled_timers
+    for reason in cell.backpressure:
+        yield "backpressure", (reason,), 1
+    yield "tenants_refused", ("outbox",), sum(each.is_refused for each in cell.outboxes)
+    yield "tenants_refused", ("lag",), len(cell.lagging_tenants)
+    for role in cell.roles:
+        yield "role_up", (role.name,), role.running - role.failing
+    for consumer in cell.consumers:
+        yield "group_lag_entries", (consumer.consumer,), consumer.lag
+        yield "group_lag_seconds", (consumer.consumer,), consumer.oldest_ms / 1_000
+        if consumer.stream == "log":
+            yield "lease_owner", (consumer.consumer,), int(consumer.is_running)
+    for jobs in cell.waiting:
+        requirement = f"{jobs.source}:{jobs.target}:{','.join(jobs.features)}"
+        yield "jobs_waiting", (requirement, jobs.reason), jobs.jobs
+        yield "jobs_waiting_oldest_seconds", (requirement, jobs.reason), jobs.oldest_ms / 1_000
+    yield from _of_nodes(cell)
+
+
+def _of_nodes(cell: CellStatus) -> Iterator[Sample]:
+    for each in cell.classes:
+        suspended = WHOLE_NODE in each.suspended
+        statuses = {"suspended" if suspended else node.status for node in each.nodes}
+        for status in statuses | {"suspended" if suspended else "alive"}:
+            nodes = [node for node in each.nodes if suspended or node.status == status]
+            yield "nodes", (each.id, status), len(nodes)
+            yield "node_slots", (each.id, status), sum(node.slots for node in nodes)
+            yield "node_slots_used", (each.id, status), sum(node.leases for node in nodes)
+    for class_id, slots in slots_wanted(cell.classes, cell.waiting).items():
+        yield "slots_wanted", (class_id,), slots

@@ -1,0 +1,154 @@
+"""The metrics of a cell: counters that follow from its events.
+
+Owns: the counters of a cell as a fold, the bound on their label values.
+Must not: do I/O, read a clock, decide anything. Read next: __init__.py (the set `core`), and
+eventsched/telemetry/catalog.py, which names each counter for Prometheus.
+
+A counter is named `<metric>|<label value>|...`. All counters of a cell are one record, because a
+save then writes one hash with the counters that have changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+
+import msgspec
+
+from eventsched.schema.events import (
+    AttemptEnded,
+    Event,
+    JobDispatched,
+    JobQueued,
+    ResultDelivered,
+    ResultMissing,
+    ResultRecorded,
+    ResultRefused,
+    SessionClosing,
+    SessionOpened,
+    UtteranceFinalized,
+)
+
+RECORD = "cell"
+"""Id of the record: there is one for each cell."""
+CLASSES_MAX = 64
+"""Capability classes that have counters of their own."""
+OTHER = "other"
+"""The class of the jobs of all further classes."""
+ATTEMPTS_MAX = 3
+"""An attempt with this number or a higher one counts as this number."""
+
+Counted: TypeAlias = "Iterable[tuple[tuple[str, ...], int]]"
+"""Labels of a counter, the name of the metric first, and what the event adds to it."""
+
+
+class CellMetrics(msgspec.Struct, frozen=True):
+    """The counters of one cell."""
+
+    counters: dict[str, int] = {}
+    """`<metric>|<label value>|...` -> value, since the cell exists."""
+    classes: frozenset[str] = frozenset()
+    """Capability classes that have counters."""
+
+
+def _opened(_: CellMetrics, __: SessionOpened) -> Counted:
+    yield ("sessions_opened",), 1
+
+
+def _closed(_: CellMetrics, data: SessionClosing) -> Counted:
+    yield ("sessions_closed", data.reason), 1
+
+
+def _finalized(_: CellMetrics, data: UtteranceFinalized) -> Counted:
+    yield ("utterances_finalized", data.reason), 1
+    yield ("chunks_appended",), data.count
+    yield ("bytes_appended",), data.bytes
+    yield ("audio_ms",), data.ms
+
+
+def _queued(_: CellMetrics, data: JobQueued) -> Counted:
+    yield ("jobs_queued", data.reason), 1
+
+
+def _dispatched(view: CellMetrics, data: JobDispatched) -> Counted:
+    cls = data.classes[0].id if data.classes else ""
+    attempt = str(min(data.attempt, ATTEMPTS_MAX))
+    yield ("jobs_dispatched", _class_label(view, cls), data.rule, attempt), 1
+
+
+def _class_label(view: CellMetrics, cls: str) -> str:
+    if cls in view.classes or len(view.classes) < CLASSES_MAX:
+        return cls
+    return OTHER
+
+
+def _attempt_ended(_: CellMetrics, data: AttemptEnded) -> Counted:
+    yield ("attempts_ended", data.reason), 1
+
+
+def _recorded(_: CellMetrics, data: ResultRecorded) -> Counted:
+    yield ("results_recorded", "result" if data.status == "ok" else data.status), 1
+
+
+def _refused(_: CellMetrics, data: ResultRefused) -> Counted:
+    yield ("results_refused", data.code), 1
+
+
+def _delivered(_: CellMetrics, data: ResultDelivered) -> Counted:
+    yield ("deliveries", data.outcome), 1
+
+
+def _missing(_: CellMetrics, __: ResultMissing) -> Counted:
+    yield ("deliveries", "missing"), 1
+
+
+Count: TypeAlias = "Callable[[CellMetrics, Any], Counted]"
+COUNTS: dict[type, Count] = {
+    SessionOpened: _opened,
+    SessionClosing: _closed,
+    UtteranceFinalized: _finalized,
+    JobQueued: _queued,
+    JobDispatched: _dispatched,
+    AttemptEnded: _attempt_ended,
+    ResultRecorded: _recorded,
+    ResultRefused: _refused,
+    ResultDelivered: _delivered,
+    ResultMissing: _missing,
+}
+
+
+class Metrics:
+    """One record per cell. It implements RecordCodec: each counter is a hash field."""
+
+    name = "metrics"
+    version = 1
+    view: Any = CellMetrics
+    handles = frozenset(kind.__name__ for kind in COUNTS)
+
+    def initial(self) -> CellMetrics:
+        return CellMetrics()
+
+    def route(self, _: Event) -> tuple[str, ...]:
+        return (RECORD,)
+
+    def apply(self, view: CellMetrics, event: Event) -> CellMetrics:
+        counters, classes = view.counters.copy(), view.classes
+        for labels, amount in COUNTS[type(event.data)](view, event.data):
+            name = "|".join(labels)
+            counters[name] = counters.get(name, 0) + amount
+            if labels[0] == "jobs_dispatched" and labels[1] not in classes:
+                classes = classes | {labels[1]}
+        return CellMetrics(counters, classes)
+
+    def encode(self, view: CellMetrics, before: CellMetrics | None) -> Mapping[str, bytes]:
+        earlier = before.counters if before else {}
+        changed = {
+            name: str(value).encode()
+            for name, value in view.counters.items()
+            if earlier.get(name) != value
+        }
+        return {"v": msgspec.msgpack.encode(sorted(view.classes)), **changed}
+
+    def decode(self, fields: Mapping[str, bytes]) -> CellMetrics:
+        counters = {name: int(value) for name, value in fields.items() if name not in ("v", "at")}
+        return CellMetrics(counters, frozenset(msgspec.msgpack.decode(fields["v"], type=list[str])))

@@ -1,0 +1,83 @@
+"""The projection `metrics`: what each event counts, and the bound on label values."""
+
+from __future__ import annotations
+
+from eventsched.schema.events import (
+    AttemptEnded,
+    ClassSeen,
+    JobDispatched,
+    ResultDelivered,
+    ResultMissing,
+    ResultRecorded,
+    SessionClosing,
+    SessionOpened,
+    UtteranceFinalized,
+)
+from projections.metrics import CLASSES_MAX, RECORD, Metrics
+from tests.projections.folded_log import FoldedLog
+
+
+def dispatched(cls: str, attempt: int = 1) -> JobDispatched:
+    return JobDispatched(
+        utterance=0, target="es", delivery_no=0, turn=0, source="en", attempt=attempt, epoch=1,
+        audio_ms=100, deadline_ms=9, rule="load", policy=1, classes=[ClassSeen(id=cls)],
+    )  # fmt: skip
+
+
+def finalized(ms: int, size: int, count: int) -> UtteranceFinalized:
+    return UtteranceFinalized(
+        utterance=0, turn=0, reason="pause", first="1-0", last="2-0", first_seq=0, count=count,
+        bytes=size, ms=ms,
+    )  # fmt: skip
+
+
+def counters(log: FoldedLog) -> dict[str, int]:
+    record = log.views[RECORD]
+    return dict(record.counters)
+
+
+def test_each_event_counts_at_its_labels() -> None:
+    log = FoldedLog(Metrics())
+    log.at(1, SessionOpened(tenant="acme", source="en"))
+    log.at(2, finalized(400, 12_800, 4)).at(3, finalized(600, 19_200, 6))
+    log.at(4, dispatched("a")).at(5, dispatched("a")).at(6, dispatched("a", attempt=7))
+    log.at(7, AttemptEnded(utterance=0, target="es", attempt=1, epoch=1, reason="lease"))
+    delivery = {"utterance": 0, "target": "es", "delivery_no": 0}
+    for at, status in ((8, "ok"), (9, "no_speech")):
+        result = ResultRecorded(**delivery, attempt=1, epoch=1, status=status)  # type: ignore[arg-type]
+        log.at(at, result)
+    log.at(10, ResultDelivered(**delivery, outcome="result"))  # type: ignore[arg-type]
+    log.at(11, ResultMissing(**delivery, reason="gap"))  # type: ignore[arg-type]
+    log.at(12, SessionClosing(reason="idle"))
+    assert counters(log) == {
+        "sessions_opened": 1,
+        "sessions_closed|idle": 1,
+        "utterances_finalized|pause": 2,
+        "chunks_appended": 10,
+        "bytes_appended": 32_000,
+        "audio_ms": 1_000,
+        "jobs_dispatched|a|load|1": 2,
+        "jobs_dispatched|a|load|3": 1,
+        "attempts_ended|lease": 1,
+        "results_recorded|result": 1,
+        "results_recorded|no_speech": 1,
+        "deliveries|result": 1,
+        "deliveries|missing": 1,
+    }
+
+
+def test_an_event_writes_only_the_counters_that_it_changes() -> None:
+    log = FoldedLog(Metrics()).at(1, dispatched("a")).at(2, dispatched("b"))
+    log.at(3, SessionOpened(tenant="acme", source="en"))
+    assert log.written.keys() == {"v", "sessions_opened"}
+
+
+def test_classes_beyond_the_bound_count_as_other() -> None:
+    log = FoldedLog(Metrics())
+    for number in range(CLASSES_MAX + 10):
+        log.at(number, dispatched(f"class{number}"))
+    log.at(1_000, dispatched("class0"))
+    found = counters(log)
+    assert len(found) == CLASSES_MAX + 1
+    assert found["jobs_dispatched|other|load|1"] == 10
+    assert found["jobs_dispatched|class0|load|1"] == 2

@@ -1,0 +1,129 @@
+"""`/metrics` of a gateway: numbers that agree with the log, also after a rebuild."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+import eventsched
+from eventsched.history.reader import EventFilter, Reader
+from eventsched.projection.installed import load_core
+from eventsched.projection.store import ProjectionStore
+from eventsched.roles.rebuild import Rebuild
+from eventsched.schema.events import Event
+from eventsched.telemetry.catalog import CELL_METRICS, PREFIX, PROCESS_METRICS
+from tests.gateway.gateways import GatewaySystem, gateway_system
+from tests.server_kinds import Server
+from tests.systems import serving, until
+
+pytestmark = pytest.mark.parametrize("server", ["embedded"], indirect=True)
+CHUNK = b"\x01\x00" * 1_600
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def samples_of(text: str) -> Samples:
+    return {
+        (sample.name.removeprefix(PREFIX), tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def is_rebuilt(name: str) -> bool:
+    return any(name == metric.name and metric.source == "rebuilt" for metric in CELL_METRICS)
+
+
+async def scrape(system: GatewaySystem) -> Samples:
+    system.gateway.metrics._at_s = float("-inf")  # not the reading of the last second
+    reply = await system.get("/metrics")
+    assert reply.status_code == 200, reply.text
+    assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
+    return samples_of(reply.text)
+
+
+async def is_folded(system: GatewaySystem, cell: str) -> bool:
+    numbers = await scrape(system)
+    return numbers["group_lag_entries", (("cell", cell), ("group", "core"))] == 0
+
+
+def flaky() -> eventsched.Node:
+    """A node that fails at the first attempt of each job."""
+    node = eventsched.Node("n1", sources=["en"], targets=["es", "fr"], slots=4)
+
+    @node.job
+    async def _(job: eventsched.Job) -> eventsched.Result:
+        if job.attempt == 1:
+            raise eventsched.JobError("BUSY", retryable=True)
+        return eventsched.Result(text="hola")
+
+    return node
+
+
+async def talk(system: GatewaySystem, sessions: int, utterances: int) -> None:
+    for _ in range(sessions):
+        async with system.es.session(source="en", targets=["es", "fr"]) as session:
+            for _ in range(utterances):
+                await session.append(CHUNK)
+                await session.append(CHUNK, end_of_utterance=True)
+
+
+async def events_of(system: GatewaySystem) -> list[Event]:
+    reader = Reader(system.gateway.history_source())
+    return [each async for each in reader.history(EventFilter()) if isinstance(each, Event)]
+
+
+async def test_counters_agree_with_the_log_and_survive_a_rebuild(server: Server, cell: str) -> None:
+    async with gateway_system(server.url, cell) as system, serving(system.es, flaky()):
+        await talk(system, sessions=3, utterances=2)
+        await until("all is folded", lambda: is_folded(system, cell))
+        numbers = await scrape(system)
+        types = Counter(event.type for event in await events_of(system))
+        for metric, type_ in (
+            ("sessions_opened_total", "SessionOpened"),
+            ("sessions_closed_total", "SessionClosing"),
+            ("utterances_finalized_total", "UtteranceFinalized"),
+            ("jobs_dispatched_total", "JobDispatched"),
+            ("attempts_ended_total", "AttemptEnded"),
+            ("results_recorded_total", "ResultRecorded"),
+        ):
+            found = sum(value for (name, _), value in numbers.items() if name == metric)
+            assert found == types[type_] > 0, metric
+        assert numbers["audio_seconds_total", (("cell", cell),)] == pytest.approx(6 * 0.2)
+        assert numbers["sessions_open", (("cell", cell),)] == 0
+
+        store = system.es.store_of(f"{cell}.x")
+        views = ProjectionStore(store.transport, store.cell)
+        await Rebuild(views, load_core(), ["metrics"]).run()
+        rebuilt = await scrape(system)
+        assert {key: value for key, value in rebuilt.items() if is_rebuilt(key[0])} == {
+            key: value for key, value in numbers.items() if is_rebuilt(key[0])
+        }
+
+
+async def test_every_metric_of_the_catalog_is_exposed_and_no_other(
+    server: Server, cell: str
+) -> None:
+    async with gateway_system(server.url, cell) as system, serving(system.es, flaky()):
+        await talk(system, sessions=1, utterances=1)
+        await until("all is folded", lambda: is_folded(system, cell))
+        reply = await system.get("/metrics")
+    families = {family.name for family in text_string_to_metric_families(reply.text)}
+    own = {name.removeprefix(PREFIX) for name in families if name.startswith(PREFIX)}
+    declared = [*CELL_METRICS, *PROCESS_METRICS]
+    names = {metric.name.removesuffix("_total").removesuffix("_info") for metric in declared}
+    assert own <= names | {"build_info"}
+    assert {metric.name.removesuffix("_total") for metric in CELL_METRICS} <= own
+
+
+async def test_a_scraper_on_another_machine_needs_a_token(server: Server, cell: str) -> None:
+    async with gateway_system(server.url, cell) as system:
+        forwarded = {"x-forwarded-for": "192.0.2.1"}
+        url = system.url + "/metrics"
+        assert (await system.http.get(url, headers=forwarded)).status_code == 401
+        for role, tenant, status in (("viewer", "*", 200), ("viewer", "acme", 403)):
+            token = {"authorization": f"Bearer {system.token(role, tenant)}"}
+            reply: httpx.Response = await system.http.get(url, headers=forwarded | token)
+            assert reply.status_code == status, role

@@ -1,0 +1,52 @@
+"""`--metrics-listen`: a process serves its own metrics, and nothing of what was said."""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+from urllib.request import urlopen
+
+from tests.cli.programs import program, run, write_wav
+
+LISTENING = re.compile(r"http://127\.0\.0\.1:\d+/metrics")
+
+
+def scraped(log: Path) -> str:
+    url = LISTENING.search(log.read_text())
+    assert url is not None, log.read_text()
+    with urlopen(url[0], timeout=30) as reply:
+        return str(reply.read().decode())
+
+
+def value(text: str, sample: str) -> float:
+    (line,) = [line for line in text.splitlines() if line.startswith(f"{sample} ")]
+    return float(line.rpartition(" ")[2])
+
+
+def test_a_node_and_a_role_serve_their_metrics(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    listen = ("--metrics-listen", "127.0.0.1:0")
+    with program(data, "up", *listen) as up:
+        up.first_line()
+        with program(data, "node", "eventsched.examples.echo_node:node", *listen) as node:
+            node.wait_for_log("serving")
+            file = write_wav(tmp_path / "a.wav", 1_000)
+            run(data, "stream", str(file), "--source", "en", "--target", "es")
+            served, called = scraped(node.log), scraped(up.log)
+    handled = 'eventsched_handler_duration_seconds_count{outcome="ok"}'
+    assert value(served, handled) >= 1
+    assert value(called, 'eventsched_script_duration_seconds_count{script="save_views"}') >= 1
+    assert "eventsched_build_info" in served
+    assert "process_resident_memory_bytes" in served
+
+
+def test_an_address_in_use_is_refused_with_its_remedy(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = run(tmp_path / "data", "run", "timer", "--metrics-listen", address)
+    assert done.returncode == 2
+    assert b"--metrics-listen" in done.stderr
+    assert b"choose another" in done.stderr

@@ -1,0 +1,66 @@
+"""The text of docs/metrics.md, generated from the catalog of metrics.
+
+Owns: the page. Never does: write files. Read next: pages.py, eventsched/telemetry/catalog.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from eventsched.telemetry.catalog import CELL_METRICS, PREFIX, PROCESS_METRICS, Metric
+
+HEAD = f"""\
+# Metrics
+
+Written by `python -m tools.pages`; do not edit by hand. The source is
+`eventsched/telemetry/catalog.py`.
+
+Install the extra: `pip install 'eventsched[telemetry]'`. All names begin with `{PREFIX}`. There are
+two places to scrape:
+
+- **A gateway** serves `/metrics` with the metrics of all cells. A scraper on the same machine needs
+  no token; any other sends a token for all tenants, `eventsched token issue --role viewer`. Several
+  gateways serve the same numbers: scrape one of them, or aggregate with `max`.
+- **A process** that is started with `--metrics-listen HOST:PORT` (`up`, `run` and `node`; or the
+  variable `EVENTSCHED_METRICS_LISTEN`) serves `http://HOST:PORT/metrics` with the metrics of this
+  process. There is no token: use loopback or a private network.
+
+No label has the id of a session or a job. A cell has counters for at most 64 capability classes;
+the jobs of all others count at the class `other`.
+
+The column *source* says where a number comes from, and what a restart does to it:
+
+- `rebuilt`: folded from the log by the projection `metrics`. It is the same after a restart, and
+  `eventsched rebuild metrics` gives the same number again. No event counts twice.
+- `read`: read from the server at the scrape, at most once a second.
+- `process`: measured in one process; it begins at 0 when the process starts.
+
+## Metrics of a cell
+
+"""
+SLOTS = """
+`slots_wanted` is what an autoscaler reads: the slots in use, the waiting jobs that the class can
+serve, and a reserve of 10 %, rounded up. The length of a stream or a number of pending entries
+cannot say this: they do not know how many slots serve the work.
+
+## Metrics of a process
+
+"""
+
+
+def metrics_page() -> str:
+    """Return the text of docs/metrics.md."""
+    return HEAD + _table(CELL_METRICS) + SLOTS + _table(PROCESS_METRICS)
+
+
+def _table(metrics: tuple[Metric, ...]) -> str:
+    return "\n".join(_rows(metrics)) + "\n"
+
+
+def _rows(metrics: tuple[Metric, ...]) -> Iterator[str]:
+    yield "| name | type | labels | source | meaning | look when |"
+    yield "|---|---|---|---|---|---|"
+    for metric in metrics:
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        cells = [f"`{metric.name}`", metric.kind, labels, metric.source, metric.meaning]
+        yield f"| {' | '.join([*cells, metric.alarm])} |"
