@@ -33,7 +33,7 @@ NOT_FAST := $(addprefix --ignore=tests/unit/,test_containers.py test_wav_channel
 
 test: $(STAMP)  ## Run the tests that need no cluster, on all cores: 10 minutes on two
 	@echo "$@: expect about 10 minutes on two cores; the last line shows the time"
-	@$(PYTEST) $(PARALLEL) -m "not cluster" $(ARGS)
+	@$(PYTEST) $(PARALLEL) -m "not cluster and not prometheus" $(ARGS)
 
 test-cluster: $(STAMP)  ## Run the tests that need a cluster: 3 minutes on two cores
 	@echo "$@: expect at most 3 minutes on two cores; the last line shows the time"
@@ -44,7 +44,7 @@ test-fast: $(STAMP)  ## Run the tests of pure code, without a server: 10 seconds
 
 coverage: $(STAMP)  ## Measure which lines the tests run, and write docs/coverage.md: 10 minutes
 	@rm -f .coverage .coverage.*
-	@$(BIN)/python -m coverage run -m pytest $(PARALLEL) -q -m "not cluster" $(ARGS)
+	@$(BIN)/python -m coverage run -m pytest $(PARALLEL) -q -m "not cluster and not prometheus" $(ARGS)
 	@$(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m tools.coverage_table
 

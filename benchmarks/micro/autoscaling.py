@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from random import Random
+from statistics import mean
 from typing import NamedTuple
 
 import msgspec
@@ -42,6 +43,8 @@ NODE_SLOTS = 8
 START_MS, LOOK_MS, KEEP_MS = 30_000, 15_000, 300_000
 """A node starts in, the scaler looks every, and it removes a node only if none of its looks within
 this time wanted it, as the autoscaler of Kubernetes does by default."""
+AVERAGED = 4
+"""Looks whose average the scaler takes: speech comes in bursts that are over before a node starts."""
 
 
 class Work(NamedTuple):
@@ -109,6 +112,7 @@ class Fleet:
         """Times at which nodes begin to serve."""
         self.slot_ms = 0
         self._looks: deque[tuple[int, int]] = deque()
+        self._wanted: deque[int] = deque(maxlen=AVERAGED)
         self._paid_until = 0
 
     @property
@@ -149,7 +153,8 @@ class Fleet:
     def look(self, now_ms: int) -> None:
         """Do what the autoscaler does at one look."""
         (slots,) = slots_wanted([self._class()], self._jobs(), self._reserve).values()
-        nodes = max(1, math.ceil(slots / NODE_SLOTS))
+        self._wanted.append(slots)
+        nodes = max(1, math.ceil(mean(self._wanted) / NODE_SLOTS))
         self._looks.append((now_ms, nodes))
         while self._looks[0][0] < now_ms - KEEP_MS:
             self._looks.popleft()

@@ -42,7 +42,7 @@ def check_origin(connection: HTTPConnection, origins: Sequence[str]) -> None:
 
 def is_local(connection: HTTPConnection) -> bool:
     """Whether the client is a program on this machine, and no proxy that passes a request on."""
-    if connection.client is None or _FORWARDED & connection.headers.keys():
+    if connection.client is None or _FORWARDED.intersection(connection.headers.keys()):
         return False
     try:
         return ip_address(connection.client.host).is_loopback

@@ -7,6 +7,7 @@ Never does: read the server. Read next: catalog.py (names), exposition.py, instr
 from __future__ import annotations
 
 from functools import cache
+from importlib.metadata import version
 
 from prometheus_client import (
     CollectorRegistry,
@@ -18,7 +19,6 @@ from prometheus_client import (
     generate_latest,
 )
 
-import eventsched
 from eventsched.instruments import instruments
 from eventsched.telemetry.catalog import PREFIX, PROCESS_METRICS
 
@@ -49,7 +49,7 @@ class ProcessMetrics:
         self._scripts = histogram("script_duration_seconds")
         self._handlers = histogram("handler_duration_seconds")
         build = Info(PREFIX + "build", meanings["build_info"].meaning, registry=self._registry)
-        build.info({"version": eventsched.__version__})
+        build.info({"version": version("eventsched")})
 
     def script_called(self, script: str, seconds: float) -> None:
         self._scripts.labels(script).observe(seconds)

@@ -21,7 +21,14 @@ from tests.systems import serving, until
 from tests.telemetry.test_cell_metrics import flaky, talk
 
 pytestmark = pytest.mark.prometheus
-OF_TROUBLE = ("backpressure", "jobs_waiting", "results_refused", "jobs_queued", "archive")
+OF_TROUBLE = (
+    "backpressure",
+    "failed|missing",
+    "jobs_waiting",
+    "results_refused",
+    "jobs_queued",
+    "archive",
+)
 """Metrics that have samples only while something is wrong, waits, or is archived."""
 
 
