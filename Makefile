@@ -9,7 +9,7 @@ STAMP := .venv/.set-up
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cluster test-fast coverage test-servers api lock image sim chaos soak mutants bench lint types docs
+.PHONY: help setup demo test test-cluster test-prometheus test-fast coverage test-servers api lock image sim chaos soak mutants bench lint types docs
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -38,6 +38,9 @@ test: $(STAMP)  ## Run the tests that need no cluster, on all cores: 10 minutes 
 test-cluster: $(STAMP)  ## Run the tests that need a cluster: 3 minutes on two cores
 	@echo "$@: expect at most 3 minutes on two cores; the last line shows the time"
 	@EVENTSCHED_TEST_SERVERS=$${EVENTSCHED_TEST_SERVERS:-cluster} $(PYTEST) $(PARALLEL) -m cluster $(ARGS)
+
+test-prometheus: $(STAMP)  ## Run the alert rules and dashboards on Prometheus, Debian's if there is none: 1 minute
+	@EVENTSCHED_TEST_SERVERS=$${EVENTSCHED_TEST_SERVERS:-embedded} $(PYTEST) -m prometheus tests/deploy $(ARGS)
 
 test-fast: $(STAMP)  ## Run the tests of pure code, without a server: 10 seconds
 	@EVENTSCHED_TEST_SERVERS=none $(PYTEST) -q -m "not served" $(FAST) $(NOT_FAST) $(ARGS)

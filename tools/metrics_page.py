@@ -39,9 +39,16 @@ The column *source* says where a number comes from, and what a restart does to i
 
 """
 SLOTS = """
-`slots_wanted` is what an autoscaler reads: the slots in use, the waiting jobs that the class can
-serve, and a reserve of 10 %, rounded up. The length of a stream or a number of pending entries
-cannot say this: they do not know how many slots serve the work.
+`slots_wanted` is what an autoscaler reads: the slots in use, and the waiting jobs that the class
+can serve. The length of a stream or a number of pending entries cannot say this: they do not know
+how many slots serve the work.
+
+Let the scaler take its average over two minutes, and keep a node for five minutes after it was last
+wanted (`deploy/kubernetes/scaler.yaml`). A node needs 30 s to start, and a burst of speech is over
+before. `python -m benchmarks.micro.autoscaling --traces DIR` serves a day of recorded meetings in
+virtual time, 585,554 jobs on nodes of 8 slots: the fleet costs 1.46 times the slot hours that are
+busy, and 99 % of the jobs wait for at most 0.94 s. An average over one minute costs 1.53 times and
+waits for 0.71 s, and without an average the cost is 1.72 times.
 
 ## Metrics of a process
 

@@ -3,7 +3,8 @@
 Owns: docs/settings.md, from the descriptions of the settings; the column of tests in docs/rules.md,
 from the names of the tests; the access list `minimal` in docs/operations.md, from the functions;
 the frames in docs/protocol.md and their JSON Schema; the access table in docs/gateway.md, and the
-routes as docs/openapi.json; docs/metrics.md, from the catalog of metrics; the dashboards in deploy/grafana.
+routes as docs/openapi.json; docs/metrics.md, from the catalog of metrics; the dashboards in
+deploy/grafana.
 `tests/docs/test_pages.py` fails if one of them is out of date.
 Never does: read files outside the repository. Read next: settings_page.py, protocol_page.py.
 """

@@ -31,7 +31,7 @@ from eventsched.errors import InvalidMessage
 from eventsched.history.node_status import ClassStatus, NodeStatus
 from eventsched.history.waiting import WaitingJobs
 from eventsched.loadtest.rttm import read_rttm
-from eventsched.telemetry.slots_wanted import RESERVE, slots_wanted
+from eventsched.telemetry.slots_wanted import slots_wanted
 
 HOURS = 8
 MEETINGS_AT_ONCE = 60
@@ -43,8 +43,8 @@ NODE_SLOTS = 8
 START_MS, LOOK_MS, KEEP_MS = 30_000, 15_000, 300_000
 """A node starts in, the scaler looks every, and it removes a node only if none of its looks within
 this time wanted it, as the autoscaler of Kubernetes does by default."""
-AVERAGED = 4
-"""Looks whose average the scaler takes: speech comes in bursts that are over before a node starts."""
+AVERAGED = 8
+"""Looks whose average the scaler takes: a burst of speech is over before a node has started."""
 
 
 class Work(NamedTuple):
@@ -57,7 +57,8 @@ class Work(NamedTuple):
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """What one fleet cost, and how long its jobs waited."""
 
-    reserve: float
+    averaged: int
+    """Looks whose average the scaler took."""
     cost: float
     """Slot hours of all nodes, as a factor of the busy slot hours."""
     p50_ms: float
@@ -101,8 +102,7 @@ def day_of(recorded: Sequence[Sequence[Work]], rng: Random) -> list[Work]:
 class Fleet:
     """Nodes that start, serve jobs in their order, and drain."""
 
-    def __init__(self, reserve: float) -> None:
-        self._reserve = reserve
+    def __init__(self, averaged: int) -> None:
         self.busy: list[int] = []
         """Ends of the running jobs."""
         self.waiting: deque[Work] = deque()
@@ -112,7 +112,7 @@ class Fleet:
         """Times at which nodes begin to serve."""
         self.slot_ms = 0
         self._looks: deque[tuple[int, int]] = deque()
-        self._wanted: deque[int] = deque(maxlen=AVERAGED)
+        self._wanted: deque[int] = deque(maxlen=averaged)
         self._paid_until = 0
 
     @property
@@ -152,7 +152,7 @@ class Fleet:
 
     def look(self, now_ms: int) -> None:
         """Do what the autoscaler does at one look."""
-        (slots,) = slots_wanted([self._class()], self._jobs(), self._reserve).values()
+        (slots,) = slots_wanted([self._class()], self._jobs()).values()
         self._wanted.append(slots)
         nodes = max(1, math.ceil(mean(self._wanted) / NODE_SLOTS))
         self._looks.append((now_ms, nodes))
@@ -182,9 +182,12 @@ class Fleet:
         ]  # fmt: skip
 
 
-def serve(day: Sequence[Work], reserve: float) -> tuple[Figures, list[tuple[int, int, int]]]:
-    """Serve a day with this reserve. Returns its figures, and (time, slots, busy) at each look."""
-    fleet = Fleet(reserve)
+def serve(day: Sequence[Work], averaged: int) -> tuple[Figures, list[tuple[int, int, int]]]:
+    """Serve a day; the scaler averages so many looks.
+
+    Returns the figures, and (time, slots, busy slots) at each look.
+    """
+    fleet = Fleet(averaged)
     curve = []
     look_ms = 0
     for job in day:
@@ -200,7 +203,7 @@ def serve(day: Sequence[Work], reserve: float) -> tuple[Figures, list[tuple[int,
     busy_ms = sum(job.ms for job in day)
     waits = sorted(fleet.waits_ms)
     return Figures(
-        reserve=reserve, cost=round(fleet.slot_ms / busy_ms, 3), p50_ms=waits[len(waits) // 2],
+        averaged=averaged, cost=round(fleet.slot_ms / busy_ms, 3), p50_ms=waits[len(waits) // 2],
         p99_ms=waits[len(waits) * 99 // 100], worst_ms=waits[-1],
     ), curve  # fmt: skip
 
@@ -232,10 +235,10 @@ def main() -> None:
     options = parser.parse_args()
     day = day_of(meetings(options.traces), Random(options.seed))
     rows = []
-    for reserve in sorted({0.0, 0.1, 0.2, 0.3, 0.5, RESERVE}):
-        figures, curve = serve(day, reserve)
+    for averaged in sorted({1, 4, AVERAGED, 16}):
+        figures, curve = serve(day, averaged)
         rows.append(figures)
-        if reserve == RESERVE and options.plot:
+        if averaged == AVERAGED and options.plot:
             plot(options.plot, curve)
     if options.json:
         write_line(json.dumps([msgspec.to_builtins(each) for each in rows]))
@@ -243,11 +246,11 @@ def main() -> None:
     write_line(
         f"{len(day):,} jobs in {HOURS} h, {sum(job.ms for job in day) / 3.6e6:,.0f} slot hours"
     )
-    write_line("reserve   cost   p50 ms   p99 ms   worst ms")
+    write_line("average   cost   p50 ms   p99 ms   worst ms")
     for each in rows:
         write_line(
-            f"{each.reserve:7.0%} {each.cost:6.2f} {each.p50_ms:8,.0f} {each.p99_ms:8,.0f}"
-            f" {each.worst_ms:10,.0f}"
+            f"{each.averaged * LOOK_MS // 1_000:5} s {each.cost:6.2f} {each.p50_ms:8,.0f}"
+            f" {each.p99_ms:8,.0f} {each.worst_ms:10,.0f}"
         )
 
 

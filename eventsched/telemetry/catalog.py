@@ -154,9 +154,9 @@ CELL_METRICS = (
         "gauge",
         ("cell", "class"),
         "read",
-        "Slots that the present work needs, for an autoscaler: slots in use, jobs that wait and"
-        " that the class can serve, and a reserve. A job that several classes can serve counts at"
-        " these in proportion to their slots.",
+        "Slots that the present work needs, for an autoscaler: slots in use, and jobs that wait and"
+        " that the class can serve. A job that several classes can serve counts at these in"
+        " proportion to their slots.",
     ),
     Metric(
         "group_lag_entries",

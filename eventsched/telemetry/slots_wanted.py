@@ -12,16 +12,12 @@ from collections.abc import Sequence
 from eventsched.history.node_status import ClassStatus
 from eventsched.history.waiting import WaitingJobs
 
-RESERVE = 0.1
-"""Share of the work that the slots exceed, so that a job that comes finds a free one."""
 WHOLE_NODE = "*"
 """The subject of a suspension for every job."""
 
 
-def slots_wanted(
-    classes: Sequence[ClassStatus], waiting: Sequence[WaitingJobs], reserve: float = RESERVE
-) -> dict[str, int]:
-    """Return the slots that each class needs: those in use, the jobs that wait, and a reserve.
+def slots_wanted(classes: Sequence[ClassStatus], waiting: Sequence[WaitingJobs]) -> dict[str, int]:
+    """Return the slots that each class needs: those in use, and one for each job that waits.
 
     The waiting jobs of a requirement are divided among the classes that can serve it, in proportion
     to their slots. Jobs that no class can serve count nowhere: more nodes of these classes would
@@ -30,7 +26,6 @@ def slots_wanted(
     Args:
         classes: the capability classes of a cell, also those without a node.
         waiting: the waiting jobs of the same cell, by requirement.
-        reserve: share of the work that the slots exceed.
     """
     work = {each.id: float(sum(node.leases for node in each.nodes)) for each in classes}
     for jobs in waiting:
@@ -39,7 +34,7 @@ def slots_wanted(
         total = sum(sizes)
         for each, size in zip(able, sizes, strict=True):
             work[each.id] += jobs.jobs * (size / total if total else 1 / len(able))
-    return {class_id: math.ceil(amount * (1 + reserve)) for class_id, amount in work.items()}
+    return {class_id: math.ceil(amount) for class_id, amount in work.items()}
 
 
 def _serves(each: ClassStatus, jobs: WaitingJobs) -> bool:

@@ -26,14 +26,14 @@ LAYERS = (
     ("history",),
     ("client",),
     ("node",),
-    ("roles", "audit"),
+    ("roles", "audit", "telemetry"),
     ("timeline", "loadtest", "demo", "gateway", "testing"),
     ("cli", "examples"),
 )
 """From the lowest layer up. Packages of one layer do not import each other."""
 BASE_MODULES = {
-    "__init__", "addresses", "errors", "escaping", "formatting", "interrupts", "logs",
-    "private_files", "runtime",
+    "__init__", "addresses", "errors", "escaping", "formatting", "instruments", "interrupts",
+    "logs", "private_files", "runtime",
 }  # fmt: skip
 BASE_MODULES |= {"subprocesses"}
 IMPORTERS_OF_ROLES = {"cli"}
