@@ -5,23 +5,28 @@ Owns: the options that `run` and `up` share. Never does: serve. Read next: gatew
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from eventsched.errors import InvalidMessage, require_packages
+from eventsched.errors import InvalidMessage, MissingDependencyError, require_packages
 
 if TYPE_CHECKING:
+    from eventsched.cli.options import Options
     from eventsched.gateway.config import GatewayConfig
     from eventsched.tokens.keys import TokenKey
 
+MakeGateway: TypeAlias = "Callable[[], tuple[GatewayConfig, TokenKey | None]]"
+"""Makes the configuration of a gateway, and the key that signs the token of its login link."""
+LOOPBACK = "127.0.0.1:0"
 PACKAGES = ("joserfc", "starlette", "uvicorn", "websockets")
 Listen = Annotated[
     str,
     typer.Option("--listen", metavar="HOST:PORT", help="Gateway: the address to listen on."),
 ]
+NoGateway = Annotated[bool, typer.Option("--no-gateway", help="Run no gateway.")]
 TokenKeys = Annotated[
     str,
     typer.Option(
@@ -101,28 +106,59 @@ def gateway_config(
 
 
 def local_gateway(
-    data: Path | None, listen: str, archive: Path | None
-) -> tuple[GatewayConfig, TokenKey]:
-    """Return the configuration of a gateway whose key of tokens is in the data folder, and the key.
+    options: Options, listen: str, archive: Path | None, *, is_wanted: bool
+) -> MakeGateway | None:
+    """Return what makes the gateway of `up`, whose key of tokens is in the data folder.
 
-    Raises InvalidMessage, TokenKeyError; MissingDependencyError without the extra `gateway`.
+    Without --listen it serves on a free port of this machine, if the server is that of the data
+    folder. A missing extra is then a note, and there is no gateway.
+
+    Args:
+        options: The options of every command.
+        listen: Value of `--listen`; empty for a free port.
+        archive: The archive that the gateway reads.
+        is_wanted: False if the user wants no gateway.
+
+    Raises InvalidMessage; MissingDependencyError with --listen and without the extra `gateway`.
     """
-    require_packages(*PACKAGES, extra="gateway")
     from eventsched.server.choice import choose_server
-    from eventsched.tokens.keys import PUBLIC_SUFFIX, TokenKey, add_public_key
 
-    path = choose_server(data=data).folder / "token.key"
-    public = path.with_name(path.name + PUBLIC_SUFFIX)
-    key = TokenKey.read_or_create(path)
-    add_public_key(public, key)
-    config = gateway_config(
-        listen=listen,
-        token_keys=str(public),
-        base_path="",
-        tls_cert=None,
-        tls_key=None,
-        proxies=(),
-        origins=(),
-        archive=archive,
-    )
-    return config, key
+    if listen and not is_wanted:
+        raise InvalidMessage.of("--listen", "not with --no-gateway", "leave one of them out")
+    server = choose_server(options.url, options.data)
+    if not is_wanted or (server.url and not listen):
+        return None
+    try:
+        require_packages(*PACKAGES, extra="gateway")
+    except MissingDependencyError as error:
+        if listen:
+            raise
+        from eventsched.cli.output import notes
+
+        notes().print(f"no gateway: {error}", soft_wrap=True)
+        return None
+    from eventsched.addresses import parse_listen
+
+    parse_listen("--listen", listen or LOOPBACK)
+    path = server.folder / "token.key"
+
+    def make() -> tuple[GatewayConfig, TokenKey]:
+        # The server runs: its folder exists, and is checked.
+        from eventsched.tokens.keys import PUBLIC_SUFFIX, TokenKey, add_public_key
+
+        key = TokenKey.read_or_create(path)
+        public = path.with_name(path.name + PUBLIC_SUFFIX)
+        add_public_key(public, key)
+        config = gateway_config(
+            listen=listen or LOOPBACK,
+            token_keys=str(public),
+            base_path="",
+            tls_cert=None,
+            tls_key=None,
+            proxies=(),
+            origins=(),
+            archive=archive,
+        )
+        return config, key
+
+    return make

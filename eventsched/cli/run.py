@@ -5,13 +5,15 @@ Owns: the check of the roles' names. Read next: serve.py.
 
 from __future__ import annotations
 
-from typing import Annotated
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from eventsched.cli.gateway_options import (
     BasePath,
     Listen,
+    MakeGateway,
     Origins,
     Proxies,
     TlsCert,
@@ -30,6 +32,9 @@ from eventsched.cli.serve import (
     serve,
 )
 from eventsched.errors import InvalidMessage
+
+if TYPE_CHECKING:
+    from eventsched.gateway.config import GatewayConfig
 
 GATEWAY = "gateway"
 Roles = Annotated[
@@ -66,9 +71,9 @@ async def run(
     for role in roles:
         if role not in names:
             raise InvalidMessage.of("role", f"no role {role!r}", f"choose of {', '.join(names)}")
-    gateway = None
+    gateway: MakeGateway | None = None
     if GATEWAY in roles:
-        gateway = gateway_config(
+        config = gateway_config(
             listen=listen,
             token_keys=token_keys,
             base_path=base_path,
@@ -78,8 +83,14 @@ async def run(
             origins=origins or [],
             archive=archive,
         )
+        gateway = partial(_without_link, config)
     elif listen:
         raise InvalidMessage.of("--listen", "only with the role gateway", "leave it out")
     archive_options = ArchiveOptions(archive, archive_key, archive_audio)
     names = [role for role in dict.fromkeys(roles) if role != GATEWAY]
     return await serve(options, names, cells, set_ or [], archive_options, gateway)
+
+
+def _without_link(config: GatewayConfig) -> tuple[GatewayConfig, None]:
+    """Return the configuration, and no key: the tokens of this gateway come from elsewhere."""
+    return config, None

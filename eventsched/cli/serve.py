@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -20,10 +21,8 @@ from eventsched.errors import InvalidMessage
 from eventsched.interrupts import open_signals
 
 if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
-
     from eventsched.archive.config import ArchiveSettings
-    from eventsched.gateway.config import GatewayConfig
+    from eventsched.cli.gateway_options import MakeGateway
     from eventsched.gateway.service import Gateway
     from eventsched.store.connection import Connection
     from eventsched.tokens.keys import TokenKey
@@ -118,8 +117,7 @@ async def serve(
     cells: int | None,
     assignments: Sequence[str],
     archive: ArchiveOptions,
-    gateway: GatewayConfig | None = None,
-    token_key: TokenKey | None = None,
+    gateway: MakeGateway | None = None,
 ) -> int:
     """Run the roles until a signal and return the exit code.
 
@@ -132,8 +130,7 @@ async def serve(
         cells: number of cells of a new server.
         assignments: values of `--set`, each `NAME=VALUE`.
         archive: the options of the archive.
-        gateway: the gateway that runs beside the roles; none without it.
-        token_key: signs the token of the link that logs a browser in; none for no link.
+        gateway: makes the gateway that runs beside the roles; none without it.
     """
     settings = settings_of(assignments)
     archiver_settings = archive.archiver_settings(roles)
@@ -149,10 +146,9 @@ async def serve(
         async with (
             options.connect(create=create, cells=cells, settings=settings, wait=True) as connection,
             running(connection, roles, archiver_settings),
-            _serving(connection, gateway) as running_gateway,
+            _serving(connection, gateway) as address,
         ):
             url, names = display_url(connection.url), connection.cells
-            address = _address(running_gateway, token_key)
             shown = [*roles, *["gateway"] * (gateway is not None)]
             if options.json:
                 status = {"ready": True, "url": url, "cells": names, "roles": shown}
@@ -173,23 +169,21 @@ async def serve(
     return 130 if number == signal.SIGINT else 0
 
 
-def _serving(
-    connection: Connection, gateway: GatewayConfig | None
-) -> AbstractAsyncContextManager[Gateway | None]:
-    """Return a block in which the gateway serves; without one, a block that does nothing."""
-    from contextlib import nullcontext
-
+@asynccontextmanager
+async def _serving(connection: Connection, gateway: MakeGateway | None) -> AsyncIterator[str]:
+    """Serve while the block runs, and yield the URL to print: with a key, a login link."""
     if gateway is None:
-        return nullcontext()
+        yield ""
+        return
     from eventsched.gateway.server import serving_gateway
 
-    return serving_gateway(connection, gateway)
+    config, key = gateway()
+    async with serving_gateway(connection, config) as running_gateway:
+        yield running_gateway.url if key is None else _login_link(running_gateway, key)
 
 
-def _address(gateway: Gateway | None, key: TokenKey | None) -> str:
-    """Return the URL to print: with a key, a link that logs an operator in, once."""
-    if gateway is None or key is None:
-        return gateway.url if gateway else ""
+def _login_link(gateway: Gateway, key: TokenKey) -> str:
+    """Return a link that logs an operator in, once."""
     from eventsched.tokens.claims import LIFETIME_S_MAX
     from eventsched.tokens.issue import issue
 

@@ -1,4 +1,4 @@
-"""Gateways as processes: `up --listen`, `run gateway`, their end, arguments that are refused."""
+"""Gateways as processes: that of `up`, `run gateway`, their end, arguments that are refused."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from eventsched.cli import gateway_options
+from eventsched.cli.gateway_options import local_gateway
+from eventsched.cli.options import Options
+from eventsched.errors import MissingDependencyError
 from tests.cli.programs import program, run
 
 LOOPBACK = ("--listen", "127.0.0.1:0")
@@ -19,7 +23,7 @@ def test_a_gateway_of_up_logs_a_browser_in_and_another_process_serves_beside_it(
 ) -> None:
     data = tmp_path / "data"
     with (
-        program(data, "up", *LOOPBACK, "--json") as system,
+        program(data, "up", "--json") as system,
         httpx.Client(timeout=60, trust_env=False) as http,
     ):
         ready = system.first_json()
@@ -49,6 +53,24 @@ def test_a_gateway_of_up_logs_a_browser_in_and_another_process_serves_beside_it(
         assert "Traceback" not in system.log.read_text()
 
 
+def test_up_runs_a_gateway_of_its_own_server_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("EVENTSCHED_URL", raising=False)
+    own, other = Options(data=tmp_path), Options(url="redis://127.0.0.1:1/0")
+    assert local_gateway(own, "", None, is_wanted=True) is not None
+    assert local_gateway(own, "", None, is_wanted=False) is None
+    assert local_gateway(other, "", None, is_wanted=True) is None
+    assert local_gateway(other, LOOPBACK[1], None, is_wanted=True) is not None
+    monkeypatch.setattr(gateway_options, "PACKAGES", ("eventsched_has_no_such_package",))
+    assert local_gateway(own, "", None, is_wanted=True) is None
+    (note,) = capsys.readouterr().err.splitlines()
+    assert note.startswith("no gateway: eventsched_has_no_such_package is not installed")
+    with pytest.raises(MissingDependencyError):
+        local_gateway(own, LOOPBACK[1], None, is_wanted=True)
+    assert not list(tmp_path.iterdir())  # nothing is written before the server runs
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -59,6 +81,8 @@ def test_a_gateway_of_up_logs_a_browser_in_and_another_process_serves_beside_it(
         (("run", "gateway", *LOOPBACK, "--token-keys", "k", "--base-path", "x"), b"--base-path"),
         (("run", "gateway", *LOOPBACK, "--token-keys", "k", "--tls-cert", "c"), b"--tls-cert"),
         (("run", "timer", *LOOPBACK), b"--listen"),
+        (("up", *LOOPBACK, "--no-gateway"), b"--no-gateway"),
+        (("up", "--listen", "8080"), b"HOST:PORT"),
     ],
 )
 def test_options_that_are_not_acceptable_are_named(

@@ -21,7 +21,7 @@ def test_ctrl_c_ends_up_and_leaves_nothing_running(tmp_path: Path) -> None:
     with program(data, "up", "--json") as up:
         output = up.first_json()
         assert output["ready"]
-        assert output["roles"] == ["dispatcher", "projector", "timer"]
+        assert output["roles"] == ["dispatcher", "projector", "timer", "gateway"]
         up.signal_group(signal.SIGINT)
         assert up.ended() == 130
         assert "Traceback" not in up.log.read_text()
