@@ -6,6 +6,7 @@ import base64
 import os
 import socket
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -78,12 +79,30 @@ async def test_a_peer_that_does_not_read_is_dropped(
             await until("the connection is dropped", is_dropped, within_s=60)
 
 
-async def test_a_thousand_connects_leave_nothing_behind(server: Server, cell: str) -> None:
-    async with gateway_system(server.url, cell) as system:
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+async def test_ten_thousand_connects_leave_nothing_behind(server: Server, cell: str) -> None:
+    async with gateway_system(server.url, cell, roles=("dispatcher",)) as system:
         token = system.token("producer", "acme")
-        for _ in range(10):
-            peers = [RawPeer(system, "/v1/sessions", token) for _ in range(100)]
-            for peer in peers:
-                peer.connection.close()
-        await until("no socket is left", lambda: system.gateway.sockets == 0)
+
+        host, _, port = system.url.partition("://")[2].partition(":")
+
+        async def connect_and_leave(count: int) -> None:
+            """One in ten opens a socket; the others send a part of a request, or nothing."""
+            for _ in range(count // 100):
+                peers = [RawPeer(system, "/v1/sessions", token).connection for _ in range(10)]
+                for number in range(90):
+                    peers.append(socket.create_connection((host, int(port))))
+                    peers[-1].sendall(b"GET / HTTP/1.1\r\nHost: x\r\nA: "[: number % 30])
+                await until("some are served", lambda: system.gateway.sockets > 0)
+                for peer in peers:
+                    peer.close()
+                await until("no socket is left", lambda: system.gateway.sockets == 0)
+
+        await connect_and_leave(1_000)
+        before = resident_bytes()
+        await connect_and_leave(10_000)
+        assert resident_bytes() - before < 20_000_000  # 2 KB of each
         assert (await system.get("/healthz")).json() == {"ok": True}
