@@ -11,6 +11,7 @@
     │   ├── Backpressure          BACKPRESSURE: try again after `retry_after_ms`
     │   ├── NodeUnknown           NODE_UNKNOWN: register again
     │   ├── NodeSuperseded        NODE_SUPERSEDED: a newer process has this id
+    │   ├── NodeDrainedError      NODE_DRAINED: an operator has drained the node
     │   ├── LeaseLost             LEASE_LOST, NODE_MISMATCH, ATTEMPT_MISMATCH, DUPLICATE_RESULT
     │   └── JobUnknown            JOB_UNKNOWN
     ├── ServerUnavailable         no server answers, or the server cannot be used
@@ -252,6 +253,12 @@ class NodeSuperseded(Refused):
     remedy = "stop, or register another name: a newer process has registered this node"
 
 
+class NodeDrainedError(Refused):
+    """Raised when an operator has drained the node. Its process does not register again."""
+
+    remedy = "stop: an operator has drained this node; `eventsched history` says who and why"
+
+
 class LeaseLost(Refused):
     """Raised when the attempt is no longer the current one of its job, or the job has ended."""
 
@@ -274,6 +281,7 @@ BY_CODE: dict[str, type[Refused]] = {
     "BACKPRESSURE": Backpressure,
     "NODE_UNKNOWN": NodeUnknown,
     "NODE_SUPERSEDED": NodeSuperseded,
+    "NODE_DRAINED": NodeDrainedError,
     "NODE_MISMATCH": LeaseLost,
     "ATTEMPT_MISMATCH": LeaseLost,
     "LEASE_LOST": LeaseLost,

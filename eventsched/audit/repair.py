@@ -40,6 +40,7 @@ from eventsched.schema.events import AudioChunkAppended, Event
 from eventsched.schema.ids import START, id_before
 from eventsched.schema.keys import job_key, name_of, session_of_job
 from eventsched.schema.settings import Settings
+from eventsched.store.operator_commands import Act
 from eventsched.store.replies import fields_of
 from projections.job import Job
 from projections.node import Node
@@ -51,8 +52,8 @@ CALLS_MAX = 100
 READ_MAX = 500
 Progress = Callable[[Change], None]
 """Called with each change that has been applied."""
-Rebuilder = Callable[[str], Awaitable[bool]]
-"""Rebuilds a read model; false if a rebuild is running already."""
+Rebuilder = Callable[[str, Act], Awaitable[bool]]
+"""Rebuilds a read model, for an operator; false if a rebuild is running already."""
 
 
 class Plan(Verifier):
@@ -384,7 +385,7 @@ class Repairer:
     async def _apply(self, change: Change, why: str, by: str) -> bool:
         """Whether the change was applied; not if the cell has moved on."""
         if change.step == "rebuild":
-            return await self._rebuild(change.projection)
+            return await self._rebuild(change.projection, Act.of(by, why))
         if change.step == "trim":
             return bool(await self._store.run("repair_trim", why, by))
         if change.step == "write":

@@ -44,7 +44,8 @@ COMMANDS = {
     "audit": "Verify an archive, or prove that it contains an event.",
     "erase": "Erase encrypted sessions by destroying their keys.",
     "token": "Make keys that sign tokens, and issue tokens for gateways.",
-    "dead-letters": "List dead letters, or retry one.",
+    "dead-letters": "List dead letters, retry or discard some.",
+    "drain": "Drain a node from outside.",
     "loadtest": "Replay recorded conversations as load and check the outcomes.",
     "demo": "Run a demonstration with real speech.",
 }

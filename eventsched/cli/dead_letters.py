@@ -1,32 +1,44 @@
-"""`eventsched dead-letters`: list the dead letters; `retry ID` processes one again, `discard ID`
-deletes that of a read model.
+"""`eventsched dead-letters`: list the dead letters; `retry` processes some again, `discard` deletes
+those that are no work.
 
-Owns: the printed list, the messages about a retry. Never does: the retry itself.
-Read next: audit/dead_letters.py.
+Owns: the printed list, which dead letters an act is about, the messages about it.
+Never does: the act itself. Read next: audit/dead_letters.py, roles/refold.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eventsched.cli.options import Options, command
+from eventsched.cli.options import Archive, By, Options, Request, Why, act_of, command
 from eventsched.errors import InvalidMessage
 from eventsched.schema.ids import ms_of
 
 if TYPE_CHECKING:
+    from eventsched.audit.dead_letters import LetterOutcome
     from eventsched.store.cell import Store
     from eventsched.store.connection import Connection
 
 SHOWN_MAX = 50
 """Dead letters in the text output; --json prints all."""
-app = typer.Typer(add_completion=False, help="List dead letters, retry or discard one.")
+LIMIT = 10_000
+"""Dead letters that one command retries or discards without --limit."""
+app = typer.Typer(add_completion=False, help="List dead letters, retry or discard some.")
 
-Id = Annotated[
-    str, typer.Argument(metavar="ID", help="Id from the list, such as c0/1700000000000-0.")
+Ids = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[ID…]", help="Ids from the list, such as c0/1700000000000-0."),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Retry even a partially processed entry.")]
+Match = Annotated[
+    str | None,
+    typer.Option("--match", metavar="TEXT", help="Those whose kind, entry or reason has TEXT."),
+]
+Limit = Annotated[
+    int, typer.Option("--limit", metavar="N", min=0, help="At most N of them, the oldest first.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Retry even partially processed entries.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -53,45 +65,71 @@ async def dead_letters(options: Options, context: typer.Context) -> None:
 
 @app.command()
 @command
-async def retry(options: Options, id_: Id, force: Force = False) -> None:
-    """Process one dead letter again.
+async def retry(
+    options: Options,
+    ids: Ids = None,
+    match: Match = None,
+    limit: Limit = 0,
+    why: Why = "",
+    by: By = "",
+    request: Request = "",
+    force: Force = False,
+    archive: Archive = None,
+) -> int:
+    """Process dead letters again: those named, or those that --match and --limit choose.
 
-    Targets that already have a job or an outcome are skipped. A partial entry, whose first
-    processing failed after its first write, needs --force; run `eventsched verify` before.
+    Targets that already have a job or an outcome are skipped. For the event of a read model, mend
+    its code first: the read model is rebuilt, and the dead letter goes if its event was folded. A
+    partial entry, whose first processing failed after its first write, needs --force; run
+    `eventsched verify` before. The exit code is 1 if a dead letter stays.
     """
-    from eventsched.audit.dead_letters import retry_dead_letter
-    from eventsched.cli.output import print_json, print_line
+    from eventsched.archive.layout import ArchiveFolder
+    from eventsched.audit.dead_letters import retry_dead_letters
+    from eventsched.projection.installed import load_sets
+    from eventsched.roles.refold import refold
 
+    act = act_of(why, by, request)
+    folder = ArchiveFolder.open(archive) if archive else None
+    outcomes: list[LetterOutcome] = []
     async with options.connect() as connection:
-        store, entry_id = await _find(connection, id_)
-        done = await retry_dead_letter(store, entry_id, force=force)
-    if options.json:
-        print_json(done)
-    elif done.outcome == "removed":
-        print_line(f"{id_}: removed, all its targets have a job or an outcome")
-    else:
-        skipped = f", {done.skipped} skipped" if done.skipped else ""
-        print_line(f"{id_}: queued again ({done.retried}{skipped})")
+        for store, letters in (await _chosen(connection, ids, match, limit)).items():
+            left_out = await refold(store, load_sets(), letters, act, folder)
+            entry_ids = [entry_id for entry_id in _entry_ids(letters) if entry_id not in left_out]
+            outcomes += await retry_dead_letters(
+                store, entry_ids, act, chosen_by=_filter(match, limit), force=force
+            )
+            outcomes += [_not_folded(store, entry_id) for entry_id in left_out]
+    return _report(options, outcomes, ids)
 
 
 @app.command()
 @command
-async def discard(options: Options, id_: Id) -> None:
-    """Delete the dead letter of an event that a read model could not fold.
+async def discard(
+    options: Options,
+    ids: Ids = None,
+    match: Match = None,
+    limit: Limit = 0,
+    why: Why = "",
+    by: By = "",
+    request: Request = "",
+) -> int:
+    """Delete dead letters that are no work: those named, or those that --match and --limit choose.
 
-    The event stays in the log: a rebuild folds it, once the read model can. Other dead letters are
-    not deleted, because they are work that nothing else does: retry them.
+    These are events that a read model could not fold, and entries that no release can read. The
+    events stay in the log: a rebuild folds them, once the read model can. Other dead letters are
+    not deleted, because they are work that nothing else does: retry them. The exit code is 1 if a
+    dead letter stays.
     """
-    from eventsched.audit.dead_letters import discard_dead_letter
-    from eventsched.cli.output import print_json, print_line
+    from eventsched.audit.dead_letters import discard_dead_letters
 
+    act = act_of(why, by, request)
+    outcomes: list[LetterOutcome] = []
     async with options.connect() as connection:
-        store, entry_id = await _find(connection, id_)
-        await discard_dead_letter(store, entry_id)
-    if options.json:
-        print_json({"id": f"{store.cell}/{entry_id}", "outcome": "discarded"})
-    else:
-        print_line(f"{id_}: discarded; the log keeps the event")
+        for store, letters in (await _chosen(connection, ids, match, limit)).items():
+            outcomes += await discard_dead_letters(
+                store, _entry_ids(letters), act, chosen_by=_filter(match, limit)
+            )
+    return _report(options, outcomes, ids)
 
 
 def _show(letters: list[dict[str, Any]]) -> None:
@@ -113,7 +151,86 @@ def _show(letters: list[dict[str, Any]]) -> None:
         console().print(f"and {len(letters) - SHOWN_MAX:,} more, see --json")
 
 
-async def _find(connection: Connection, id_: str) -> tuple[Store, str]:
+def _report(options: Options, outcomes: Sequence[LetterOutcome], ids: Sequence[str] | None) -> int:
+    """Print what was done with each dead letter, and return the exit code.
+
+    Raises NotFound or ActRefused if one dead letter was named and stays.
+    """
+    from eventsched.audit.dead_letters import REASONS
+    from eventsched.cli.output import print_json, print_line
+    from eventsched.formatting import plural
+
+    if ids and len(ids) == 1:
+        outcomes[0].check()
+    stays = [each for each in outcomes if not each.is_done]
+    if options.json:
+        for each in outcomes:
+            print_json(each)
+        return 1 if stays else 0
+    for each in outcomes[:SHOWN_MAX]:
+        print_line(f"{each.id}: {REASONS.get(each.outcome) or _done(each)}")
+    if len(outcomes) != 1:
+        done = plural(len(outcomes) - len(stays), "dead letter")
+        print_line(f"{done} done" + (f", {len(stays):,} stay" if stays else ""))
+    return 1 if stays else 0
+
+
+def _done(outcome: LetterOutcome) -> str:
+    match outcome.outcome:
+        case "removed":
+            return "removed, all its targets have a job or an outcome"
+        case "discarded":
+            return "discarded; the log keeps the event"
+    skipped = f", {outcome.skipped} skipped" if outcome.skipped else ""
+    return f"retried ({outcome.retried}{skipped})"
+
+
+def _not_folded(store: Store, entry_id: str) -> LetterOutcome:
+    from eventsched.audit.dead_letters import LetterOutcome
+
+    return LetterOutcome(id=f"{store.cell}/{entry_id}", outcome="projection")
+
+
+def _entry_ids(letters: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [letter["id"].partition("/")[2] for letter in letters]
+
+
+def _filter(match: str | None, limit: int) -> str:
+    """How the operator chose the dead letters, for the event; empty if by their ids."""
+    parts = [f"match {match}"] if match is not None else []
+    return ", ".join([*parts, *([f"limit {limit}"] if limit else [])])
+
+
+async def _chosen(
+    connection: Connection, ids: Sequence[str] | None, match: str | None, limit: int
+) -> Mapping[Store, list[dict[str, Any]]]:
+    """Return the dead letters that an act is about, by cell."""
+    from eventsched.audit.dead_letters import choose, find
+
+    if ids:
+        if match is not None or limit:
+            raise InvalidMessage.of(
+                "ID", "not with --match or --limit", "name dead letters, or choose them"
+            )
+        entry_ids: dict[Store, list[str]] = {}
+        for id_ in ids:
+            store, entry_id = _cell_of(connection, id_)
+            entry_ids.setdefault(store, []).append(entry_id)
+        return {store: await find(store, listed) for store, listed in entry_ids.items()}
+    if match is None and not limit:
+        raise InvalidMessage.of(
+            "ID", "no dead letter is named", "name some, or use --match TEXT or --limit N"
+        )
+    chosen: dict[Store, list[dict[str, Any]]] = {}
+    left = limit or LIMIT
+    for store in connection.stores.values():
+        if letters := await choose(store, match or "", left):
+            chosen[store] = letters
+            left -= len(letters)
+    return chosen
+
+
+def _cell_of(connection: Connection, id_: str) -> tuple[Store, str]:
     """Return the store of the cell and the entry id.
 
     Args:

@@ -6,7 +6,7 @@ Never does: I/O. Read next: history.py, history/event_json.py, schema/events.py 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -182,6 +182,26 @@ def _repaired(_: Event, d: events.CellRepaired) -> str:
     return f"{d.where}: {d.what}{given_up}; why: {d.why}{by}"
 
 
+def _draining(_: Event, d: events.NodeDraining) -> str:
+    operator = f", by {d.by}: {d.why}" if d.by else ""
+    return f"epoch {d.epoch}: no new attempts{operator}"
+
+
+def _dead_letters(_: Event, d: events.DeadLettersRetried | events.DeadLettersDiscarded) -> str:
+    chosen = f" ({d.filter})" if d.filter else ""
+    return f"{plural(d.count, 'dead letter')}, {d.first} to {d.last}{chosen}, by {d.by}: {d.why}"
+
+
+def _revisions(revisions: Sequence[events.Revision]) -> str:
+    return ", ".join(f"{each.projection} {each.revision}" for each in revisions)
+
+
+def _rebuilt(_: Event, d: events.RebuildPromoted) -> str:
+    left_out = f", {d.left_out:,} left out" if d.left_out else ""
+    entries = plural(d.entries, "entry", "entries")
+    return f"{_revisions(d.revisions)}: {entries} folded{left_out}, by {d.by}: {d.why}"
+
+
 _DESCRIPTIONS: dict[type, Callable[[Event, Any], str]] = {
     events.SessionOpened: _opened,
     events.SessionResumed: lambda _, d: f"epoch {d.epoch}",
@@ -205,7 +225,7 @@ _DESCRIPTIONS: dict[type, Callable[[Event, Any], str]] = {
     events.ResultDelivered: _delivered,
     events.ResultMissing: _missing,
     events.NodeRegistered: _registered,
-    events.NodeDraining: lambda _, d: f"epoch {d.epoch}: no new attempts",
+    events.NodeDraining: _draining,
     events.NodeDrained: lambda _, d: f"epoch {d.epoch}: no leases left, deregistered",
     events.NodeLost: _lost,
     events.NodeRetired: lambda _, d: f"after epoch {d.epoch}: record deleted, events stay",
@@ -218,4 +238,8 @@ _DESCRIPTIONS: dict[type, Callable[[Event, Any], str]] = {
     events.ArchiveAbandoned: _abandoned,
     events.ArchiveSetAside: _set_aside,
     events.CellRepaired: _repaired,
+    events.DeadLettersRetried: _dead_letters,
+    events.DeadLettersDiscarded: _dead_letters,
+    events.RebuildStarted: lambda _, d: f"{_revisions(d.revisions)}, by {d.by}: {d.why}",
+    events.RebuildPromoted: _rebuilt,
 }

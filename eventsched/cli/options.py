@@ -24,13 +24,14 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints, overload
 
 import typer
 
-from eventsched.errors import require_packages
+from eventsched.errors import InvalidMessage, require_packages
 from eventsched.logs import configure_logs
 from eventsched.runtime import run_async
 
 if TYPE_CHECKING:
     from eventsched.history.source import HistorySource
     from eventsched.store.connection import Connection
+    from eventsched.store.operator_commands import Act
 
 Url = Annotated[
     str | None,
@@ -73,6 +74,14 @@ By = Annotated[
     str, typer.Option("--by", metavar="NAME", help="Who does it, for the record [USER@HOST].")
 ]
 """For commands of operators that append an event; see `operator_name`."""
+Request = Annotated[
+    str,
+    typer.Option(
+        "--request",
+        metavar="ID",
+        help="Id of the act: with the id of an act that was done, nothing is done [random].",
+    ),
+]
 Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Log more; -vv most.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Log errors only.")]
 _COMMON: Mapping[str, Any] = {
@@ -323,3 +332,12 @@ def operator_name() -> str:
     except (KeyError, OSError):  # as in a container that runs under any number
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"
+
+
+def act_of(why: str, by: str, request: str = "") -> Act:
+    """Return what an operator does, for the event. Raises InvalidMessage without a reason."""
+    from eventsched.store.operator_commands import Act
+
+    if not why.strip():
+        raise InvalidMessage.of("--why", "no reason is given", "say why; the log records it")
+    return Act.of(by or operator_name(), why, request)

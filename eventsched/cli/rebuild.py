@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from eventsched.cli.options import Archive, Options, command
-from eventsched.errors import EventschedError
+from eventsched.cli.options import Archive, By, Options, Request, Why, act_of, command
 
 if TYPE_CHECKING:
     from eventsched.archive.layout import ArchiveFolder
     from eventsched.projection.protocol import ProjectionSet
     from eventsched.store.cell import Store
+    from eventsched.store.operator_commands import Act
 
 Names = Annotated[
     list[str],
@@ -34,16 +34,19 @@ AllowFailures = Annotated[
 COUNTS = {"entries": "FOLDED", "skipped": "NOT FOLDABLE", "dropped": "OLD RECORDS"}
 
 
-class RebuildRunning(EventschedError):
-    """Raised when another rebuild of the same projection set is running."""
-
-
 @command
 async def rebuild(
-    options: Options, names: Names, archive: Archive = None, allow_failures: AllowFailures = 0
+    options: Options,
+    names: Names,
+    archive: Archive = None,
+    allow_failures: AllowFailures = 0,
+    why: Why = "",
+    by: By = "",
+    request: Request = "",
 ) -> None:
     """Rebuild read models from the log and switch readers to the new records.
 
+    The events RebuildStarted and RebuildPromoted record it, with the reason of --why.
     The system may run meanwhile: readers use the old records until the new ones have caught up.
     Entries that were trimmed from the log are read from the archive. If an event cannot be folded,
     the old records stay live, the first failures are printed, and the exit code is 1.
@@ -52,14 +55,16 @@ async def rebuild(
     from eventsched.cli.output import console, print_json
     from eventsched.formatting import table
 
-    selection = _select(names)
+    selection, act = _select(names), act_of(why, by, request)
     folder = ArchiveFolder.open(archive) if archive else None
     result = table("CELL", "REVISIONS", *COUNTS.values(), right=tuple(COUNTS.values()))
     rebuilds: list[dict[str, Any]] = []
     async with options.connect() as connection:
         for store in connection.stores.values():
-            for projection_set, set_names in selection:
-                counts = await _rebuild(store, projection_set, set_names, folder, allow_failures)
+            for number, (projection_set, set_names) in enumerate(selection):
+                counts = await _rebuild(
+                    store, projection_set, set_names, folder, allow_failures, act.part(number)
+                )
                 rebuilds.append({"cell": store.cell, "set": projection_set.name} | counts)
                 revisions = ", ".join(
                     f"{name} {revision}" for name, revision in counts["revisions"].items()
@@ -93,11 +98,13 @@ async def _rebuild(
     names: list[str],
     archive: ArchiveFolder | None,
     failures_max: int,
+    act: Act,
 ) -> dict[str, Any]:
     from eventsched.cli.output import progress
     from eventsched.history.log import History
     from eventsched.projection.store import ProjectionStore
     from eventsched.roles.rebuild import Rebuild
+    from eventsched.roles.refold import RebuildRunning
 
     total = await store.transport.command("XLEN", store.keys.log, key=store.keys.log)
     with progress(f"{store.cell} {', '.join(names)}", total) as set_progress:
@@ -105,10 +112,10 @@ async def _rebuild(
         history = await History.open(projection_store, archive, projection_set)
         rebuild = Rebuild(
             projection_store, projection_set, names,
-            history=history, progress=set_progress, failures_max=failures_max,
+            history=history, progress=set_progress, failures_max=failures_max, act=act,
         )  # fmt: skip
         outcome = await rebuild.run()
     if outcome is None:
-        raise RebuildRunning(f"a rebuild of {projection_set.name} is running in {store.cell}; wait")
+        raise RebuildRunning.of(projection_set.name, store.cell)
     counts: dict[str, Any] = msgspec.to_builtins(outcome)
     return counts

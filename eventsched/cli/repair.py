@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from eventsched.projection.protocol import ProjectionSet
     from eventsched.projection.store import ProjectionStore
     from eventsched.store.cell import Store
+    from eventsched.store.operator_commands import Act
 
 Apply = Annotated[bool, typer.Option("--apply", help="Make the changes; without it, print them.")]
 SHOWN_MAX = 50
@@ -77,11 +78,11 @@ async def _open(store: Store, archive: ArchiveFolder | None) -> Repairer:
 
 
 async def _rebuild(
-    store: ProjectionStore, core: ProjectionSet, history: History, name: str
+    store: ProjectionStore, core: ProjectionSet, history: History, name: str, act: Act
 ) -> bool:
     from eventsched.roles.rebuild import Rebuild
 
-    return await Rebuild(store, core, [name], history=history).run() is not None
+    return await Rebuild(store, core, [name], history=history, act=act).run() is not None
 
 
 def _planned(cell: str, plan: Plan, *, shows: bool) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def _cell(cell: CellStatus) -> list[RenderableType]:
         head.append(f"  tenant {lagging.tenant} is refused: {entries} not folded", "bold red")
     if cell.stalled_timers:
         head.append(f"  {plural(cell.stalled_timers, 'stalled timer')}", "red")
-    parts = [_roles(cell), "", _consumers(cell.consumers), "", _nodes(cell.classes)]
+    parts = [_roles(cell), "", _consumers(cell.consumers), "", _nodes(cell.classes, cell.now_ms)]
     return [head, *parts, *_waiting(cell)]
 
 
@@ -95,7 +95,7 @@ def _consumers(consumers: list[ConsumerStatus]) -> RenderableType:
     return result
 
 
-def _nodes(classes: list[ClassStatus]) -> RenderableType:
+def _nodes(classes: list[ClassStatus], now_ms: int) -> RenderableType:
     if not any(each.nodes for each in classes):
         return Text("no nodes", "yellow")
     right = ("SLOTS", "LOAD", "HEARTBEAT")
@@ -106,7 +106,7 @@ def _nodes(classes: list[ClassStatus]) -> RenderableType:
             result.add_row(*_class_row(each))
         for node in each.nodes[:NODES_MAX]:
             abilities = "" if len(each.nodes) > 1 else _abilities(each)
-            result.add_row(*_node_row(node, abilities, each.suspended))
+            result.add_row(*_node_row(node, abilities, each.suspended, now_ms))
         if len(each.nodes) > NODES_MAX:
             result.add_row(Text(f"  and {len(each.nodes) - NODES_MAX:,} more", "dim"))
     if len(classes) > CLASSES_MAX:
@@ -127,8 +127,10 @@ def _class_row(status: ClassStatus) -> list[RenderableType]:
     ]
 
 
-def _node_row(node: NodeStatus, abilities: str, suspended: list[str]) -> list[RenderableType]:
-    note = Text(node.status, "yellow") if node.status != "alive" else Text("")
+def _node_row(
+    node: NodeStatus, abilities: str, suspended: list[str], now_ms: int
+) -> list[RenderableType]:
+    note = Text(_drain(node, now_ms), "yellow") if node.status != "alive" else Text("")
     if abilities:
         note.append_text(_suspended_text(suspended))
     return [
@@ -139,6 +141,19 @@ def _node_row(node: NodeStatus, abilities: str, suspended: list[str]) -> list[Re
         duration(node.heartbeat_age_ms),
         note,
     ]
+
+
+def _drain(node: NodeStatus, now_ms: int) -> str:
+    """Return what a draining node still holds and until when, or the status of another node."""
+    if node.status != "draining":
+        return node.status
+    by = f" (by {node.drained_by})" if node.drained_by else ""
+    left = (
+        f", at most {duration(node.drain_ends_ms - now_ms)}" if node.drain_ends_ms > now_ms else ""
+    )
+    more = f" and {node.leases - len(node.held):,} more" if node.leases > len(node.held) else ""
+    held = f", holds {', '.join(node.held)}{more}" if node.held else ""
+    return f"draining{by}{left}{held}"
 
 
 def _load(leases: int, slots: int) -> str:

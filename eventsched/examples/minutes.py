@@ -7,8 +7,8 @@ A projector folds it once your package names it in an entry point, and once the 
 
     export EVENTSCHED_PROJECTIONS=minutes
 
-`eventsched state minutes 2026-11-25` reads a record; `eventsched rebuild minutes` folds the whole
-history again.
+`eventsched state minutes 2026-11-25` reads a record; `eventsched rebuild minutes --why TEXT`
+folds the whole history again.
 """
 
 from __future__ import annotations

@@ -14,7 +14,13 @@ import anyio
 from anyio.abc import TaskGroup
 from starlette.websockets import WebSocket
 
-from eventsched.errors import EventschedError, Forbidden, InvalidMessage, NodeSuperseded
+from eventsched.errors import (
+    EventschedError,
+    Forbidden,
+    InvalidMessage,
+    NodeDrainedError,
+    NodeSuperseded,
+)
 from eventsched.gateway.frames import Close, Error, FrameDecoder, error_frame
 from eventsched.gateway.node_attempts import NodeAttempts
 from eventsched.gateway.node_frames import (
@@ -105,6 +111,8 @@ class _NodeSocket:
             while True:
                 try:
                     return await self._try_register(await self._socket.receive())
+                except NodeDrainedError as error:
+                    raise Ended(Close.DONE, error_frame(error, fatal=True)) from None
                 except EventschedError as error:
                     await self._socket.send(error_frame(error))
         late = InvalidMessage.of("type", f"register within {FIRST_FRAME_S:.0f} s", "send it")

@@ -1,6 +1,6 @@
 """Operations: retrying a dead letter.
 
-Owns: the body of the request, the log line that says who did what and why.
+Owns: the body of the request; who acts is the subject of the token.
 Never does: decide. Read next: routes.py, audit/dead_letters.py.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Annotated, TypeAlias, TypeVar
 
 import msgspec
-import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -19,20 +18,21 @@ from eventsched.gateway.frames import FrameDecoder
 from eventsched.gateway.replies import json_reply
 from eventsched.gateway.service import Gateway
 from eventsched.schema.ids import is_id
+from eventsched.store.operator_commands import Act
 from eventsched.tokens.claims import Claims
 
 BODY_BYTES_MAX = 65_536
 _Why: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
 Body = TypeVar("Body")
 
-log = structlog.get_logger("eventsched.gateway")
-
 
 class RetryRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body of a retry."""
 
     why: _Why
-    """The reason; a log line of the gateway records it with the subject of the token."""
+    """The reason; the event DeadLettersRetried records it with the subject of the token."""
+    request: str = ""
+    """Id of the act, a name: a repeated request with the same id changes nothing."""
     force: bool = False
     """Retry even an entry that was processed partially."""
 
@@ -47,9 +47,8 @@ async def retry(request: Request, gateway: Gateway, claims: Claims) -> Response:
     store = gateway.connection.stores.get(cell)
     if store is None or not is_id(entry_id):
         raise NotFound(f"no dead letter {cell}/{entry_id}")
-    done = await retry_dead_letter(store, entry_id, force=body.force)
-    log.info("dead letter retried", id=done.id, by=claims.sub, why=body.why)
-    return json_reply(done)
+    act = Act.of(claims.sub, body.why, body.request)
+    return json_reply(await retry_dead_letter(store, entry_id, act, force=body.force))
 
 
 async def _body(request: Request, decoder: FrameDecoder[Body]) -> Body:

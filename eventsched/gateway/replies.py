@@ -13,7 +13,7 @@ import msgspec
 import structlog
 from starlette.responses import Response
 
-from eventsched.audit.dead_letters import RetryRefused
+from eventsched.audit.dead_letters import ActRefused
 from eventsched.errors import (
     Backpressure,
     Forbidden,
@@ -64,7 +64,7 @@ STATUS: tuple[tuple[type[Exception], int, str], ...] = (
     (SessionUnknown, 404, ""),
     (JobUnknown, 404, ""),
     (NodeUnknown, 404, ""),
-    (RetryRefused, 409, "RETRY_REFUSED"),
+    (ActRefused, 409, "ACT_REFUSED"),
     (TooManyFailures, 429, "TOO_MANY_FAILURES"),
     (TooManyReads, 429, "TOO_MANY_READS"),
     (TooManySockets, 503, "TOO_MANY_SOCKETS"),

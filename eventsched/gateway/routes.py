@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from eventsched.audit.dead_letters import Retry
+from eventsched.audit.dead_letters import LetterOutcome
 from eventsched.audit.explain import JobExplanation
 from eventsched.gateway import (
     event_stream,
@@ -99,7 +99,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/dead-letters/{cell}/{id}/retry",
         operations.retry,
         OPERATE,
-        Retry,
+        LetterOutcome,
         (),
         RetryRequest,
     ),

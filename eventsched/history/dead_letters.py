@@ -11,6 +11,7 @@ from typing import Any
 
 from eventsched.store.cell import Store
 from eventsched.store.replies import fields_of
+from eventsched.store.transport import Entry
 
 PAGE = 500
 
@@ -24,15 +25,26 @@ async def read_dead_letters(store: Store, after: str = "") -> AsyncIterator[dict
     """
     low = f"({after}" if after else "-"
     while page := await store.read_range(store.keys.dead_letters, low, "+", PAGE):
-        for entry_id, flat in page:
-            text = {k.decode(): v.decode(errors="replace") for k, v in fields_of(flat).items()}
-            yield {
-                "id": f"{store.cell}/{entry_id}",
-                "source": text.get("from", ""),
-                "source_id": text.get("id", ""),
-                "kind": text.get("k", ""),
-                "reason": text.get("reason", ""),
-                "partial": text.get("partial") == "1",
-                "data": text.get("d", ""),
-            }
+        for entry in page:
+            yield _letter(store, entry)
         low = f"({page[-1][0]}"
+
+
+async def read_dead_letter(store: Store, entry_id: str) -> dict[str, Any] | None:
+    """Return the dead letter of a cell with this id; None if there is none."""
+    entries = await store.read_range(store.keys.dead_letters, entry_id, entry_id, 1)
+    return _letter(store, entries[0]) if entries else None
+
+
+def _letter(store: Store, entry: Entry) -> dict[str, Any]:
+    entry_id, flat = entry
+    text = {k.decode(): v.decode(errors="replace") for k, v in fields_of(flat).items()}
+    return {
+        "id": f"{store.cell}/{entry_id}",
+        "source": text.get("from", ""),
+        "source_id": text.get("id", ""),
+        "kind": text.get("k", ""),
+        "reason": text.get("reason", ""),
+        "partial": text.get("partial") == "1",
+        "data": text.get("d", ""),
+    }

@@ -11,11 +11,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from eventsched.store.cell import Store
 from eventsched.store.replies import fields_of, stored_number
 
-NODE_FIELDS = ("status", "epoch", "slots", "load", "seen", "version")
+NODE_FIELDS = ("status", "epoch", "slots", "load", "seen", "version", "drained_by")
+HELD_MAX = 10
+"""Jobs of a draining node that are named."""
 
 
 class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +33,12 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_age_ms: int
     """Time since the last heartbeat, or since the registration."""
     version: str
+    drained_by: str = ""
+    """The operator who drains the node; empty if it drains by itself or serves."""
+    drain_ends_ms: int = 0
+    """When the jobs of a draining node go to other nodes."""
+    held: list[str] = []
+    """Job keys that a draining node still holds, at most ten."""
 
 
 class ClassStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,16 +80,35 @@ async def _read_nodes(store: Store, now_ms: int, names: Sequence[str]) -> dict[s
             for name, (_, epoch, *_) in zip(names, registrations, strict=True)
         ]
     )
-    return {
+    nodes = {
         name: _node(keys.full(name), keys.node(name), registration, count, now_ms)
         for name, registration, count in zip(names, registrations, leases, strict=True)
     }
+    epochs = {
+        name: registration[1] for name, registration in zip(names, registrations, strict=True)
+    }
+    draining = [name for name, node in nodes.items() if node.status == "draining"]
+    ends = await store.read_many([("ZSCORE", keys.timers, f"drain|{name}") for name in draining])
+    held = await store.read_many(
+        [
+            ("ZRANGE", keys.leases(name, stored_number(epochs[name] or b"0", keys.node(name))),
+             0, HELD_MAX - 1)
+            for name in draining
+        ]
+    )  # fmt: skip
+    for name, end_ms, jobs in zip(draining, ends, held, strict=True):
+        nodes[name] = replace(
+            nodes[name],
+            drain_ends_ms=int(float(end_ms or 0)),
+            held=[job.decode(errors="replace") for job in jobs],
+        )
+    return nodes
 
 
 def _node(
     full: str, key: str, registration: Sequence[bytes | None], leases: int, now_ms: int
 ) -> NodeStatus:
-    status, _, *numbers, version = registration
+    status, _, *numbers, version, drained_by = registration
     slots, load, seen = (stored_number(number or b"0", key) for number in numbers)
     return NodeStatus(
         node=full,
@@ -90,6 +118,7 @@ def _node(
         reported_load=load,
         heartbeat_age_ms=max(0, now_ms - seen),
         version=_text(version),
+        drained_by=_text(drained_by),
     )
 
 

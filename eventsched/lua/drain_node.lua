@@ -10,7 +10,7 @@
 --   epoch_arg       number
 --   within_ms       ms                     time to finish its attempts; 0: hand them back now
 -- Reply: live attempts left
--- Refusals: NODE_UNKNOWN, NODE_SUPERSEDED, INVALID_MESSAGE
+-- Refusals: NODE_UNKNOWN, NODE_SUPERSEDED, NODE_DRAINED, INVALID_MESSAGE
 -- Events: NodeDraining, NodeDrained, AttemptEnded, JobDispatched, JobQueued, JobFailed,
 --   ResultDelivered
 -- Bound: 16 leases, 8 fills each
@@ -23,12 +23,8 @@ local node, epoch = nodes.get(name), validate.int(epoch_arg, 0, 1e9)
 local within = validate.int(within_ms, 0, 300000)
 if not epoch then return validate.invalid('epoch', 'a whole number') end
 if not within then return validate.invalid('within_ms', '0 to 300000 ms') end
-if not nodes.is_current(node, epoch) then
-  if node and node.epoch > epoch then
-    return validate.refuse('NODE_SUPERSEDED', 'epoch=' .. string.format('%d', node.epoch))
-  end
-  return validate.refuse('NODE_UNKNOWN')
-end
+local refusal = nodes.refusal(name, node, epoch)
+if refusal then return refusal end
 timers.set(clock.now() + within, 'drain', name)
 if node.status == 'alive' then nodes.start_drain(node) end
 if within == 0 then attempts.requeue_leases(name, epoch, 'drained') end

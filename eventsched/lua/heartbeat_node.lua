@@ -11,7 +11,7 @@
 --   load            number                 as the node reports it; no decision uses the value
 --   then per lease, at most 256: job_key, attempt (that the node believes to hold)
 -- Reply: [job_key…] of the attempts that the node no longer holds
--- Refusals: NODE_UNKNOWN, NODE_SUPERSEDED, INVALID_MESSAGE
+-- Refusals: NODE_UNKNOWN, NODE_SUPERSEDED, NODE_DRAINED, INVALID_MESSAGE
 -- Events: none
 -- Bound: the leases given, at most 256
 -- include: clock
@@ -24,12 +24,8 @@
 local node, epoch = nodes.get(name), validate.int(epoch_arg, 0, 1e9)
 if not epoch then return validate.invalid('epoch', 'a whole number') end
 if not validate.int(load, 0, 1e6) then return validate.invalid('load', 'a whole number') end
-if not nodes.is_current(node, epoch) then
-  if node and node.epoch > epoch then
-    return validate.refuse('NODE_SUPERSEDED', 'epoch=' .. string.format('%d', node.epoch))
-  end
-  return validate.refuse('NODE_UNKNOWN')
-end
+local refusal = nodes.refusal(name, node, epoch)
+if refusal then return refusal end
 write('HSET', keys.of('node', name), 'seen', clock.text(), 'load', load)
 local lost_jobs = {}
 for _, lease in each_lease(ARGV) do

@@ -7,14 +7,15 @@
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 --   name            node name
---   token           name                   of the process; the same again gets the same reply
+--   token           name                   of the process; the same again gets the same reply, and
+--                                          NODE_DRAINED once an operator has drained the node
 --   sources         languages, joined by comma, sorted, each once, at most 1,024 B
 --   targets         languages, joined by comma, sorted, each once, at most 1,024 B
 --   features        names, joined by comma, sorted, each once, at most 1,039 B
 --   slots           1 to 256
 --   version         text
 -- Reply: [epoch, inbox_from, heartbeat_ms]
--- Refusals: INVALID_MESSAGE, BACKPRESSURE
+-- Refusals: INVALID_MESSAGE, NODE_DRAINED, BACKPRESSURE
 -- Events: NodeLost, NodeRegistered, AttemptEnded, JobDispatched, JobQueued, JobFailed,
 --   ResultDelivered
 -- Bound: 1,024 pairs of a new class and the cell's waiting requirements; 16 leases; 8 fills each
@@ -35,9 +36,10 @@
 -- include: validate
 local classes_max, pairs_max, side_max, features_max, version_max = 4096, 1024, 64, 16, 64
 local old = nodes.get(name)
-local stored = redis.call('HMGET', keys.of('node', name), 'token', 'inbox_from')
-if old and old.status ~= 'gone' and stored[1] == token then
-  return { old.epoch, stored[2], settings.heartbeat_ms }
+local stored = redis.call('HMGET', keys.of('node', name), 'token', 'inbox_from', 'drained_by')
+if old and stored[1] == token then
+  if old.status ~= 'gone' then return { old.epoch, stored[2], settings.heartbeat_ms } end
+  if (stored[3] or '') ~= '' then return validate.refuse('NODE_DRAINED') end
 end
 local slots_no = validate.int(slots, 1, 256)
 if not keys.name(keys.full(name)) then return validate.invalid('node', 'a name') end
@@ -81,7 +83,7 @@ local node = call.or_else(function()
 end, function()
   local new = nodes.register(name, epoch_text, class_id, numbers.text[slots_no], sources, targets,
     features, 'token', token, 'version', version, 'inbox_from', inbox_from, 'seen', clock.text(),
-    'load', '0')
+    'load', '0', 'drained_by', '')
   events.NodeRegistered(new, version)
   return new
 end)

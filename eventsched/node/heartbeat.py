@@ -23,7 +23,7 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from eventsched.errors import NodeSuperseded, NodeUnknown
+from eventsched.errors import NodeDrainedError, NodeSuperseded, NodeUnknown
 from eventsched.schema.keys import cell_of
 from eventsched.store.cell import Store
 from eventsched.store.client import open_client
@@ -71,7 +71,7 @@ async def send_heartbeats(
             try:
                 if is_serving():
                     await _send_heartbeat(store, registration, post)
-            except (NodeUnknown, NodeSuperseded) as error:
+            except (NodeUnknown, NodeSuperseded, NodeDrainedError) as error:
                 post(partial(registration.on_end, error))
                 return
             await store.transport.sleep(registration.grant.heartbeat_ms / 1_000)

@@ -264,6 +264,7 @@ class Node:
     async def run(self, es: Client) -> None:
         """Register and run attempts until drained or cancelled.
 
+        An operator may drain the node as well (`eventsched drain`): then `run` returns, too.
         A lost registration is replaced by a new one. While the server is away, refuses calls or
         is under backpressure, the node tries again. A drain does not wait for a server that does
         not answer within 5 s.
@@ -298,8 +299,9 @@ class Node:
             registration = Registration(
                 store, grant, run, slots=self.slots, url=es.url, keys=es.keys
             )
-            if await registration.run(self._drain, self._drain_s) == "unknown":
-                log.warning("registration lost, registering again", node=full_id)
+            if await registration.run(self._drain, self._drain_s) == "drained":
+                return
+            log.warning("registration lost, registering again", node=full_id)
 
     async def _wait_for_drain(self, store: Store) -> None:
         """Return when the node is to drain and a call in flight has had its time to end."""

@@ -27,6 +27,7 @@ from structlog.contextvars import bind_contextvars
 from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import (
     LeaseLost,
+    NodeDrainedError,
     NodeSuperseded,
     NodeUnknown,
     Refused,
@@ -190,7 +191,7 @@ class Registration:
                 load=1_000 * len(attempts) // self._slots,
                 attempts=attempts,
             )
-        except (NodeUnknown, NodeSuperseded) as error:
+        except (NodeUnknown, NodeSuperseded, NodeDrainedError) as error:
             self.on_end(error)
             return []
         self.on_lost([attempt for attempt in attempts if attempt[0] in lost_jobs])
@@ -201,7 +202,10 @@ class Registration:
             self._cancel(key, number, "heartbeat")
 
     def on_end(self, error: Exception) -> None:
-        if isinstance(error, NodeUnknown):
+        if isinstance(error, NodeDrainedError):
+            log.warning("drained by an operator", node=self.grant.node)
+            self._finish("drained")
+        elif isinstance(error, NodeUnknown):
             self._finish("drained" if self._is_draining else "unknown")
         else:
             self._finish(error)
@@ -406,6 +410,6 @@ class Registration:
             live = await self.store.drain_node(
                 self.grant.node, self.grant.epoch, within_ms=round(left_s * 1_000)
             )
-        except (NodeUnknown, NodeSuperseded):
+        except (NodeUnknown, NodeSuperseded, NodeDrainedError):
             return True
         return live == 0

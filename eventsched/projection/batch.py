@@ -173,10 +173,18 @@ class BatchProcessor:
         return [changes for changes in evicted if changes.puts or changes.drops]
 
     def dead_letter(self, failure: FailedEvent) -> DeadLetter:
-        """The dead letter for an entry that was skipped."""
+        """The dead letter for an entry that was skipped.
+
+        It names the revisions that lack the event: a later revision was folded anew.
+        """
         context = {
             "set": self._set.name,
             "projections": failure.projections,
+            "revisions": {
+                part.projection.name: part.revision
+                for part in self._folding.parts
+                if not failure.projections or part.projection.name in failure.projections
+            },
             "tries": 1 if failure.is_permanent else self._tries_max,
         }
         event_type = failure.event.type if failure.event else ""

@@ -19,6 +19,7 @@ from eventsched.projection.protocol import Projection, ProjectionSet
 from eventsched.schema.ids import START
 from eventsched.store.cell_connection import CellConnection
 from eventsched.store.lag import ARCHIVE
+from eventsched.store.operator_commands import Act
 from eventsched.store.replies import named_fields_of
 from eventsched.store.transport import Arg, Entry, entries_of
 
@@ -223,12 +224,37 @@ class ProjectionStore(CellConnection):
 
     # --- revisions --------------------------------------------------------------------------------
 
+    async def start_rebuild(
+        self, revision_set: str, epoch: int, act: Act, revisions: Sequence[tuple[str, str]]
+    ) -> tuple[str, list[str]]:
+        """Record that a rebuild begins.
+
+        Args:
+            revision_set: The set that folds the new revisions.
+            epoch: Epoch of the lease of `revision_set`.
+            act: Who asked for it and why.
+            revisions: (projection, new revision).
+
+        Returns:
+            The script's word, and with `done` the revisions that an earlier rebuild of the act has
+            promoted; see lua/start_rebuild.lua.
+        """
+        args = [text for revision in revisions for text in revision]
+        word, *rest = await self.run(
+            "start_rebuild", revision_set, epoch, act.request, act.why, act.by, *args
+        )
+        return word.decode(), [revision.decode() for revision in rest]
+
     async def promote_revisions(
         self,
         active_set: str,
         revision_set: str,
         epoch: int,
+        act: Act,
         revisions: Sequence[tuple[str, str, str]],
+        *,
+        entries: int = 0,
+        left_out: int = 0,
     ) -> tuple[str, str]:
         """Make revisions active.
 
@@ -236,13 +262,27 @@ class ProjectionStore(CellConnection):
             active_set: The set whose active revisions are replaced.
             revision_set: The set that folded the new revisions.
             epoch: Epoch of the lease of `revision_set`.
+            act: Who asked for it and why.
             revisions: (projection, active revision, new revision).
+            entries: Number of log entries that were folded, for the event.
+            left_out: Of these, how many could not be folded.
 
         Returns:
             The script's word and its detail; see lua/promote_revision.lua.
         """
         args = [text for revision in revisions for text in revision]
-        word, *rest = await self.run("promote_revision", active_set, revision_set, epoch, *args)
+        word, *rest = await self.run(
+            "promote_revision",
+            active_set,
+            revision_set,
+            epoch,
+            entries,
+            left_out,
+            act.request,
+            act.why,
+            act.by,
+            *args,
+        )
         return word.decode(), rest[0].decode() if rest else ""
 
     async def drop_revision(

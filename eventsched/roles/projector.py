@@ -22,6 +22,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from hashlib import blake2b
 from typing import Literal, TypeAlias
 
 import anyio
@@ -45,6 +46,7 @@ from eventsched.projection.store import (
 )
 from eventsched.roles.rebuild import Rebuild, RebuildFailed
 from eventsched.schema.ids import START
+from eventsched.store.operator_commands import Act
 from eventsched.store.retry import Backoff, first_error
 from eventsched.store.transport import Entry
 
@@ -200,7 +202,7 @@ class Projector:
         if await self._store.has_archive():
             names = " ".join(projection.name for projection in self.set.projections)
             folder = self._archive.path if self._archive else "DIR"
-            remedy = f"eventsched rebuild {names} --archive {folder}"
+            remedy = f"eventsched rebuild {names} --archive {folder} --why TEXT"
         self._log.warning("starts mid-history", trimmed_entries=trimmed, remedy=remedy)
 
     async def _fold_and_save(self, lease: SetLease, entries: Sequence[Entry]) -> StepResult:
@@ -327,7 +329,8 @@ class Projector:
 
         Returns False if a live revision is newer, or if the rebuild failed or runs elsewhere.
         """
-        outdated = []
+        outdated: list[str] = []
+        live_revisions: list[str] = []
         for projection in self.set.projections:
             live = await self._store.active_revision(projection.name)
             version = int(live.partition(".")[0]) if live else projection.version
@@ -335,11 +338,19 @@ class Projector:
                 return False
             if version < projection.version:
                 outdated.append(projection.name)
+                live_revisions.append(f"{projection.name} {live}")
         if not outdated:
             return True
         try:
             history = await History.open(self._store, self._archive, self.set)
-            rebuild = Rebuild(self._store, self.set, outdated, history=history, owner=self._owner)
+            rebuild = Rebuild(
+                self._store,
+                self.set,
+                outdated,
+                history=history,
+                owner=self._owner,
+                act=_act_of(self.set.name, live_revisions),
+            )
             return await rebuild.run() is not None
         except* (RebuildFailed, ArchiveError) as group:
             self._log.error("cannot rebuild", reason=str(first_error(group)))
@@ -351,3 +362,12 @@ class Projector:
         self._lease, self._batches = None, None
         if self._was_active:
             await self._store.acquire(self.set, self._owner, 0)
+
+
+def _act_of(projection_set: str, live_revisions: Sequence[str]) -> Act:
+    """The act of rebuilding these revisions. No revision comes twice, so another try of any
+    projector is the same act.
+    """
+    digest = blake2b(" ".join(live_revisions).encode(), digest_size=8).hexdigest()
+    why = f"newer code of the set {projection_set}"
+    return Act(by="projector", why=why, request=f"rebuild-{digest}")

@@ -13,7 +13,7 @@ changed for longest are written and evicted.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import anyio
 import msgspec
@@ -28,6 +28,7 @@ from eventsched.projection.fold import FailedEvent, Folding
 from eventsched.projection.protocol import Projection, ProjectionSet
 from eventsched.projection.store import Changes, ProjectionStore, Save, SetLease
 from eventsched.schema.ids import START, parse_id
+from eventsched.store.operator_commands import Act
 from eventsched.store.transport import Entry
 
 LEASE_MS = 10_000
@@ -93,6 +94,8 @@ class RebuildResult(msgspec.Struct, frozen=True):
     """Old records that were removed."""
     failures: Sequence[RebuildFailure] = ()
     """The first FAILURES_SHOWN_MAX of the events that a projection could not fold."""
+    left_out: Sequence[str] = ()
+    """Those of the watched entries that could not be folded, by id."""
 
 
 class Rebuild:
@@ -108,6 +111,8 @@ class Rebuild:
         failures_max: The most events that a projection may fail to fold. Entries that no decoder
             reads, and events that would make a record too large, are left out as in the live fold:
             a node or producer that appends such an entry must not stop every rebuild.
+        act: Who rebuilds and why, for the events; by default the projector.
+        watched: Ids of log entries: the result names those that could not be folded.
 
     Raises:
         RebuildFailed: The set has no projection of such a name.
@@ -123,6 +128,8 @@ class Rebuild:
         owner: str | None = None,
         progress: Progress | None = None,
         failures_max: int = 0,
+        act: Act | None = None,
+        watched: Collection[str] = (),
     ) -> None:
         self.set = projection_set
         self.projections = [each for each in projection_set.projections if each.name in names]
@@ -135,11 +142,17 @@ class Rebuild:
         self._owner = owner or secrets.token_hex(8)
         self._progress = progress or (lambda _: None)
         self._failures_max = failures_max
+        self._act = act or Act.of("projector", "a read model is folded anew")
+        self._watched = set(watched)
+        self._left_out: list[str] = []
         self._failures: list[RebuildFailure] = []
         self._entries = self._skipped = self._failed = 0
 
     async def run(self) -> RebuildResult | None:
         """Fold, promote, drop old records. Return None if another rebuild of the set is running.
+
+        The events RebuildStarted and RebuildPromoted record it. A rebuild of an act whose revisions
+        are promoted does nothing and returns them.
 
         An error may be in a group of errors.
 
@@ -156,14 +169,23 @@ class Rebuild:
             if await self._store.has_saved(self.revision_set):
                 await self._drop_old(lease)  # records of a crashed rebuild
             live_revisions, revisions = await self._plan()
+            names = [each.name for each in self.projections]
+            word, promoted = await self._store.start_rebuild(
+                self.revision_set, lease.epoch, self._act, list(zip(names, revisions, strict=True))
+            )
+            if word == "done":
+                return RebuildResult(dict(zip(names, promoted, strict=True)), 0, 0, 0)
+            if word != "started":
+                raise RebuildFailed(f"{self.revision_set}: {word} at the start")
             await self._fold_and_promote(lease, live_revisions, revisions)
             dropped = await self._drop_old(lease)
         finally:
             await self._store.acquire_revision(self.revision_set, self._owner, 0)
-        names = [each.name for each in self.projections]
         by_name = dict(zip(names, revisions, strict=True))
         _log.info("rebuilt", revisions=by_name, entries=self._entries, skipped=self._skipped)
-        return RebuildResult(by_name, self._entries, self._skipped, dropped, self._failures)
+        return RebuildResult(
+            by_name, self._entries, self._skipped, dropped, self._failures, self._left_out
+        )
 
     async def _check_complete(self) -> None:
         """Raise unless the history has every entry since the first."""
@@ -189,7 +211,13 @@ class Rebuild:
         checkpoint = START
         for _ in range(ATTEMPTS_MAX):
             reply, detail = await self._store.promote_revisions(
-                self.set.name, self.revision_set, lease.epoch, switches
+                self.set.name,
+                self.revision_set,
+                lease.epoch,
+                self._act,
+                switches,
+                entries=self._entries,
+                left_out=self._skipped,
             )
             if reply == "switched":
                 return
@@ -221,6 +249,7 @@ class Rebuild:
     def _count_failures(self, skipped: Sequence[FailedEvent]) -> None:
         """Count the entries that are left out. Raises TooManyFailures."""
         self._skipped += len(skipped)
+        self._left_out += [each.id for each in skipped if each.id in self._watched]
         for each in skipped:
             if each.event is not None and not each.is_permanent:
                 self._failed += 1

@@ -384,9 +384,12 @@ class NodeRegistered(Data, frozen=True, kw_only=True):
 
 
 class NodeDraining(Data, frozen=True, kw_only=True):
-    """The node gets no new attempts and finishes those that it has. By the node."""
+    """The node gets no new attempts and finishes those that it has. By the node or an operator."""
 
     epoch: Int
+    by: str = ""
+    """The operator; empty if the node asked for the drain. So is the reason."""
+    why: str = ""
 
 
 class NodeDrained(Data, frozen=True, kw_only=True):
@@ -529,6 +532,67 @@ class CellRepaired(Data, frozen=True, kw_only=True):
     """The operator."""
 
 
+class DeadLettersRetried(Data, frozen=True, kw_only=True):
+    """Dead letters are processed again and no longer in the list. By an operator."""
+
+    first: str
+    """Id of the first of these dead letters."""
+    last: str
+    count: Int
+    filter: str = ""
+    """How the operator chose them; empty if by their ids."""
+    why: str
+    """The operator's reason."""
+    by: str
+    """The operator."""
+
+
+class DeadLettersDiscarded(Data, frozen=True, kw_only=True):
+    """Dead letters are no longer in the list, and are not processed. By an operator."""
+
+    first: str
+    """Id of the first of these dead letters."""
+    last: str
+    count: Int
+    filter: str = ""
+    """How the operator chose them; empty if by their ids."""
+    why: str
+    """The operator's reason."""
+    by: str
+    """The operator."""
+
+
+class Revision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A revision of a read model, `<version>.<number>`."""
+
+    projection: str
+    revision: str
+
+
+class RebuildStarted(Data, frozen=True, kw_only=True):
+    """A process folds the log into new revisions. By an operator, or by a projector.
+
+    A projector rebuilds a read model whose live revision has an older version than its code.
+    """
+
+    revisions: list[Revision]
+    why: str
+    by: str
+    """The operator; `projector` if no operator asked for the rebuild."""
+
+
+class RebuildPromoted(Data, frozen=True, kw_only=True):
+    """Readers use the new revisions from now on. By the process that rebuilt them."""
+
+    revisions: list[Revision]
+    entries: Int
+    """Log entries that were folded."""
+    left_out: Int = 0
+    """Of these, those that could not be folded."""
+    why: str
+    by: str
+
+
 AnyData: TypeAlias = (
     SessionOpened
     | SessionResumed
@@ -566,6 +630,10 @@ AnyData: TypeAlias = (
     | ArchiveAbandoned
     | ArchiveSetAside
     | CellRepaired
+    | DeadLettersRetried
+    | DeadLettersDiscarded
+    | RebuildStarted
+    | RebuildPromoted
 )
 
 

@@ -24,7 +24,7 @@ S  ephemeral state: it may be lost.
     room:<tenant>/<room>    hash   D  member session -> language that it listens to
     job:<job_key>           string D  the job; its existence is the idempotency key
                                    + S while it runs: the deadline of the attempt's lease
-    node:<node>             hash   D  + S fields seen, load, unreadable (count|since)
+    node:<node>             hash   D  + S fields seen, load, unreadable (count|since), drained_by
     leases:<node>:<epoch>   zset   D  live attempts, by time of dispatch
     classes                 set    D  ids of capability classes
     class:<id>              hash   D  sources, targets, features, suspended, draining
@@ -60,6 +60,7 @@ S  ephemeral state: it may be lost.
     archive                 hash   D  to: last archived log id; of: key fingerprint; audio: 0 | 1
     presence                hash   S  the roles of processes:
                                       `<role>|<set>|<instance>` -> seen|since|state|error
+    operator_requests       hash   S  the last 1,024 acts of operators: request -> time|reply
 
 Every call of a script declares two keys: `log`, and `absent`, which never exists and which no
 script reads or writes. While a Redis Cluster moves the slot of a cell key by key, a server refuses
@@ -83,6 +84,7 @@ SINGLE_TYPES = {
     "clock": "string", "settings": "hash", "timers": "zset", "stalled_timers": "zset",
     "lease:core": "hash", "checkpoint:core": "string", "node_index_starts": "zset",
     "session_index_ends": "zset", "erased": "zset", "archive": "hash", "presence": "hash",
+    "operator_requests": "hash",
 }  # fmt: skip
 """The types of the keys of a cell that exist once."""
 CELLS = f"{LAYOUT}:cells"
@@ -246,6 +248,10 @@ class Keys:
     @property
     def presence(self) -> str:
         return self._key("presence")
+
+    @property
+    def operator_requests(self) -> str:
+        return self._key("operator_requests")
 
     def audio(self, session: str) -> str:
         return self._key("audio", session)

@@ -1,8 +1,9 @@
-"""All calls of a cell that clients, nodes and roles make.
+"""All calls of a cell that clients, nodes, roles and operators make.
 
 Owns: the class that combines the calls per concern; configuring the cell, and its clock.
 Must not: fold the log; projection/store.py has those calls.
-Read next: session_commands.py, node_commands.py, role_commands.py, cell_connection.py.
+Read next: session_commands.py, node_commands.py, role_commands.py, operator_commands.py,
+cell_connection.py.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Literal
 import msgspec
 
 from eventsched.store.node_commands import NodeCommands
+from eventsched.store.operator_commands import OperatorCommands
 from eventsched.store.role_commands import RoleCommands
 from eventsched.store.session_commands import SessionCommands
 
@@ -27,7 +29,7 @@ class Clock(msgspec.Struct, frozen=True):
     """The time of the last call."""
 
 
-class Store(SessionCommands, NodeCommands, RoleCommands):
+class Store(SessionCommands, NodeCommands, RoleCommands, OperatorCommands):
     """The calls of a cell."""
 
     async def configure_cell(

@@ -1,4 +1,4 @@
-"""Calls of the roles and of operators: dispatch, timers, presence, backpressure, dead letters.
+"""Calls of the roles: dispatch, timers, presence, backpressure.
 
 Owns: the arguments and replies of these scripts.
 Must not: decide, retry or wait; the scripts decide, the roles loop.
@@ -41,15 +41,6 @@ class TimerReply(msgspec.Struct, frozen=True):
     now_ms: int
 
 
-class RetryOutcome(msgspec.Struct, frozen=True):
-    """What the retry of a dead letter did."""
-
-    word: Literal["retried", "passed_over", "partial", "projection", "unreadable", "unknown"]
-    """lua/retry_dead_letter.lua defines each word; all but the first two changed nothing."""
-    retried: int
-    passed_over: int
-
-
 PRESENCE_MS = 15_000
 """A process whose last renewal is older is gone."""
 
@@ -76,7 +67,7 @@ class StoredPresence(RolePresence, frozen=True, kw_only=True):
 
 
 class RoleCommands(CellConnection):
-    """The calls of a cell that roles and operators make."""
+    """The calls of a cell that roles make."""
 
     async def set_backpressure(
         self, reason: str, *, is_active: bool, seen: int, limit: int
@@ -131,27 +122,6 @@ class RoleCommands(CellConnection):
         reply = await self.transport.command("HGETALL", self.keys.presence, key=self.keys.presence)
         found = (_presence(name, value) for name, value in fields_of(reply).items())
         return [presence for presence in found if presence is not None]
-
-    async def retry_dead_letter(self, dead_id: str, *, force: bool) -> RetryOutcome:
-        """Process a dead letter again; with `force` also one that was processed in part."""
-        word, retried, passed_over = await self.run("retry_dead_letter", dead_id, int(force))
-        return RetryOutcome(word.decode(), retried, passed_over)
-
-    async def discard_dead_letter(self, dead_id: str) -> Literal["discarded", "work", "unknown"]:
-        """Delete the dead letter of an event that could not be folded; the log keeps the event.
-
-        Returns:
-            `work` for a dead letter of the dispatch queue or of a timer, which stays: without it
-            its outcomes would never end.
-        """
-        letters = await self.read_range(self.keys.dead_letters, dead_id, dead_id, 1)
-        if not letters:
-            return "unknown"
-        if fields_of(letters[0][1]).get(b"from") != b"log":
-            return "work"
-        key = self.keys.dead_letters
-        await self.transport.command("XDEL", key, dead_id, key=key)
-        return "discarded"
 
 
 def _presence(name: bytes, value: bytes) -> StoredPresence | None:

@@ -166,7 +166,7 @@ async def test_a_set_that_starts_after_trimming_logs_the_remedy(
     assert count < 14
     assert (line["event"], line["trimmed_entries"]) == ("starts mid-history", trimmed_count)
     assert line["projection_set"] == "counts"
-    assert line["remedy"] == f"eventsched rebuild counts --archive {archived.path}"
+    assert line["remedy"] == f"eventsched rebuild counts --archive {archived.path} --why TEXT"
     await Rebuild(archived.views, COUNTS, ["counts"], history=await archived.history()).run()
     await archived.talk("s1")
     assert await counted(archived) == (15, []), "logged once, and not after the rebuild"

@@ -154,7 +154,9 @@ class Epilogues:
             return False
         for line in letters.stdout.splitlines():
             letter = msgspec.json.decode(line)
-            await self._system.eventsched("dead-letters", "retry", letter["id"], "--force")
+            await self._system.eventsched(
+                "dead-letters", "retry", letter["id"], "--force", "--why", WHY_REPAIR
+            )
         done = await self._system.eventsched(
             "repair", "--apply", "--why", WHY_REPAIR, "--archive", str(self._system.archive)
         )

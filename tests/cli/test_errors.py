@@ -59,6 +59,11 @@ def failed(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
         (("stream", "ok.wav", "--target", "auto"), "targets"),
         (("stream", "ok.wav", "--priority", "3"), "--priority"),
         (("rebuild", "everything"), "choose of session, group, job, node"),
+        (("rebuild", "session"), "--why: no reason is given"),
+        (("drain", "echo-1"), "--why: no reason is given"),
+        (("drain", "echo-1", "--why", "x", "--within", "301"), "--within"),
+        (("dead-letters", "retry", "c0/1-1"), "--why: no reason is given"),
+        (("dead-letters", "discard", "c0/1-1", "--why", " "), "--why: no reason is given"),
         (("status", "--url", "http://localhost"), "redis://"),
         (("status", "--url", "redis://127.0.0.1:1"), "no server answers"),
         (("status", "--url", "redis://127.0.0.1:port"), "url"),
@@ -182,7 +187,7 @@ def test_other_variables_are_not_settings() -> None:
 @pytest.mark.parametrize(
     "words",
     [("history", "c0.x"), ("state", "session", "c0.x"), ("status",), ("verify",), ("dead-letters",),
-     ("rebuild", "session")],
+     ("rebuild", "session", "--why", "x")],
 )  # fmt: skip
 def test_reading_a_folder_without_data_creates_nothing(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, words: tuple[str, ...]

@@ -110,7 +110,8 @@ def test_status_names_consumers_nodes_and_their_load(system: System) -> None:
 
 
 def test_rebuild_then_verify_is_clean_on_the_running_system(system: System) -> None:
-    rebuilds = json_of(run(system.data, "rebuild", "session", "group", "--json"))["rebuilds"]
+    why = ("--why", "a test", "--by", "ann")
+    rebuilds = json_of(run(system.data, "rebuild", "session", "group", "--json", *why))["rebuilds"]
     assert rebuilds[0]["revisions"].keys() == {"session", "group"}
     assert rebuilds[0]["entries"] > 0
     report = json_of(run(system.data, "verify", "--json"))
@@ -252,12 +253,38 @@ def test_dead_letters_are_listed_with_reasons_and_retried(system: System) -> Non
         dead_id = str(client.xadd(keys.dead_letters, {**origin, "reason": "why", "partial": 1}))
         (line,) = json_lines_of(run(system.data, "dead-letters", "--json"))
         assert (line["id"], line["reason"], line["partial"]) == (f"c0/{dead_id}", "why", True)
-        refused = run(system.data, "dead-letters", "retry", line["id"])
+        why = ("--why", "the slot is back", "--by", "ann")
+        refused = run(system.data, "dead-letters", "retry", line["id"], *why)
         assert refused.returncode == 1
         assert b"--force" in refused.stderr
-        retry = json_of(run(system.data, "dead-letters", "retry", line["id"], "--force", "--json"))
+        retry = json_of(
+            run(system.data, "dead-letters", "retry", line["id"], "--force", "--json", *why)
+        )
         assert retry["outcome"] == "retried"
         assert client.xlen(keys.dead_letters) == 0
+        done = run(system.data, "history", "--type", "DeadLettersRetried")
+        history = " ".join(done.stdout.decode().split())
+        assert f"1 dead letter, {dead_id} to {dead_id}, by ann: the slot is back" in history
+
+
+def test_dead_letters_are_chosen_by_their_text_and_number(system: System) -> None:
+    keys, why = Keys("c0"), ("--why", "known", "--json")
+    letter = {"from": "log", "k": "SessionOpened", "d": "{}", "partial": 0}
+    with redis.Redis.from_url(system.url, decode_responses=True) as client:
+        for number, reason in enumerate(("KeyError: a", "ValueError: b", "KeyError: c")):
+            client.xadd(keys.dead_letters, {**letter, "id": f"{number}-1", "reason": reason})
+        named = ("dead-letters", "discard", "--match", "keyerror", "--limit", "1", *why)
+        (first,) = json_lines_of(run(system.data, *named))
+        assert first["outcome"] == "discarded"
+        rest = json_lines_of(run(system.data, "dead-letters", "discard", "--limit", "5", *why))
+        assert [each["outcome"] for each in rest] == ["discarded", "discarded"]
+        assert client.xlen(keys.dead_letters) == 0
+    none = run(system.data, "dead-letters", "discard", *why)
+    assert none.returncode == 1
+    assert b"--match TEXT or --limit N" in none.stderr
+    done = run(system.data, "history", "--type", "DeadLettersDiscarded")
+    history = " ".join(done.stdout.decode().split())
+    assert "(match keyerror, limit 1), by" in history
 
 
 @pytest.mark.parametrize(
@@ -270,7 +297,8 @@ def test_dead_letters_are_listed_with_reasons_and_retried(system: System) -> Non
         ("history", "--node", "nobody"),
         ("history", "c0.nobody:0:es"),
         ("why", "c0.nobody:0:es"),
-        ("dead-letters", "retry", "c0/1-1"),
+        ("dead-letters", "retry", "--why", "x", "c0/1-1"),
+        ("drain", "--why", "x", "c0.nobody"),
     ],
 )
 def test_an_unknown_id_is_one_line_and_exit_code_1(system: System, words: tuple[str, ...]) -> None:

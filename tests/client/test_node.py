@@ -20,6 +20,7 @@ from eventsched.node.job import BlockingJob, Job
 from eventsched.node.registration import RESULTS_MAX
 from eventsched.schema.events import AttemptEnded, JobFailed, ResultRecorded, ResultRefused
 from eventsched.schema.keys import name_of
+from eventsched.store.operator_commands import Act
 from tests.client import handlers
 from tests.client.test_session import CHUNK, Cut, cut, opened
 from tests.fixtures_store import TimedStore
@@ -619,6 +620,26 @@ async def test_rule_13_a_draining_node_finishes_what_it_holds(
     types = await store.types()
     assert types.count("JobDispatched") == types.count("ResultRecorded") == 1
     assert types.count("NodeDrained") == 1
+    assert stuck.cancelled == 0
+
+
+async def test_rule_13_a_node_that_an_operator_drains_ends(
+    client: Client, store: TimedStore
+) -> None:
+    """Its process ends as after a signal, and does not register again."""
+    stuck = Stuck()
+    node = stuck_node(stuck)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(node.run, client)
+        await until("registered", lambda: has(store, "NodeRegistered"))
+        await say(client, store)
+        await until("started", lambda: stuck.started == 1)
+        act = Act.of("ann@host", "new driver")
+        drained = await store.request_drain(store.keys.full("gpu-1"), act, within_ms=60_000)
+        assert drained.leases == 1
+        stuck.go_on.set()
+    types = await store.types()
+    assert types.count("NodeRegistered") == types.count("NodeDrained") == 1
     assert stuck.cancelled == 0
 
 

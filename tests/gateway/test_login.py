@@ -71,7 +71,7 @@ async def check_post(system: GatewaySystem, cookie: str, cell: str) -> None:
     assert [each["id"] for each in listed["dead_letters"]] == [f"{cell}/{dead.decode()}"]
     url = url.replace("1-1", dead.decode())
     refused = await system.http.post(url, json=why, headers=own)
-    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "RETRY_REFUSED")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "ACT_REFUSED")
     done = await system.http.post(url, json=why | {"force": True}, headers=own)
     assert (done.status_code, done.json()["outcome"]) == (200, "retried")
 

@@ -385,6 +385,8 @@ def register_node(
     if old is not None and is_alive and w.processes[name].token == token:
         inbox_from = w.processes[name].inbox_from
         return NodeGrant(node, old.epoch, inbox_from, w.settings.heartbeat_ms)
+    if old is not None and w.processes[name].token == token and w.processes[name].drained_by:
+        raise Refused("NODE_DRAINED")
     nodes.check_registration(w, name, token, sources, targets, features, slots)
     if is_alive:
         nodes.lose(w, name, "superseded")

@@ -24,9 +24,10 @@ from eventsched.schema.events import Event, Text
 from eventsched.schema.settings import Settings
 from eventsched.store.cell import Store
 from eventsched.store.node_commands import NodeGrant, NodeResult
+from eventsched.store.operator_commands import Act
 from eventsched.store.session_commands import Chunk, Finalize, SessionGrant
 from projections.group import Groups
-from tests.model import attempts, cell, nodes, session, stored, timers
+from tests.model import attempts, cell, nodes, operators, session, stored, timers
 from tests.model.wire import Wire, run
 from tests.model.world import Broken, DispatchEntry, Entry, World
 
@@ -80,7 +81,7 @@ BAD_SETTINGS: tuple[dict[str, Any], ...] = (
     {"delivery_gap_timeout_ms": 7, "a b": 1},
     {"delivery_gap_timeout_ms": 7, "a" * 65: 1},
 )
-DECIDE: tuple[ModuleType, ...] = (cell, session, nodes, attempts, timers)
+DECIDE: tuple[ModuleType, ...] = (cell, session, nodes, attempts, timers, operators)
 PROSE = {"limit", "remedy"}
 """Fields of a refusal that are for people."""
 TENANTS = ("acme", "tiny")
@@ -550,10 +551,17 @@ class Machine(RuleBasedStateMachine):
         self.both("heartbeat_node", grant.node, max(0, grant.epoch + by), load=load, attempts=[])
 
     @precondition(lambda self: self.registered)
-    @rule(which=small, within_ms=st.sampled_from([0, 5_000, 60_000, 300_001]))
-    def drain(self, which: int, within_ms: int) -> None:
+    @rule(
+        which=small,
+        within_ms=st.sampled_from([0, 5_000, 60_000, 300_001]),
+        by_operator=st.booleans(),
+    )
+    def drain(self, which: int, within_ms: int, by_operator: bool) -> None:
         grant = self.node(which)
-        self.both("drain_node", grant.node, grant.epoch, within_ms=within_ms)
+        if by_operator:
+            self.both("request_drain", grant.node, self.act(which), within_ms=within_ms)
+        else:
+            self.both("drain_node", grant.node, grant.epoch, within_ms=within_ms)
 
     # --- reports of nodes ---------------------------------------------------------------------
 
@@ -857,11 +865,22 @@ class Machine(RuleBasedStateMachine):
         self.world.set_timer(self.at_ms, "bogus", "x")
         self.both("fire_timers")
 
-    @rule(which=small)
-    def retry_dead_letters(self, which: int) -> None:
+    # --- operators ------------------------------------------------------------------------------
+
+    def act(self, which: int) -> Act:
+        """Few requests, so that some are repeated."""
+        return Act(by="ann@host", why=f"reason {which}", request=f"r{which}-{self.at_ms % 3}")
+
+    def dead_ids(self, which: int, count: int) -> list[str]:
+        """Of dead letters, some more than once; of none that exists."""
         dead = self.world.streams.get(self.store.keys.dead_letters, [])
-        dead_id = dead[which % len(dead)].id if dead else "1-0"
-        self.both("retry_dead_letter", dead_id, force=False)
+        return [dead[(which + at) % len(dead)].id if dead else "1-0" for at in range(count)]
+
+    @rule(which=small, count=st.integers(1, 3), discards=st.booleans())
+    def settle_dead_letters(self, which: int, count: int, discards: bool) -> None:
+        ids, call = self.dead_ids(which, count), "discard" if discards else "retry"
+        chosen_by = "match x" * (count - 1)
+        self.both(f"{call}_dead_letters", ids, self.act(which), chosen_by=chosen_by)
 
 
 def _outcome_of(call: Callable[[], Any]) -> Any:

@@ -26,6 +26,7 @@ from eventsched.schema.events import (
 )
 from eventsched.schema.keys import LANGUAGE, NAME, name_of
 from eventsched.store.node_commands import NodeGrant
+from eventsched.store.operator_commands import Act
 from projections.node import Node
 from tests.model.world import Process, World, invalid
 
@@ -205,6 +206,8 @@ def stale_registration(w: World, name: str, epoch: int) -> Refused:
     node = w.nodes.get(name)
     if node is not None and node.epoch > epoch:
         return Refused("NODE_SUPERSEDED", {"epoch": str(node.epoch)})
+    if node is not None and node.epoch == epoch and w.processes[name].drained_by:
+        return Refused("NODE_DRAINED")
     return Refused("NODE_UNKNOWN")
 
 
@@ -262,10 +265,11 @@ def lose(w: World, name: str, reason: str) -> None:
     _gone(w, name)
 
 
-def begin_drain(w: World, name: str) -> None:
+def begin_drain(w: World, name: str, act: Act | None = None) -> None:
     node = w.nodes[name]
     if node.status == "alive":
-        w.emit(NodeDraining(epoch=node.epoch), node=node.node)
+        by, why = (act.by, act.why) if act else ("", "")
+        w.emit(NodeDraining(epoch=node.epoch, by=by, why=why), node=node.node)
 
 
 def finish_drain(w: World, name: str) -> None:

@@ -25,6 +25,7 @@ from eventsched.projection.store import Changes, DeadLetter, ProjectionStore, Pu
 from eventsched.schema.ids import START, parse_id
 from eventsched.schema.settings import Settings
 from eventsched.store.cell import Store
+from eventsched.store.operator_commands import Act
 from eventsched.store.replies import fields_of
 from projections.node import Nodes
 from projections.session import Sessions
@@ -355,9 +356,23 @@ class SetMachine(RuleBasedStateMachine):
         )
 
     @precondition(lambda self: len(self.epochs[BUILD]) > 1)
-    @rule(back=which, is_stale=which)
-    def switch(self, back: int, is_stale: int) -> None:
-        epoch = self.epoch(BUILD, back)
+    @rule(back=which, request=which)
+    def start_rebuild(self, back: int, request: int) -> None:
+        epoch, act = self.epoch(BUILD, back), self.act(request)
+        revisions = self.new_revisions()
+        self.decided(
+            "start rebuild",
+            lambda: run(self.views.start_rebuild(BUILD, epoch, act, revisions)),
+            lambda s: sets.start_rebuild(s, BUILD, epoch, act, revisions),
+        )
+
+    def act(self, request: int) -> Act:
+        return Act(by="ann@host", why="a mended read model", request=f"r{request}")
+
+    @precondition(lambda self: len(self.epochs[BUILD]) > 1)
+    @rule(back=which, is_stale=which, request=which)
+    def switch(self, back: int, is_stale: int, request: int = 0) -> None:
+        epoch, act = self.epoch(BUILD, back), self.act(request)
         revisions = [
             (name, self.sets.live.get(name, ""), new) for name, new in self.new_revisions()
         ]
@@ -365,8 +380,8 @@ class SetMachine(RuleBasedStateMachine):
             revisions[1] = ("node", "1.77", revisions[1][2])
         self.decided(
             "switch",
-            lambda: run(self.views.promote_revisions(LIVE, BUILD, epoch, revisions)),
-            lambda s: sets.switch(s, LIVE, BUILD, epoch, revisions),
+            lambda: run(self.views.promote_revisions(LIVE, BUILD, epoch, act, revisions)),
+            lambda s: sets.switch(s, LIVE, BUILD, epoch, act, revisions),
         )
 
     @precondition(lambda self: len(self.epochs[BUILD]) > 1)
@@ -393,8 +408,9 @@ class SetMachine(RuleBasedStateMachine):
         self.acquire_revision("x", LEASE_MS)
         if len(self.epochs[BUILD]) < 2:
             return
+        self.start_rebuild(0, 0)
         self.save_revision(0, 0, 0, True)
-        self.switch(0, 0)
+        self.switch(0, 0, 0)
         self.drop_old_revisions(0)
 
     # --- trimming ------------------------------------------------------------------------------

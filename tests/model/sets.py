@@ -17,6 +17,7 @@ from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import OtherVersion, Save, Saved, SetLease, Standby
 from eventsched.schema.ids import START, format_id, parse_id
 from eventsched.schema.settings import Settings
+from eventsched.store.operator_commands import Act
 
 
 @dataclass(slots=True)
@@ -58,6 +59,8 @@ class Sets:
         self.groups: dict[str, Group] = {}
         self.holds: dict[str, Hold] = {}
         self.live: dict[str, str] = {}
+        self.promoted: dict[str, list[str]] = {}
+        """The new revisions of rebuilds, by request; empty until they are promoted."""
         self.checkpoints: dict[str, str] = {}
         self.records: dict[Record, dict[str, bytes]] = {}
         self.indexes: dict[str, list[str]] = {}
@@ -205,8 +208,26 @@ def save(s: Sets, batch: Save) -> Saved:
 # --- revisions ------------------------------------------------------------------------------------
 
 
+def start_rebuild(
+    s: Sets, revision_set: str, epoch: int, act: Act, revisions: Sequence[tuple[str, str]]
+) -> tuple[str, list[str]]:
+    if s.promoted.get(act.request):
+        return "done", s.promoted[act.request]
+    if s._is_fenced(revision_set, epoch):
+        return "fenced", []
+    if act.request not in s.promoted:
+        s.append()
+        s.promoted[act.request] = []
+    return "started", []
+
+
 def switch(
-    s: Sets, live_set: str, revision_set: str, epoch: int, revisions: Sequence[tuple[str, str, str]]
+    s: Sets,
+    live_set: str,
+    revision_set: str,
+    epoch: int,
+    act: Act,
+    revisions: Sequence[tuple[str, str, str]],
 ) -> tuple[str, str]:
     if s._is_fenced(revision_set, epoch):
         return "fenced", ""
@@ -218,6 +239,8 @@ def switch(
             return "rebuilt", projection
     for projection, _, new in revisions:
         s.live[projection] = new
+    s.append()
+    s.promoted[act.request] = [new for _, _, new in revisions]
     return "switched", ""
 
 

@@ -17,7 +17,7 @@ from eventsched.schema.keys import Keys, name_of
 from projections.session import Session
 from tests.dispatch_entries import fields_of
 from tests.job_record import parts_of
-from tests.model import nodes, queue
+from tests.model import nodes, operators, queue
 from tests.model.world import Broken, DispatchEntry, Entry, SessionState, World
 
 Content = dict[str, Any]
@@ -72,6 +72,7 @@ def expected(w: World) -> Content:
     content["timers"] = w.timers
     content["stalled_timers"] = w.stalled_timers
     content["erased"] = w.erased
+    content["operator_requests"] = operators.stored_requests(w)
     for key, entries in w.streams.items():
         content[key.removeprefix(w.keys.prefix)] = [_entry(entry) for entry in entries]
     plain = {
@@ -247,6 +248,7 @@ def _node(w: World, name: str) -> Content:
             "inbox_from": process.inbox_from,
             "seen": process.seen_ms,
             "load": process.load,
+            "drained_by": process.drained_by,
         }
     }
     if name in w.unreadable:

@@ -42,6 +42,7 @@ CALLED_BY_SETS = {
     "record_seal",
     "save_views",
     "promote_revision",
+    "start_rebuild",
     "trim_log",
     "trim_node_indexes",
 }

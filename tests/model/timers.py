@@ -1,6 +1,6 @@
 """Timers and the dispatch queue (rules 2, 5, 6, 8, 10, 11, 13, 14 and 18).
 
-Owns: `decide` of fire_timers, dispatch_jobs, retry_dead_letter and set_backpressure.
+Owns: `decide` of fire_timers, dispatch_jobs and set_backpressure.
 Never does: choose a node (queue.py). Read next: stored.py.
 """
 
@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from msgspec.structs import replace
-
 from eventsched.schema.events import BackpressureEnded, BackpressureStarted, SessionRetired
-from eventsched.schema.ids import parse_id
 from eventsched.schema.keys import job_key, name_of
-from eventsched.store.role_commands import DispatchReply, RetryOutcome, TimerReply
+from eventsched.store.role_commands import DispatchReply, TimerReply
 from tests.model import attempts, delivery, nodes, queue, session, utterance_jobs
-from tests.model.world import Broken, DispatchEntry, Entry, World
+from tests.model.world import Broken, Entry, World
 
 FIRED_MAX = 16
 ENTRIES_MAX = 12
@@ -311,29 +308,6 @@ def _park(w: World, source: str, entry_id: str, kind: str, d: Broken | str) -> N
     w.append(
         w.keys.dead_letters, **{"from": source, "id": entry_id, "k": kind, "d": d, "partial": "0"}
     )
-
-
-def retry_dead_letter(w: World, dead_id: str, *, force: bool) -> RetryOutcome:
-    """A new entry of the dispatch queue, or the timer again; targets with a job are skipped."""
-    dead = w.streams.get(w.keys.dead_letters, [])
-    letters = [letter for letter in dead if parse_id(letter.id) == parse_id(dead_id)]
-    if not letters:
-        return RetryOutcome("unknown", 0, 0)
-    d = letters[0].fields["d"]
-    if isinstance(d, Broken):
-        return RetryOutcome("unreadable", 0, 0)
-    dead.remove(letters[0])
-    if not isinstance(d, DispatchEntry):
-        kind, _, of = letters[0].fields["id"].partition("|")
-        w.set_timer(w.now, kind, of)
-        return RetryOutcome("retried", 1, 0)
-    targets = utterance_jobs.missing_targets(w, d)
-    passed_over = len(d.targets) - len(targets)
-    if not targets:
-        return RetryOutcome("passed_over", 0, passed_over)
-    w.append(w.keys.dispatch, k="utterance", d=replace(d, targets=targets))
-    w.count_undispatched(d.tenant, len(targets))
-    return RetryOutcome("retried", len(targets), passed_over)
 
 
 def set_backpressure(

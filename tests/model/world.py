@@ -80,6 +80,8 @@ class Process:
     inbox_from: str
     seen_ms: int
     load: int = 0
+    drained_by: str = ""
+    """The operator who drains the node."""
 
 
 class DispatchEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -199,13 +201,14 @@ class World:
         self.audio: dict[str, list[Event]] = {}
         self.contexts: dict[str, tuple[str, dict[str, bytes]]] = {}
         """What the projector has saved for dispatch: session -> (last log id, fields)."""
-        self.virtual = 0
+        self.virtual = self.entries = 0
         self.finish: dict[str, int] = {}
-        """Rule 18: V, and F by tenant."""
-        self.entries = 0
+        """Rule 18: V, and F by tenant. The entry count is of the queue."""
         self.backpressure: set[str] = set()
         self.erased: dict[str, int] = {}
         """Session -> when its SessionErased was appended."""
+        self.requests: dict[str, tuple[int, str, Any]] = {}
+        """What operators did: request -> (time, what was asked for, reply)."""
         self.dispatcher_until = 0
         self.eager_jobs = 0
         """Jobs that the current call has dispatched eagerly."""
@@ -215,9 +218,8 @@ class World:
         """
         self.undispatched: dict[str, int] = {}
         """Outcomes of utterances in the dispatch queue, by tenant."""
-        self.retired_epoch = 0
-        """The highest epoch of a node whose record was deleted."""
-        self.obsolete = self.duplicate_finalizes = 0
+        self.retired_epoch = self.obsolete = self.duplicate_finalizes = 0
+        """The highest epoch of a node whose record was deleted; counters."""
         self.events: list[Event] = []
         """What the current call has appended to the log."""
         self.log_id = "0-0"

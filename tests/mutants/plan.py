@@ -31,7 +31,6 @@ CALLERS = (
     "tests/projector",
     "tests/verify",
     "tests/failures/test_clock.py",
-    "tests/cli/test_retry_dead_letter.py",
     "tests/client/test_session.py",
 )
 """Where tests of the scripts are, and fast enough to run for each mutant."""

@@ -153,7 +153,7 @@ def test_each_reason_is_given_for_one_mutant_that_there_is() -> None:
 def test_tests_follow_the_includes_and_the_words_of_a_script(every_mutant: list[Mutant]) -> None:
     assert "fire_timers" in users_of("timers")
     by_file = {Path(mutant.file).stem: noticing(mutant) for mutant in every_mutant}
-    assert by_file["retry_dead_letter"][0] == "tests/cli/test_retry_dead_letter.py"
+    assert by_file["retry_dead_letters"][0] == "tests/scripts/test_dead_letters.py"
     assert by_file["queue"][0] == MODEL  # many scripts include it
     assert "tests/scripts/test_waiting.py" in by_file["queue"]
     assert by_file["save_views"][:2] == (SETS, "tests/projector/test_projector.py")

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 import projections
 from eventsched.audit.verify import Verifier
 from eventsched.errors import ServerUnavailable
+from eventsched.history.dead_letters import read_dead_letters
 from eventsched.history.log import History
 from eventsched.projection.installed import load_core
 from eventsched.projection.protocol import Projection, ProjectionSet, record_codec
@@ -25,11 +26,20 @@ from eventsched.roles.rebuild import (
     RebuildResult,
     TooManyFailures,
 )
+from eventsched.roles.refold import refold
 from eventsched.schema import codec
 from eventsched.schema.codec import UndecodableEvent, encode
-from eventsched.schema.events import FIELDS, Event, ResultRecorded
+from eventsched.schema.events import (
+    FIELDS,
+    Event,
+    RebuildPromoted,
+    RebuildStarted,
+    ResultRecorded,
+    Revision,
+)
 from eventsched.schema.ids import START
 from eventsched.schema.keys import name_of
+from eventsched.store.operator_commands import Act
 from eventsched.store.replies import named_fields_of
 from eventsched.store.retry import first_error
 from eventsched.store.transport import Arg, Entry
@@ -240,9 +250,10 @@ async def test_small_batches_and_large_ones_make_the_same_records(store: TimedSt
     await talk(store, 5)
     await fold_all(projector_of(store, batch_max=2))
     small = {name: await records(store, name) for name in ("session", "group", "job", "node")}
+    entries = len(await store.log())
     report = await Rebuild(views_of(store), CORE, list(small)).run()
     assert report is not None
-    assert report.entries == len(await store.log())
+    assert report.entries == entries
     assert {name: await records(store, name) for name in small} == small
     assert all(small.values())
 
@@ -602,7 +613,10 @@ async def test_poison_is_a_dead_letter_with_its_reason_after_three_tries(store: 
     place = f"projector/test_projector.py:{line}"
     assert dead["reason"] == f"ValueError: no ResultDelivered, please ({place})"
     context = msgspec.json.decode(dead["d"])
-    assert context == {"set": "picky", "projections": ["picky"], "tries": 3}
+    revisions = {"picky": f"{Picky.version}.1"}
+    assert context == {
+        "set": "picky", "projections": ["picky"], "revisions": revisions, "tries": 3,
+    }  # fmt: skip
 
 
 class Reading(Sessions):
@@ -721,6 +735,37 @@ async def test_a_rebuild_switches_readers_and_drops_the_old_revision(store: Time
     assert await views_of(store).active_revision("job") == "2.1"
     assert await records(store, "session") == old
     assert await views_of(store).load("session", f"{Sessions.version}.1", ["s1"]) == [{}]
+
+
+async def test_a_rebuild_is_two_events_with_who_and_why(store: TimedStore) -> None:
+    await talk(store, 1)
+    await fold_all(projector_of(store))
+    act = Act(by="ann@host", why="a mended fold", request="r1")
+    entries = len(await store.log())
+    done = await Rebuild(views_of(store), CORE, ["session"], act=act).run()
+    assert done is not None
+    revisions = [Revision(projection="session", revision=done.revisions["session"])]
+    (started,) = await store.log("RebuildStarted")
+    assert started.data == RebuildStarted(revisions=revisions, why="a mended fold", by="ann@host")
+    (promoted,) = await store.log("RebuildPromoted")
+    assert promoted.data == RebuildPromoted(
+        revisions=revisions, entries=entries, why="a mended fold", by="ann@host"
+    )
+    again = await Rebuild(views_of(store), CORE, ["session"], act=act).run()
+    assert again is not None
+    assert (again.revisions, again.entries) == (done.revisions, 0)
+    assert len(await store.log("RebuildPromoted")) == 1
+
+
+async def test_the_next_try_of_a_rebuild_is_the_same_act(store: TimedStore) -> None:
+    await talk(store, 1)
+    await fold_all(projector_of(store))
+    act = Act(by="ann@host", why="a mended fold", request="r1")
+    views = views_of(store, Cutting(store, "promote_revision", after=False))
+    with pytest.raises(Cut):
+        await Rebuild(views, CORE, ["session"], owner="me", act=act).run()
+    assert await Rebuild(views_of(store), CORE, ["session"], act=act).run() is not None
+    assert len(await store.log("RebuildStarted")) == len(await store.log("RebuildPromoted")) == 1
 
 
 async def test_the_projector_continues_with_the_new_revision(store: TimedStore) -> None:
@@ -935,10 +980,11 @@ async def test_a_rebuild_renews_its_lease_while_it_folds(
                 yield [entry]
 
     monkeypatch.setattr(history, "batches", one_by_one)
+    count = len(await store.log())
     report = await Rebuild(views, CORE, ["session"], history=history).run()
     assert report is not None
     assert (report.entries, report.revisions) == (
-        len(await store.log()),
+        count,
         {"session": f"{Sessions.version}.2"},
     )
 
@@ -998,6 +1044,39 @@ async def test_a_rebuild_does_not_switch_to_a_view_that_lacks_events(
     assert "--allow-failures" in str(failed.value)
 
 
+async def test_the_dead_letters_of_a_read_model_are_retried_once_it_is_mended(
+    store: TimedStore,
+) -> None:
+    """A retry rebuilds the read model: it folds the events in their places, or not at all."""
+    broken = projector_of(store, of=ProjectionSet("counts", (BrokenNow(),)))
+    for name in SPEAKERS[:2]:
+        await talk(store, 1, name)
+    await fold_all(broken)
+    act = Act(by="ann@host", why="mended", request="r1")
+    letters = [letter async for letter in read_dead_letters(store)]
+    assert [letter["kind"] for letter in letters] == ["UtteranceFinalized"]
+    with pytest.raises(ExceptionGroup):
+        await refold(store, [broken.set], letters, act)
+    assert await refold(store, [], letters, act) == [letters[0]["id"].partition("/")[2]]
+    ids = [letter["id"].partition("/")[2] for letter in letters]
+    (outcome,) = await store.retry_dead_letters(ids, act)
+    assert outcome.word == "projection"
+    assert await refold(store, [COUNTS], letters, act) == []
+    (outcome,) = await store.retry_dead_letters(ids, act)
+    assert outcome.word == "retried"
+    assert await views_of(store).load("counts", "1.2", ["s2"]) != [{}]
+    assert await store.log("DeadLettersRetried") != []
+
+
+class BrokenNow(Counts):
+    """The counts, whose fold of one speaker fails."""
+
+    def apply(self, view: UtteranceCount, event: Event) -> UtteranceCount:
+        if event.session.endswith("s2"):
+            raise KeyError("speaker")
+        return super().apply(view, event)
+
+
 async def test_a_rebuild_switches_if_as_many_failures_are_allowed(store: TimedStore) -> None:
     await take_turns(store)
     result = await rebuild_broken(store, 6)
@@ -1050,7 +1129,9 @@ async def test_a_newer_version_waits_then_rebuilds(store: TimedStore) -> None:
     new = projector_of(store, of=newer)
     assert (await new.step()).state == "other_version"
     assert await new._rebuild_outdated()
-    assert (await new.step()).state == "idle"
+    (event,) = await store.log("RebuildPromoted")
+    assert (event.data.by, event.data.why) == ("projector", "newer code of the set core")  # type: ignore[union-attr]
+    assert await fold_all(new) == 2, "the two events of the rebuild"
     assert (await views_of(store).active_revision("session")) == f"{Sessions.version + 1}.2"
     assert (await old.step()).state == "standby"
     await new.release()

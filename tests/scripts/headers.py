@@ -25,7 +25,8 @@ _NAME = re.compile(r"\b[A-Z][A-Za-z]+\b")
 _CODE = re.compile(r"\b[A-Z]+(?:_[A-Z]+)+\b|\bBACKPRESSURE\b")
 NOT_BY_TIMERS = frozenset({"SessionOpened", "RoomJoined", "SessionResumed", "NodeRegistered",
     "ResultRecorded", "ResultReplaced", "ResultRefused", "NodeDraining", "NodeSuspended",
-    "PlaybackStarted"})  # fmt: skip
+    "PlaybackStarted", "DeadLettersRetried", "DeadLettersDiscarded", "RebuildStarted",
+    "RebuildPromoted"})  # fmt: skip
 BY_ANY = frozenset({"ClockAdjusted"})
 """Any script may find the clock behind."""
 

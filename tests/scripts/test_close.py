@@ -11,6 +11,7 @@ import pytest
 from eventsched.errors import SessionClosedError, SessionUnknown
 from eventsched.store.client import Client
 from eventsched.store.node_commands import NodeGrant
+from eventsched.store.operator_commands import Act
 from eventsched.store.session_commands import SessionGrant
 from tests.fixtures_store import TimedStore
 from tests.job_record import job_record
@@ -340,7 +341,7 @@ async def test_rule_10_a_dead_letter_of_a_retired_session_is_not_of_its_successo
     )  # fmt: skip
     session = await store.open(token="second")
     await store.say(session, 0, ms=500, end_of_utterance=True)
-    outcome = await store.retry_dead_letter(dead_id.decode(), force=False)
+    (outcome,) = await store.retry_dead_letters([dead_id.decode()], Act.of("ann", "again"))
     assert (outcome.word, outcome.retried, outcome.passed_over) == ("passed_over", 0, 1)
     await store.transport.command("DEL", key, key=key)
 

@@ -12,6 +12,7 @@ import pytest
 from eventsched.errors import ServerAway
 from eventsched.schema.events import Event
 from eventsched.store.client import Client
+from eventsched.store.operator_commands import Act
 from eventsched.store.session_commands import Chunk, SessionGrant
 from tests.fixtures_store import TimedStore
 from tests.scripts.calls import word_of
@@ -222,7 +223,7 @@ async def test_an_error_of_eager_dispatch_is_dead_lettered_and_the_finalize_succ
     assert await queue_length(store) == 0
     assert await order_of_dispatch(store) == []
     await store.transport.command("DEL", key, key=key)
-    retried = await store.retry_dead_letter(entry[0], force=False)
+    (retried,) = await store.retry_dead_letters([entry[0]], Act.of("ann", "again"))
     assert (retried.word, retried.retried) == ("retried", 1)
     assert await store.dispatch() == 1
     await store.say(session, 1, end_of_utterance=True)

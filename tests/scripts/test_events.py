@@ -23,6 +23,7 @@ PARTS: dict[str, Any] = {
     "other_classes": events.OtherClasses,
     "affinity": events.Affinity,
     "rank": events.Rank,
+    "revision": events.Revision,
 }
 """Structs within events, which have a function of their own."""
 OPTIONAL_PARTS = (events.Affinity | None, events.Rank | None, events.OtherClasses | None)

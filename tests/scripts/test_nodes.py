@@ -7,6 +7,8 @@ from typing import Any
 import anyio
 import pytest
 
+from eventsched.schema.events import NodeDraining
+from eventsched.store.operator_commands import Act
 from eventsched.store.transport import Arg
 from tests.fixtures_store import START_MS, TimedStore
 from tests.scripts.cell_state import check, members, zset
@@ -20,6 +22,8 @@ from tests.scripts.jobs_of import (
     reply,
     speak,
 )
+
+ACT = Act(by="ann@host", why="new driver", request="r1")
 
 
 async def test_rule_13_a_registration_has_an_epoch_and_a_place_to_read_from(
@@ -543,6 +547,78 @@ async def test_rule_13_draining_within_nothing_hands_back_at_once(store: TimedSt
     assert len(await logged(store, "NodeDrained")) == 1
     assert (await logged(store, "NodeDrained"))[0].ms == START_MS
     await check(store)
+
+
+async def test_rule_13_an_operator_drains_a_node_which_does_not_register_again(
+    store: TimedStore,
+) -> None:
+    node = await store.join(slots=2)
+    await speak(store, "s1")
+    await store.dispatch()
+    reply = await store.request_drain(node.node, ACT, within_ms=60_000)
+    assert (reply.epoch, reply.leases) == (node.epoch, 1)
+    assert (await last(store, "NodeDraining")) == NodeDraining(
+        epoch=1, by="ann@host", why="new driver"
+    )
+    await speak(store, "s2")
+    await store.dispatch()
+    assert (await last(store, "JobQueued")).reason == "NO_AVAILABLE_NODE"
+    assert await store.heartbeat_node(node.node, node.epoch, load=1, attempts=[]) == []
+    await finish_one(store, node)
+    assert len(await logged(store, "NodeDrained")) == 1
+    for call in (
+        store.heartbeat_node(node.node, node.epoch, load=0, attempts=[]),
+        store.drain_node(node.node, node.epoch, within_ms=0),
+        store.join(),
+    ):
+        assert (await refusal(call)).code == "NODE_DRAINED"
+    again = await store.join(token="another-process")
+    assert again.epoch == 2
+    assert await store.heartbeat_node(again.node, 2, load=0, attempts=[]) == []
+    await check(store)
+
+
+async def test_rule_13_a_node_that_an_operator_drains_hands_back_after_its_time(
+    store: TimedStore,
+) -> None:
+    node = await store.join("n1", slots=2)
+    await speak(store, "s1")
+    await store.dispatch()
+    other = await store.join("n2")
+    await store.request_drain(node.node, ACT, within_ms=10_000)
+    store.tick(10_000)
+    await store.timers()
+    assert (await last(store, "AttemptEnded")).reason == "drained"
+    assert len(await assigned(store, other)) == 1
+    await check(store)
+
+
+async def test_rule_13_a_node_that_is_lost_in_a_drain_of_an_operator_stays_away(
+    store: TimedStore,
+) -> None:
+    node = await store.join()
+    await speak(store, "s1")
+    await store.dispatch()
+    await store.request_drain(node.node, ACT, within_ms=60_000)
+    store.tick(15_000)
+    await store.timers()
+    assert (await last(store, "NodeLost")).reason == "silent"
+    beat = store.heartbeat_node(node.node, node.epoch, load=0, attempts=[])
+    assert (await refusal(beat)).code == "NODE_DRAINED"
+
+
+async def test_rule_13_a_repeated_request_drains_no_later_registration(store: TimedStore) -> None:
+    node = await store.join()
+    first = await store.request_drain(node.node, ACT, within_ms=0)
+    await store.join(token="another-process")
+    assert await store.request_drain(node.node, ACT, within_ms=0) == first
+    assert len(await logged(store, "NodeDraining")) == 1
+    unknown = store.keys.full("nobody")
+    other = Act.of("ann@host", "again")
+    refused = await refusal(store.request_drain(unknown, other, within_ms=0))
+    assert refused.code == "NODE_UNKNOWN"
+    refused = await refusal(store.request_drain(node.node, other, within_ms=300_001))
+    assert refused.fields["field"] == "within_ms"
 
 
 @pytest.mark.parametrize(("epoch", "within_ms"), [(-1, 0), (1, -1), (1, 300_001)])

@@ -31,7 +31,16 @@ from eventsched.audit.verify import Verifier
 from eventsched.errors import BY_CODE
 from eventsched.history.log import History
 from eventsched.schema import codec
-from eventsched.schema.events import AnyData, ArchiveSetAside, CellRepaired, Event
+from eventsched.schema.events import (
+    AnyData,
+    ArchiveSetAside,
+    CellRepaired,
+    DeadLettersDiscarded,
+    DeadLettersRetried,
+    Event,
+    RebuildPromoted,
+    RebuildStarted,
+)
 from eventsched.schema.keys import Keys
 from eventsched.schema.settings import Settings
 from eventsched.server.testing import LocalServer
@@ -310,9 +319,20 @@ def some(seeds: list[int], cache_live_state: int | None = None) -> list[Verdict]
         return verdicts
 
 
-BY_OPERATORS = (ArchiveSetAside, CellRepaired)
-"""Events after a loss of writes, which no simulated server has: chaos draws the first one, and
-tests/verify/test_repair.py has the second."""
+BY_OPERATORS = (
+    ArchiveSetAside,
+    CellRepaired,
+    DeadLettersRetried,
+    DeadLettersDiscarded,
+    RebuildStarted,
+    RebuildPromoted,
+)
+"""Events of operators: the first two follow a loss of writes, which no simulated server has. Chaos
+draws the first one; tests/verify/test_repair.py has the second, tests/scripts/test_dead_letters.py
+and tests/projector/test_projector.py have the others."""
+
+TO_DRAINED_NODES = {"NODE_DRAINED"}
+"""Refusals of nodes that an operator has drained; tests/scripts/test_nodes.py has them."""
 
 
 def report(verdicts: list[Verdict]) -> dict[str, Any]:
@@ -326,7 +346,7 @@ def report(verdicts: list[Verdict]) -> dict[str, Any]:
         for name, counter in totals.items():
             counter.update(getattr(verdict, name))
     wanted = {kind.__name__ for kind in get_args(AnyData) if kind not in BY_OPERATORS}
-    wanted |= set(BY_CODE) | FAULTS | FOREIGN
+    wanted |= (set(BY_CODE) - TO_DRAINED_NODES) | FAULTS | FOREIGN
     seen = set().union(*totals.values())
     return {
         "seeds": len(verdicts),

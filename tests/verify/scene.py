@@ -29,6 +29,7 @@ from eventsched.schema.settings import Settings
 from eventsched.store import library as lua_library
 from eventsched.store.client import Client
 from eventsched.store.node_commands import NodeGrant, NodeResult
+from eventsched.store.operator_commands import Act
 from eventsched.store.role_commands import RolePresence
 from eventsched.store.session_commands import Finalize, SessionGrant
 from eventsched.store.transport import RedisTransport
@@ -65,6 +66,7 @@ for at = 2, #ARGV, 2 do redis.call('RESTORE', ARGV[at], 0, ARGV[at + 1]) end
 WRITES_MAX = 150
 SETTINGS = Settings()
 KEY = "0123456789abcdef"
+ACT = Act(by="ann@host", why="the cause is gone", request="r1")
 TIMER_HANDLERS = "include/timer_handlers.lua"
 """Lists the kinds of timers."""
 
@@ -337,8 +339,25 @@ async def dead_letters(scene: Scene) -> None:
 
 
 async def retry_dead_letters(scene: Scene) -> None:
-    for letter, _ in await scene.store.read_range(scene.store.keys.dead_letters, "-", "+", 10):
-        await scene.store.retry_dead_letter(letter, force=False)
+    letters = await scene.store.read_range(scene.store.keys.dead_letters, "-", "+", 10)
+    await scene.store.retry_dead_letters([letter for letter, _ in letters], ACT)
+
+
+async def unread_letters(scene: Scene) -> None:
+    """Of an event, and of an entry that no release reads."""
+    letter = {b"id": b"1-1", b"k": b"utterance", b"d": b"?", b"reason": b"why", b"partial": b"0"}
+    for source in (b"log", b"dispatch"):
+        flat = [part for pair in (letter | {b"from": source}).items() for part in pair]
+        await scene.redis.execute_command("XADD", scene.store.keys.dead_letters, "*", *flat)
+
+
+async def discard_dead_letters(scene: Scene) -> None:
+    letters = await scene.store.read_range(scene.store.keys.dead_letters, "-", "+", 10)
+    await scene.store.discard_dead_letters([letter for letter, _ in letters], ACT)
+
+
+async def request_drain(scene: Scene) -> None:
+    await scene.store.request_drain(scene.node.node, ACT, within_ms=0)
 
 
 # --- timers ---------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from eventsched.audit.repair import Plan, Repairer
 from eventsched.history.log import History
 from eventsched.roles.rebuild import Rebuild
 from eventsched.schema.events import Data
+from eventsched.store.operator_commands import Act
 from tests.fixtures_store import TimedStore
 from tests.scripts.calls import contents
 from tests.scripts.jobs_of import speak
@@ -36,8 +37,8 @@ WHY, BY = "a change by hand", "test"
 def repairer_of(store: TimedStore) -> Repairer:
     views = views_of(store)
 
-    async def rebuild(name: str) -> bool:
-        return await Rebuild(views, CORE, [name]).run() is not None
+    async def rebuild(name: str, act: Act) -> bool:
+        return await Rebuild(views, CORE, [name], act=act).run() is not None
 
     return Repairer(views, CORE, History(views, None, CORE), rebuild)
 

@@ -252,8 +252,10 @@ function events.NodeRegistered(node, version)
     version = json.optional(version), class = node.class })
 end
 
-function events.NodeDraining(node)
-  return append_of_node('NodeDraining', node.full, { epoch = node.epoch })
+-- `by` and `why` are those of an operator, or empty.
+function events.NodeDraining(node, by, why)
+  return append_of_node('NodeDraining', node.full, { epoch = node.epoch, by = json.optional(by),
+    why = json.optional(why) })
 end
 
 function events.NodeDrained(node)
@@ -319,6 +321,36 @@ function events.CellRepaired(repair)
     cjson.encode({ where = repair.where, what = repair.what,
       gives_up = json.optional(repair.gives_up), accepts = json.optional(repair.accepts),
       why = repair.why, by = json.optional(repair.by) }), '')
+end
+
+-- What an operator did. `letters` has the first id, the last id, the count and the filter of the
+-- dead letters; `operator` has who and why.
+local function append_dead_letters(t, letters, operator)
+  return append_of_cell(t, { first = letters.first, last = letters.last, count = letters.count,
+    filter = json.optional(letters.filter), why = operator.why, by = operator.by })
+end
+
+function events.DeadLettersRetried(letters, operator)
+  return append_dead_letters('DeadLettersRetried', letters, operator)
+end
+
+function events.DeadLettersDiscarded(letters, operator)
+  return append_dead_letters('DeadLettersDiscarded', letters, operator)
+end
+
+-- One item of `revisions` in the events of a rebuild.
+function events.revision(projection, revision)
+  return { projection = projection, revision = revision }
+end
+
+function events.RebuildStarted(revisions, operator)
+  return append_of_cell('RebuildStarted', { revisions = revisions, why = operator.why,
+    by = operator.by })
+end
+
+function events.RebuildPromoted(revisions, entries, left_out, operator)
+  return append_of_cell('RebuildPromoted', { revisions = revisions, entries = entries,
+    left_out = left_out > 0 and left_out or nil, why = operator.why, by = operator.by })
 end
 
 clock.on_adjusted(events.ClockAdjusted)

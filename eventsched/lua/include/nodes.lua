@@ -11,6 +11,7 @@
 -- include: settings
 -- include: strings
 -- include: timers
+-- include: validate
 -- include: write
 -- `whole` in the list of suspensions stands for the whole node; any other word is a feature.
 local nodes = { lease_ms_min = 15000, whole = classes.whole_node }
@@ -135,6 +136,20 @@ function nodes.is_current(node, epoch)
   return node and node.status ~= 'gone' and node.epoch == epoch
 end
 
+-- The refusal of a call of a registration that is not current, or nil. A registration that an
+-- operator has drained does not register again.
+function nodes.refusal(name, node, epoch)
+  if nodes.is_current(node, epoch) then return nil end
+  if node and node.epoch > epoch then
+    return validate.refuse('NODE_SUPERSEDED', 'epoch=' .. node.epoch_text)
+  end
+  if node and node.epoch == epoch
+    and (redis.call('HGET', keys.of('node', name), 'drained_by') or '') ~= '' then
+    return validate.refuse('NODE_DRAINED')
+  end
+  return validate.refuse('NODE_UNKNOWN')
+end
+
 -- Release the slot that the registration (job.node, job.epoch) holds for the job. Then call
 -- `append`, if there is one, which appends the event of the attempt's end. If that fails, the lease
 -- is stored again. Returns the node if it can take a job now.
@@ -220,8 +235,8 @@ function nodes.retire(node)
   call.or_else(complete, complete)
 end
 
--- The node gets no new jobs.
-function nodes.start_drain(node)
+-- The node gets no new jobs. `by` and `why` are those of an operator; nil if the node asks.
+function nodes.start_drain(node, by, why)
   node.status = 'draining'
   cache.write_stable('HSET', keys.of('node', node.name), 'status', 'draining')
   class_nodes.set_load(node.class, node.name, nil)
@@ -232,7 +247,7 @@ function nodes.start_drain(node)
     cache.write_stable('HSET', keys.of('node', node.name), 'status', 'alive')
     cache.write_stable('HINCRBY', keys.of('class', node.class), 'draining', -1)
     nodes.publish_load(node)
-  end, events.NodeDraining, node)
+  end, events.NodeDraining, node, by, why)
 end
 
 -- A draining node without leases is gone.
