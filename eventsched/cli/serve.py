@@ -143,9 +143,10 @@ async def serve(
     async def run() -> None:
         # A gateway without roles is a client: it creates no cells, and waits for them.
         create = bool(roles)
+        also_present = ["gateway"] if gateway is not None else []
         async with (
             options.connect(create=create, cells=cells, settings=settings, wait=True) as connection,
-            running(connection, roles, archiver_settings),
+            running(connection, roles, archiver_settings, also_present),
             _serving(connection, gateway) as address,
         ):
             url, names = display_url(connection.url), connection.cells

@@ -17,12 +17,13 @@ from eventsched.store.lag import ARCHIVE
 from eventsched.store.replies import stored_number
 from eventsched.store.role_commands import PRESENCE_MS, StoredPresence
 
-PROJECTOR, ARCHIVER = "projector", "archiver"
+PROJECTOR, ARCHIVER, GATEWAY = "projector", "archiver", "gateway"
 MEANINGS = {
     "dispatcher": "jobs wait in the dispatch queue",
     "timer": "no deadline passes: pauses, idle sessions and lost nodes go unnoticed",
     PROJECTOR: "views are not updated",
     ARCHIVER: "the log is not archived, and not trimmed",
+    GATEWAY: "no client connects through it",
 }
 """Role -> what happens while none runs."""
 
@@ -63,14 +64,18 @@ class RoleStatus(msgspec.Struct, frozen=True, kw_only=True):
 async def read_roles(
     store: Store, now_ms: int, roles: Iterable[str] | None = None
 ) -> list[RoleStatus]:
-    """Return the status of each role that the cell needs or has; with `roles` only of these."""
+    """Return the status of each role that the cell needs or has; with `roles` of these alone.
+
+    A role that the cell does not need, such as the gateway, is listed until its processes have
+    ended in order, or are gone for an hour.
+    """
     stored = await store.read_presence()
-    names = dict.fromkeys(
-        [*await _needed(store), *((each.role, each.projection_set) for each in stored)]
-    )
+    others = [(each.role, each.projection_set) for each in stored if each.state != "ended"]
+    names = dict.fromkeys([*await _needed(store), *others])
     if roles is not None:
-        wanted = set(roles)
+        wanted = dict.fromkeys(roles)
         names = {name: None for name in names if name[0] in wanted}
+        names |= {(role, ""): None for role in wanted if not any(role == name[0] for name in names)}
     return [
         _status(
             role,

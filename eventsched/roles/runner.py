@@ -94,7 +94,10 @@ def roles_of(store: Store, names: Sequence[str], process: Process) -> list[Role]
 
 
 async def run_roles(
-    connection: Connection, names: Sequence[str], archive_settings: ArchiveSettings | None = None
+    connection: Connection,
+    names: Sequence[str],
+    archive_settings: ArchiveSettings | None = None,
+    also_present: Sequence[str] = (),
 ) -> None:
     """Run these roles for every cell until cancelled.
 
@@ -104,17 +107,25 @@ async def run_roles(
         connection: The server and its cells.
         names: Names in ROLES.
         archive_settings: The archive to seal into; without it no archiver runs.
+        also_present: Roles of this process that run elsewhere, such as the gateway: only their
+            presence is renewed.
     """
     process = Process(secrets.token_hex(8), archive_settings)
+    create_cells = connection.create_cells if names else _leave_missing
     async with anyio.create_task_group() as tasks:
         for store in connection.stores.values():
             roles = roles_of(store, names, process)
             for role in roles:
                 for loop in role.loops:
                     tasks.start_soon(loop.run, name=f"{loop.name} {store.cell}")
-            renewer = PresenceRenewer(store, process.instance, roles, connection.create_cells)
+            roles += [Role(name, "", ()) for name in also_present]
+            renewer = PresenceRenewer(store, process.instance, roles, create_cells)
             presence = Supervisor("presence", store.cell, renewer.run, store.transport)
             tasks.start_soon(presence.run, name=f"presence {store.cell}")
+
+
+async def _leave_missing() -> None:
+    """A process without roles of its own is a client: it waits for a cell that is missing."""
 
 
 @asynccontextmanager
@@ -122,10 +133,11 @@ async def running(
     connection: Connection,
     names: Sequence[str] = tuple(ROLES),
     archive_settings: ArchiveSettings | None = None,
+    also_present: Sequence[str] = (),
 ) -> AsyncIterator[None]:
     """Run the roles in this process while the block runs; see `run_roles`."""
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(run_roles, connection, names, archive_settings)
+        tasks.start_soon(run_roles, connection, names, archive_settings, also_present)
         try:
             yield
         finally:

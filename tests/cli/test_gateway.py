@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import httpx
@@ -43,6 +44,9 @@ def test_a_gateway_of_up_logs_a_browser_in_and_another_process_serves_beside_it(
             assert http.get(f"{second['gateway']}/readyz").json() == {"ok": True, "problem": ""}
             status = http.get(f"{second['gateway']}/v1/status", headers=cookie)
             assert status.status_code == 200
+            until_s = time.monotonic() + 60
+            while gateways(http, base, cookie) < 2:
+                assert time.monotonic() < until_s
             os.kill(other.pid, signal.SIGTERM)
             assert other.ended() == 0
         assert "Traceback" not in other.log.read_text()
@@ -69,6 +73,12 @@ def test_up_runs_a_gateway_of_its_own_server_only(
     with pytest.raises(MissingDependencyError):
         local_gateway(own, LOOPBACK[1], None, is_wanted=True)
     assert not list(tmp_path.iterdir())  # nothing is written before the server runs
+
+
+def gateways(http: httpx.Client, base: str, cookie: dict[str, str]) -> int:
+    """How many gateways the status shows as running."""
+    roles = http.get(f"{base}/v1/status", headers=cookie).json()["cells"][0]["roles"]
+    return sum(role["running"] for role in roles if role["role"] == "gateway")
 
 
 @pytest.mark.parametrize(

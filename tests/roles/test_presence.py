@@ -88,6 +88,18 @@ async def test_an_archiver_is_needed_once_the_cell_has_an_archive(store: TimedSt
     assert (await roles(store))["archiver"].problem.startswith("none runs: the log is not archived")
 
 
+async def test_a_gateway_is_listed_until_it_ends_in_order(store: TimedStore) -> None:
+    assert "gateway" not in await roles(store)
+    await store.renew_presence("p1", 0, [RolePresence("gateway", "", "running")])
+    assert (await roles(store))["gateway"].problem == ""
+    store.tick(PRESENCE_MS + 1)
+    assert (await roles(store))["gateway"].problem == "none runs: no client connects through it"
+    await store.renew_presence("p1", 1, [RolePresence("gateway", "", "ended")])
+    assert "gateway" not in await roles(store)
+    (asked,) = await read_roles(store, store.at_ms, ["gateway"])
+    assert asked.problem == "none runs: no client connects through it"
+
+
 async def test_processes_that_are_gone_for_an_hour_are_dropped_when_another_starts(
     store: TimedStore,
 ) -> None:
