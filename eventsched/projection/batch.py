@@ -23,7 +23,7 @@ from eventsched.projection.fold import (
 )
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import Changes, DeadLetter, ProjectionStore
-from eventsched.schema.events import Event
+from eventsched.schema.events import Event, JobFailed, SessionClosed
 from eventsched.schema.keys import name_of
 from eventsched.store.transport import Entry
 
@@ -58,6 +58,8 @@ class Batch(msgspec.Struct, frozen=True):
     is too large gets one, whatever the number of events that it cannot take."""
     failed: FailedEvent | None
     """The entry that stopped the batch, to be tried again; None if all were folded."""
+    ends: Sequence[Event] = ()
+    """Events of the batch that end a session, or a job as failed."""
 
 
 class BatchProcessor:
@@ -114,7 +116,12 @@ class BatchProcessor:
         done = events[:count]
         last_id = done[-1].id if done else ""
         indexes, node_indexes = self._index_entries(done)
-        return Batch(last_id, count, indexes, node_indexes, dead_letters, repeated, failed)
+        ends = [
+            event
+            for event in done
+            if isinstance(event, Event) and isinstance(event.data, SessionClosed | JobFailed)
+        ]
+        return Batch(last_id, count, indexes, node_indexes, dead_letters, repeated, failed, ends)
 
     def _has_more_tries(self, entry_id: str) -> bool:
         """Count a failed try of the entry."""

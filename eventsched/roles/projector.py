@@ -45,6 +45,7 @@ from eventsched.projection.store import (
     Standby,
 )
 from eventsched.roles.rebuild import Rebuild, RebuildFailed
+from eventsched.schema.events import Event, JobFailed, SessionClosed
 from eventsched.schema.ids import START
 from eventsched.store.operator_commands import Act
 from eventsched.store.retry import Backoff, first_error
@@ -233,10 +234,22 @@ class Projector:
                 projections=failed.projections,
                 reason=failed.reason,
             )
+        if self.set.sessions is not None:  # one set, so that each end is logged once
+            self._log_ends(batch.ends)
         if batch.repeated:
             first, count = batch.repeated[0], len(batch.repeated)
             self._log.warning("skipped", events=count, first=first.id, reason=first.reason)
         return StepResult("folded", batch.count, len(batch.dead_letters))
+
+    def _log_ends(self, ends: Sequence[Event]) -> None:
+        """Log the end of each session, and each job that failed."""
+        for event in ends:
+            if isinstance(event.data, SessionClosed):
+                self._log.info("session closed", session=event.session, missing=event.data.missing)
+            elif isinstance(event.data, JobFailed):
+                self._log.warning(
+                    "job failed", session=event.session, job=event.job, code=event.data.code
+                )
 
     def _saves(self, lease: SetLease, batch: Batch, *, first: str) -> Iterator[Save]:
         """The saves of a batch. Those before the last one drop records and move no checkpoint."""

@@ -8,11 +8,12 @@ Read next: supervisor.py, presence.py, dispatcher.py, projector.py, timer.py, ar
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple, TypeAlias
 
 import anyio
+import structlog
 
 from eventsched.archive.config import ArchiveSettings
 from eventsched.projection.installed import check_names, load_set
@@ -26,6 +27,8 @@ from eventsched.roles.timer import Timer
 from eventsched.roles.trimmer import Trimmer
 from eventsched.store.cell import Store
 from eventsched.store.connection import Connection
+
+log = structlog.get_logger("eventsched.roles.runner")
 
 
 class Process(NamedTuple):
@@ -112,6 +115,21 @@ async def run_roles(
     """
     process = Process(secrets.token_hex(8), archive_settings)
     create_cells = connection.create_cells if names else _leave_missing
+    all_names = [*names, *also_present]
+    log.info("roles started", roles=all_names, cells=connection.cells, instance=process.instance)
+    try:
+        await _run(connection, names, process, also_present, create_cells)
+    finally:
+        log.info("roles ended", roles=all_names, cells=connection.cells, instance=process.instance)
+
+
+async def _run(
+    connection: Connection,
+    names: Sequence[str],
+    process: Process,
+    also_present: Sequence[str],
+    create_cells: Callable[[], Awaitable[None]],
+) -> None:
     async with anyio.create_task_group() as tasks:
         for store in connection.stores.values():
             roles = roles_of(store, names, process)

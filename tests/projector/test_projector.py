@@ -768,6 +768,22 @@ async def test_the_next_try_of_a_rebuild_is_the_same_act(store: TimedStore) -> N
     assert len(await store.log("RebuildStarted")) == len(await store.log("RebuildPromoted")) == 1
 
 
+async def test_failed_jobs_are_logged(store: TimedStore) -> None:
+    """At the level of warnings; the lines of roles in tests/failures/test_logs.py have the rest."""
+    node = await store.join()
+    session = await store.open("s1")
+    await store.say(session, 0, end_of_utterance=True)
+    await store.dispatch()
+    (message,) = await store.inbox(node)
+    await store.answer(node, message, status="failed", code="NO_SPANISH")
+    with capture_logs() as logs:
+        await fold_all(projector_of(store))
+    (failed,) = (line for line in logs if "session" in line)
+    assert (failed["event"], failed["log_level"]) == ("job failed", "warning")
+    assert (failed["session"], failed["job"]) == (session.session, message["j"])
+    assert failed["code"] == "NO_SPANISH"
+
+
 async def test_the_projector_continues_with_the_new_revision(store: TimedStore) -> None:
     await talk(store, 1)
     projector = projector_of(store)
