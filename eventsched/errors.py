@@ -220,11 +220,12 @@ class SessionSuperseded(Refused):
 class Backpressure(Refused):
     """Raised when the cell refuses work for now; `eventsched status` shows the reason.
 
-    The field `cause` is `session_outcomes` if the session has 1,024 open outcomes,
-    `session_resumes` if the session was resumed 16 times in less than 160 s, `tenant_outbox` if the
-    results that nobody has read reach the bound of the field `tenant`, and `tenant_lag` if the
-    projections have not folded as many of this tenant's log entries (`seen`) as the setting
-    `tenant_lag_max` (`limit`). After an append, the field `accepted_bytes` is the number of bytes
+    The field `cause` says why. The cell refuses everybody for `memory`, `group` (a reader of the log
+    is late), `archive` or `dead_letters`. It refuses the tenant of the field `tenant` for
+    `tenant_queue` (waiting jobs), `tenant_outbox` (results that nobody has read) or `tenant_lag` (log
+    entries that the projections have not folded), whose number is `seen` and whose limit is `limit`.
+    It refuses a session for `session_outcomes` (1,024 open outcomes) or `session_resumes` (16 resumes
+    in less than 160 s). After an append, the field `accepted_bytes` is the number of bytes
     of audio that count as appended; append the rest later.
     """
 

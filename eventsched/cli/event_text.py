@@ -155,7 +155,8 @@ def _suspended(_: Event, d: events.NodeSuspended) -> str:
 
 
 def _backpressure(_: Event, d: events.BackpressureStarted | events.BackpressureEnded) -> str:
-    return f"{d.reason}: {d.seen:,}, the limit is {d.limit:,}"
+    tenant = f" of tenant {d.tenant}" if d.tenant else ""
+    return f"{d.reason}{tenant}: {d.seen:,}, the limit is {d.limit:,}"
 
 
 def _adjusted(_: Event, d: events.ClockAdjusted) -> str:

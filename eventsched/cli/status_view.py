@@ -52,17 +52,10 @@ def _cell(cell: CellStatus) -> list[RenderableType]:
     if cell.dead_letters:
         count = plural(cell.dead_letters, "dead letter")
         head.append(f"  {count}, newest: {cell.newest_dead_letter}", "red")
-    for outbox in cell.outboxes:
-        if outbox.is_refused:
-            unread = size(outbox.unread_bytes)
-            head.append(f"  tenant {outbox.tenant} is refused: {unread} unread", "bold red")
-    for lagging in cell.lagging_tenants:
-        entries = plural(lagging.lag, "entry", "entries")
-        head.append(f"  tenant {lagging.tenant} is refused: {entries} not folded", "bold red")
     if cell.stalled_timers:
         head.append(f"  {plural(cell.stalled_timers, 'stalled timer')}", "red")
     parts = [_roles(cell), "", _consumers(cell.consumers), "", _nodes(cell.classes, cell.now_ms)]
-    return [head, *parts, *_waiting(cell)]
+    return [head, *parts, *_tenants(cell), *_waiting(cell)]
 
 
 def _roles(cell: CellStatus) -> RenderableType:
@@ -170,6 +163,33 @@ def _abilities(status: ClassStatus) -> str:
     """Return the languages and features of a capability class."""
     features = f"  +{', '.join(status.features)}" if status.features else ""
     return f"{', '.join(status.sources)} → {', '.join(status.targets)}{features}"
+
+
+def _tenants(cell: CellStatus) -> list[RenderableType]:
+    """Return the tenants with the largest backlogs; those that are refused are red."""
+    queues = {each.tenant: each for each in cell.queues}
+    outboxes = {each.tenant: each for each in cell.outboxes}
+    lags = {each.tenant: each.lag for each in cell.lagging_tenants}
+    if not queues and not lags and not any(each.is_refused for each in outboxes.values()):
+        return []
+    columns = ("JOBS WAIT", "UNREAD", "NOT FOLDED")
+    result = table("TENANT", *columns, "", right=columns)
+    for tenant in dict.fromkeys([*lags, *queues, *outboxes]):
+        queue, outbox = queues.get(tenant), outboxes.get(tenant)
+        is_refused = {
+            "tenant_queue": queue is not None and queue.is_refused,
+            "tenant_outbox": outbox is not None and outbox.is_refused,
+            "tenant_lag": tenant in lags,
+        }
+        causes = [cause for cause, is_active in is_refused.items() if is_active]
+        result.add_row(
+            tenant,
+            f"{queue.jobs:,}" if queue else NONE,
+            size(outbox.unread_bytes) if outbox else NONE,
+            f"{lags[tenant]:,}" if tenant in lags else NONE,
+            Text(f"refused: {', '.join(causes)}" if causes else "", "bold red"),
+        )
+    return ["", result]
 
 
 def _waiting(cell: CellStatus) -> list[RenderableType]:

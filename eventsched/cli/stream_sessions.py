@@ -256,7 +256,9 @@ class Streams:
     async def _wait(self, error: Backpressure) -> None:
         """Wait as long as the refusal says; print a note about it now and then."""
         if anyio.current_time() > self._next_note_s:
-            self._note("backpressure: trying again; see `eventsched status` for the reason")
+            cause, tenant = error.fields.get("cause", ""), error.fields.get("tenant", "")
+            why = f" ({cause} of tenant {tenant})" if tenant else f" ({cause})" if cause else ""
+            self._note(f"backpressure{why}: trying again; `eventsched status` shows the reason")
             self._next_note_s = anyio.current_time() + BACKPRESSURE_NOTE_S
         await anyio.sleep(error.retry_after_ms / 1_000)
 

@@ -334,7 +334,7 @@ class Session:
         try:
             await self._flush()
         except ServerUnavailable:
-            fields = {"retry_after_ms": "1000", "accepted_bytes": "0", "reason": "server_away"}
+            fields = {"retry_after_ms": "1000", "accepted_bytes": "0", "cause": "server_away"}
             raise Backpressure("BACKPRESSURE", fields) from None
 
     async def _flush(self) -> list[Receipt]:

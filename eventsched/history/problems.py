@@ -55,6 +55,9 @@ def _of_cell(cell: CellStatus) -> Iterator[str]:
 
 
 def _refused_tenants(cell: CellStatus) -> Iterator[str]:
+    for queue in cell.queues:
+        if queue.is_refused:
+            yield f"tenant {queue.tenant} is refused: {plural(queue.jobs, 'job')} wait"
     for outbox in cell.outboxes:
         if outbox.is_refused:
             unread = size(outbox.unread_bytes)

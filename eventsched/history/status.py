@@ -7,6 +7,7 @@ Read next: node_status.py, waiting.py, store/lag.py, cli/status.py.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -25,7 +26,7 @@ from eventsched.store.lag import ARCHIVE, ConsumerLag
 from eventsched.store.replies import fields_of, stored_number
 
 TENANTS_MAX = 5
-"""Tenants whose unread results are shown, and those whose lag is."""
+"""Tenants whose waiting jobs are shown, those whose unread results are, and those whose lag is."""
 
 
 class ConsumerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +40,16 @@ class ConsumerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Age of the oldest of these entries."""
     is_running: bool
     """Whether a process has the lease of the set; always true for the dispatcher."""
+
+
+class TenantQueue(msgspec.Struct, frozen=True, kw_only=True):
+    """The jobs of a tenant that wait."""
+
+    tenant: str
+    jobs: int
+    """Waiting jobs, and outcomes in the dispatch queue."""
+    is_refused: bool
+    """Whether the tenant has so many that it is refused."""
 
 
 class TenantOutbox(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +88,8 @@ class CellStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Reason of the newest dead letter."""
     stalled_timers: int
     """Number of timers whose last call had no effect and that are called again after a pause."""
+    queues: list[TenantQueue]
+    """The tenants with the most waiting jobs, at most five."""
     outboxes: list[TenantOutbox]
     """The tenants with the most bytes of results that wait to be read, at most five."""
     lagging_tenants: list[RefusedTenant]
@@ -142,6 +155,7 @@ class _CellReader:
             classes=classes,
             dead_letters=await self._command("XLEN", self._keys.dead_letters),
             newest_dead_letter=_field(newest[0][1], b"reason") if newest else "",
+            queues=await self._queues(settings),
             outboxes=await self._outboxes(settings),
             lagging_tenants=await self._lagging_tenants(),
             stalled_timers=await self._command("ZCARD", self._keys.stalled_timers),
@@ -181,32 +195,42 @@ class _CellReader:
             is_running=stored_number(lease.get("until", "0"), key) > self._now_ms,
         )
 
+    async def _queues(self, settings: Settings) -> list[TenantQueue]:
+        waiting = await self._store.tenant_queues()
+        return [
+            TenantQueue(
+                tenant=tenant,
+                jobs=waiting[tenant],
+                is_refused=waiting[tenant] >= settings.tenant_queue_max,
+            )
+            for tenant in _most(waiting)
+        ]
+
     async def _outboxes(self, settings: Settings) -> list[TenantOutbox]:
-        unread = await self._numbers(self._keys.tenant_outbox)
-        most = sorted(unread, key=lambda tenant: (-unread[tenant], tenant))[:TENANTS_MAX]
+        unread = await self._store.read_numbers(self._keys.tenant_outbox)
         return [
             TenantOutbox(
                 tenant=tenant,
                 unread_bytes=unread[tenant],
                 is_refused=unread[tenant] >= settings.tenant_outbox_bytes_max,
             )
-            for tenant in most
+            for tenant in _most(unread)
         ]
 
     async def _lagging_tenants(self) -> list[RefusedTenant]:
-        lags = await self._numbers(self._keys.tenant_lag)
-        most = sorted(lags, key=lambda tenant: (-lags[tenant], tenant))[:TENANTS_MAX]
-        return [RefusedTenant(tenant=tenant, lag=lags[tenant]) for tenant in most]
-
-    async def _numbers(self, key: str) -> dict[str, int]:
-        stored = await self._store.read_hash(key)
-        return {name: stored_number(value, f"{key} {name}") for name, value in stored.items()}
+        lags = await self._store.read_numbers(self._keys.tenant_lag)
+        return [RefusedTenant(tenant=tenant, lag=lags[tenant]) for tenant in _most(lags)]
 
     async def _command(self, name: str, key: str, *more: str | int) -> Any:
         return await self._store.transport.command(name, key, *more, key=key)
 
     def _age(self, entry_id: str) -> int:
         return max(0, self._now_ms - ms_of(entry_id))
+
+
+def _most(backlogs: Mapping[str, int]) -> list[str]:
+    """The tenants with the largest backlogs."""
+    return sorted(backlogs, key=lambda tenant: (-backlogs[tenant], tenant))[:TENANTS_MAX]
 
 
 def _words(joined: str) -> list[str]:

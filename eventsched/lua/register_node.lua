@@ -60,9 +60,8 @@ end
 if #strings.split(sources) * #strings.split(targets) > pairs_max then
   return validate.invalid('targets', '1024 pairs')
 end
-if backpressure.is_active() then
-  return validate.refuse('BACKPRESSURE', 'retry_after_ms=1000')
-end
+local cell_refusal = backpressure.cell_refusal()
+if cell_refusal then return validate.refuse(cell_refusal) end
 local class_id = classes.id_of(sources, targets, features, '')
 if redis.call('SISMEMBER', keys.classes, class_id) == 0
   and redis.call('SCARD', keys.classes) >= classes_max then

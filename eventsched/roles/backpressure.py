@@ -2,7 +2,7 @@
 
 Owns: measuring memory, consumer lag and dead letters once a second; deciding when backpressure
 starts (at the limit) and ends (below nine tenths of the limit), for a cell and, by its part of the
-lag, for a tenant.
+lag, for a tenant; recording which tenants are refused.
 Must not: decide by what it has in memory, because any number of monitors may run and the active
 reasons are stored in the cell; refuse calls, which the scripts of producers and nodes do.
 Read next: lua/set_backpressure.lua, store/lag.py, store/tenant_lag.py, schema/settings.py.
@@ -10,12 +10,13 @@ Read next: lua/set_backpressure.lua, store/lag.py, store/tenant_lag.py, schema/s
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Literal, TypeAlias
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeAlias
 
 import msgspec
 import structlog
 
+from eventsched.schema.events import BackpressureReason, TenantReason
 from eventsched.schema.settings import Settings
 from eventsched.store.cell import Store
 from eventsched.store.lag import ARCHIVE, ConsumerLag
@@ -24,7 +25,7 @@ from eventsched.store.tenant_lag import TenantLag
 
 MEASURE_S = 1.0
 """Interval between two measurements."""
-Reason: TypeAlias = Literal["memory", "group", "archive", "dead_letters", "tenant_lag"]
+Reason: TypeAlias = BackpressureReason
 UNMEASURED: dict[Reason, str] = {"memory": "maxmemory is 0 now", "archive": "no archive any more"}
 """Reasons that may have no measurement, and why. Their backpressure ends then."""
 
@@ -75,7 +76,8 @@ class BackpressureMonitor:
         for reason, description in UNMEASURED.items():
             if reason in active and reason not in measured:
                 await self._update(Measurement(reason, 0, 1, description), was_active=True)
-        await self._update_tenants(settings)
+        await self._update_lagging_tenants(settings)
+        await self._record_refused_tenants(settings)
         return measurements
 
     async def _update(self, measurement: Measurement, *, was_active: bool) -> None:
@@ -100,7 +102,7 @@ class BackpressureMonitor:
                 limit=measurement.limit,
             )
 
-    async def _update_tenants(self, settings: Settings) -> None:
+    async def _update_lagging_tenants(self, settings: Settings) -> None:
         """Refuse the tenants that the projections lag behind, and serve those again that they
         follow.
 
@@ -121,17 +123,59 @@ class BackpressureMonitor:
             is_active = lag.is_active(was_active=was_active)
             if is_active or was_active:
                 await self._store.set_tenant_lag(tenant, seen if is_active else 0)
-            if is_active != was_active:
-                log.warning(
-                    "backpressure",
-                    change="started" if is_active else "ended",
-                    cell=self._store.cell,
-                    reason=lag.reason,
-                    tenant=tenant,
-                    projection_set=slowest,
-                    seen=seen,
-                    limit=lag.limit,
-                )
+
+    async def _record_refused_tenants(self, settings: Settings) -> None:
+        """Append an event for each tenant that is refused for a backlog, or is served again.
+
+        A refusal that begins and ends between two measurements is in no event.
+        """
+        store, keys = self._store, self._store.keys
+        recorded = {
+            (tenant, reason)
+            for tenant, _, reason in (
+                field.rpartition("|") for field in await store.read_hash(keys.tenant_refused)
+            )
+        }
+        for reason, (backlogs, limit) in (await self._backlogs(settings)).items():
+            tenants = {tenant for tenant, count in backlogs.items() if count >= limit}
+            tenants |= {tenant for tenant, recorded_for in recorded if recorded_for == reason}
+            for tenant in sorted(tenants):
+                seen = backlogs.get(tenant, 0)
+                # The hash has the tenants that are refused for their lag, and no others.
+                is_active = tenant in backlogs if reason == "tenant_lag" else seen >= limit
+                if is_active != ((tenant, reason) in recorded):
+                    await self._record(tenant, reason, is_active=is_active, seen=seen, limit=limit)
+
+    async def _record(
+        self, tenant: str, reason: TenantReason, *, is_active: bool, seen: int, limit: int
+    ) -> None:
+        change = await self._store.set_tenant_backpressure(
+            tenant, reason, is_active=is_active, seen=seen, limit=limit
+        )
+        if change != "unchanged":
+            log.warning(
+                "backpressure",
+                change=change,
+                cell=self._store.cell,
+                reason=reason,
+                tenant=tenant,
+                seen=seen,
+                limit=limit,
+            )
+
+    async def _backlogs(
+        self, settings: Settings
+    ) -> dict[TenantReason, tuple[Mapping[str, int], int]]:
+        """For each reason, the backlogs by tenant and their limit."""
+        store, keys = self._store, self._store.keys
+        return {
+            "tenant_queue": (await store.tenant_queues(), settings.tenant_queue_max),
+            "tenant_outbox": (
+                await store.read_numbers(keys.tenant_outbox),
+                settings.tenant_outbox_bytes_max,
+            ),
+            "tenant_lag": (await store.read_numbers(keys.tenant_lag), settings.tenant_lag_max),
+        }
 
     async def run(self) -> None:
         """Measure every second until cancelled."""

@@ -25,6 +25,11 @@ POLICY_VERSION = 1
 
 Outcome: TypeAlias = Literal["result", "no_speech", "failed", "missing"]
 Rule: TypeAlias = Literal["turn", "session", "load", "last", "fill"]
+CellReason: TypeAlias = Literal["memory", "group", "archive", "dead_letters"]
+"""Why a cell refuses producers and nodes."""
+TenantReason: TypeAlias = Literal["tenant_queue", "tenant_outbox", "tenant_lag"]
+"""The backlog for which a tenant is refused: waiting jobs, unread results, entries not folded."""
+BackpressureReason: TypeAlias = CellReason | TenantReason
 SuspensionScope: TypeAlias = Literal["node", "feature", "language_pair"]
 Int: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**53) + 1, le=2**53 - 1)]
 """A whole number that a function counts exactly. An event with a greater one is not decoded: no
@@ -445,17 +450,27 @@ class NodeResumed(Data, frozen=True, kw_only=True):
 
 
 class BackpressureStarted(Data, frozen=True, kw_only=True):
-    """The cell refuses new sessions, audio and registrations. By the timer role."""
+    """The cell refuses new sessions, audio and registrations, or those of a tenant.
 
-    reason: Literal["memory", "group", "archive", "dead_letters"]
+    By the timer role, which measures once a second.
+    """
+
+    reason: BackpressureReason
+    tenant: str = ""
+    """The tenant that is refused; empty if the cell refuses all of them, and nodes."""
     seen: Int
     limit: Int
 
 
 class BackpressureEnded(Data, frozen=True, kw_only=True):
-    """The cell accepts new sessions, audio and registrations again. By the timer role."""
+    """The cell accepts new sessions, audio and registrations again, or those of a tenant.
 
-    reason: Literal["memory", "group", "archive", "dead_letters"]
+    By the timer role, which measures once a second.
+    """
+
+    reason: BackpressureReason
+    tenant: str = ""
+    """The tenant that was refused; empty if the cell refused all of them, and nodes."""
     seen: Int
     limit: Int
 

@@ -39,6 +39,7 @@ S  ephemeral state: it may be lost.
     tenant_undispatched     hash   D  tenant -> outcomes of utterances in the dispatch queue
     tenant_outbox           hash   S  tenant -> bytes of results that wait to be read
     tenant_lag              hash   S  tenant that is refused for its lag -> log entries not folded
+    tenant_refused          hash   S  `<tenant>|<reason>` that the log says is refused -> backlog
     tenant_finish_tag       zset   D  tenant -> F of fair queuing; dropped if it charges nothing
     counters                hash   D  entry count, virtual time, classes, trimmed; backpressure
                                    set_aside: the last segments that were set aside
@@ -84,7 +85,7 @@ SINGLE_TYPES = {
     "clock": "string", "settings": "hash", "timers": "zset", "stalled_timers": "zset",
     "lease:core": "hash", "checkpoint:core": "string", "node_index_starts": "zset",
     "session_index_ends": "zset", "erased": "zset", "archive": "hash", "presence": "hash",
-    "operator_requests": "hash",
+    "operator_requests": "hash", "tenant_refused": "hash",
 }  # fmt: skip
 """The types of the keys of a cell that exist once."""
 CELLS = f"{LAYOUT}:cells"
@@ -220,6 +221,10 @@ class Keys:
     @property
     def tenant_lag(self) -> str:
         return self._key("tenant_lag")
+
+    @property
+    def tenant_refused(self) -> str:
+        return self._key("tenant_refused")
 
     @property
     def waiting_tags(self) -> str:

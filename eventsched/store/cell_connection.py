@@ -16,7 +16,7 @@ from eventsched.errors import CellUnknown, UnexpectedReply
 from eventsched.schema.ids import START
 from eventsched.schema.keys import Keys
 from eventsched.schema.settings import Settings
-from eventsched.store.replies import fields_of
+from eventsched.store.replies import fields_of, stored_number
 from eventsched.store.transport import Arg, Entry, Transport, entries_of
 
 CALLS_MAX = 500
@@ -78,6 +78,11 @@ class CellConnection:
         reply = await self.transport.command("HGETALL", key, key=key)
         fields = fields_of(reply).items()
         return {name.decode(): value.decode(errors="replace") for name, value in fields}
+
+    async def read_numbers(self, key: str) -> dict[str, int]:
+        """The fields of a hash as whole numbers. Raises UnexpectedReply for any other value."""
+        stored = await self.read_hash(key)
+        return {name: stored_number(value, f"{key} {name}") for name, value in stored.items()}
 
     async def first_id(self, key: str) -> str:
         """Id of the oldest entry that a stream still has; `0-0` if it has none."""

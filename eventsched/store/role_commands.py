@@ -8,11 +8,13 @@ Read next: lua/README.md (what each script decides), roles/dispatcher.py, roles/
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 
+from eventsched.schema.events import TenantReason
 from eventsched.store.cell_connection import CellConnection
 from eventsched.store.replies import fields_of
 
@@ -79,6 +81,22 @@ class RoleCommands(CellConnection):
     async def set_tenant_lag(self, tenant: str, entries: int) -> None:
         """The cell refuses the tenant for this many entries that are not folded; 0: no longer."""
         await self.run("set_tenant_lag", tenant, entries)
+
+    async def set_tenant_backpressure(
+        self, tenant: str, reason: TenantReason, *, is_active: bool, seen: int, limit: int
+    ) -> Literal["started", "ended", "unchanged"]:
+        """The log says that the tenant is refused for this backlog, or no longer is."""
+        reply = await self.run(
+            "set_tenant_backpressure", tenant, reason, int(is_active), seen, limit
+        )
+        return reply.decode()  # type: ignore[no-any-return]
+
+    async def tenant_queues(self) -> dict[str, int]:
+        """The jobs of each tenant that wait, with its outcomes in the dispatch queue."""
+        waiting: Counter[str] = Counter()
+        for key in (self.keys.tenant_queued, self.keys.tenant_undispatched):
+            waiting.update(await self.read_numbers(key))
+        return dict(waiting)
 
     async def dispatch_jobs(self, lease_ms: int = 0, consumer: str = "dispatcher") -> DispatchReply:
         """Dispatch or queue the jobs of up to 12 entries of the dispatch stream.

@@ -13,18 +13,20 @@ from redis.crc import key_slot
 
 import eventsched
 from eventsched.audit.verify import Verifier
-from eventsched.history.status import _CellReader
+from eventsched.history.problems import problems_of
+from eventsched.history.status import TenantQueue, _CellReader, read_status
 from eventsched.projection.installed import load_core
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import ProjectionStore
 from eventsched.roles.backpressure import BackpressureMonitor, Measurement
 from eventsched.roles.projector import Projector
-from eventsched.schema.events import BackpressureStarted
+from eventsched.schema.events import BackpressureEnded, BackpressureStarted
 from eventsched.schema.keys import Keys, name_of
 from eventsched.schema.settings import Settings
 from eventsched.server.testing import LocalCluster, LocalServer
 from eventsched.store.cell import Store
-from eventsched.store.client import open_client
+from eventsched.store.client import Client, check_server, open_client
+from eventsched.store.connection import Connection
 from eventsched.store.lag import ConsumerLag
 from eventsched.store.session_commands import Chunk, SessionGrant
 from eventsched.store.transport import RedisTransport
@@ -286,6 +288,30 @@ async def _bare(url: str, *cells: str) -> AsyncIterator[Store]:
 def _defaults() -> dict[str, int]:
     settings = Settings()
     return {name: getattr(settings, name) for name in settings.__struct_fields__}
+
+
+async def test_a_tenant_that_is_refused_for_its_backlog_is_in_the_log_and_in_status(
+    store: TimedStore, redis: Client
+) -> None:
+    await store.configure_cell({"tenant_queue_max": 2}, overwrite=True)
+    session, monitor = await store.open(), BackpressureMonitor(store)
+    for seq in range(2):
+        await store.say(session, seq, end_of_utterance=True)
+    await monitor.step()
+    await monitor.step()
+    (started,) = await store.log("BackpressureStarted")
+    assert started.data == BackpressureStarted(
+        reason="tenant_queue", tenant="acme", seen=2, limit=2
+    )
+    connection = Connection("", await check_server(redis), store.transport, {store.cell: store})  # type: ignore[arg-type]
+    status = await read_status(connection)
+    assert status.cells[0].queues == [TenantQueue(tenant="acme", jobs=2, is_refused=True)]
+    assert f"{store.cell}: tenant acme is refused: 2 jobs wait" in problems_of(status)
+    await store.join(slots=4)
+    await store.dispatch()
+    await monitor.step()
+    (ended,) = await store.log("BackpressureEnded")
+    assert ended.data == BackpressureEnded(reason="tenant_queue", tenant="acme", seen=0, limit=2)
 
 
 async def _opened(store: Store, name: str) -> SessionGrant:

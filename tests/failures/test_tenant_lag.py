@@ -20,6 +20,8 @@ from eventsched.projection.installed import load_core
 from eventsched.projection.store import ProjectionStore
 from eventsched.roles.backpressure import BackpressureMonitor
 from eventsched.roles.projector import Projector
+from eventsched.schema.codec import decode
+from eventsched.schema.events import BackpressureEnded, BackpressureStarted
 from eventsched.schema.ids import parse_id
 from eventsched.schema.keys import name_of
 from eventsched.store import tenant_lag
@@ -84,7 +86,8 @@ async def test_a_tenant_that_floods_is_refused_alone_and_others_go_on(
             await until("everything is folded", lambda: _is_folded(store))
             tasks.cancel_scope.cancel()
         events = await store.read_range(store.keys.log, "-", "+", 100_000)
-        assert not [fields for _, fields in events if fields[1] == b"BackpressureStarted"]
+        started = [decode(*entry).data for entry in events if entry[1][1] == b"BackpressureStarted"]
+        assert {(each.reason, each.tenant) for each in started} == {("tenant_lag", "flood")}  # type: ignore[union-attr]
         assert (await Verifier(views, load_core()).run()).violations == []
 
 
@@ -110,10 +113,17 @@ async def test_a_tenant_is_refused_until_the_projector_has_folded_its_entries(
     assert status.cells[0].lagging_tenants == [RefusedTenant(tenant="acme", lag=26)]
     assert status.cells[0].backpressure == []
     assert any("tenant acme is refused: 26 entries" in line for line in problems_of(status))
+    lag: dict[str, Any] = {"reason": "tenant_lag", "tenant": "acme", "limit": 20}
+    assert [each.data for each in await store.log("BackpressureStarted")] == [
+        BackpressureStarted(**lag, seen=26)
+    ]
     while (await projector.step()).state == "folded":
         pass
     await monitor.step()
     assert await _refused(store) == {}
+    assert [each.data for each in await store.log("BackpressureEnded")] == [
+        BackpressureEnded(**lag, seen=0)
+    ]
     await store.say(session, 25)
 
 

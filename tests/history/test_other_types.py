@@ -19,8 +19,8 @@ from tests.verify.test_verify import BusyCell, verified
 
 busy = test_verify.busy
 NOT_READ = {
-    "erased", "tenant_finish_tag", "tenant_undispatched", "tenant_queued", "node_index_starts",
-    "session_index_ends",
+    "erased", "tenant_finish_tag", "node_index_starts", "session_index_ends", "operator_requests",
+    "tenant_refused",
 }  # fmt: skip
 """Keys that neither `status` nor `verify` reads."""
 
@@ -57,6 +57,7 @@ async def test_a_key_of_another_type_is_named(busy: BusyCell, redis: Any, name: 
     ("name", "field"),
     [
         ("settings", "pause_ms"), ("tenant_outbox", "acme"), ("tenant_lag", "acme"),
+        ("tenant_queued", "acme"), ("tenant_undispatched", "acme"),
         ("lease:core", "until"), ("lease:core", "passed"), ("node:n1", "slots"),
         ("node:n1", "epoch"),
     ],

@@ -158,7 +158,8 @@ def check_registration(
     if wrong:
         raise invalid(wrong[0])
     if w.backpressure:
-        raise Refused("BACKPRESSURE", {"retry_after_ms": "1000"})
+        cause = min(w.backpressure)
+        raise Refused("BACKPRESSURE", {"retry_after_ms": "1000", "cause": cause})
 
 
 def enter(

@@ -91,11 +91,14 @@ def checked(w: World, name: str, epoch: int) -> Session:
 
 def backpressure(w: World, tenant: str) -> Refused | None:
     if w.backpressure:
-        return Refused("BACKPRESSURE", {"retry_after_ms": "1000"})
+        cause = min(w.backpressure)
+        return Refused("BACKPRESSURE", {"retry_after_ms": "1000", "cause": cause})
     waiting = sum(w.cores[key].tenant == tenant for key, _ in w.queued())
     waiting += w.undispatched.get(tenant, 0)
     if waiting >= w.settings.tenant_queue_max:
-        return Refused("BACKPRESSURE", {"retry_after_ms": str(w.settings.queue_timeout_ms // 2)})
+        fields = {"cause": "tenant_queue", "tenant": tenant, "seen": str(waiting)}
+        retry_after_ms = w.settings.queue_timeout_ms // 2
+        return Refused("BACKPRESSURE", {"retry_after_ms": str(retry_after_ms), **fields})
     return None
 
 

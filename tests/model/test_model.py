@@ -46,9 +46,12 @@ CALLED_BY_SETS = {
     "trim_log",
     "trim_node_indexes",
 }
-RECORD_A_REPORT = {"renew_presence", "set_aside_archive", "set_tenant_lag"}
-"""They record what a process or an operator reports, in no event. Their own tests are
-tests/roles/test_presence.py, tests/archive/test_set_aside.py and tests/scripts/test_tenant_lag.py.
+RECORD_A_REPORT = {
+    "renew_presence", "set_aside_archive", "set_tenant_backpressure", "set_tenant_lag",
+}  # fmt: skip
+"""They record what a process or an operator reports, which changes no other call but the refusal
+for a lag. Their own tests are tests/roles/test_presence.py, tests/archive/test_set_aside.py and
+tests/scripts/test_tenant_lag.py.
 """
 REPAIR = {"repair_job", "repair_state", "repair_trim"}
 """They write the state that the fold of the log gives; tests/verify/test_repair.py checks it."""

@@ -47,7 +47,7 @@ if not cell then return '{}' end
 local found = { nodes = {}, leases = {}, classes = {}, free_nodes = {}, sessions = {},
   affinity = {}, generation = cell.generation, settings = cell.settings,
   group_view = cell.group_view,
-  is_backpressure_active = cell.is_backpressure_active,
+  backpressure_reasons = cell.backpressure_reasons,
   keeps_audio = cell.keeps_audio, pairs = cell.pairs,
   dispatcher_lease = cell.dispatcher_lease, places = cell.places,
   waiting_heads = cell.waiting_heads, tenant_counts = cell.tenant_counts,
@@ -185,9 +185,9 @@ async def assert_stored(store: TimedStore) -> int:
     if "keeps_audio" in cached:
         archive = await store.read_hash(store.keys.archive)
         assert cached["keeps_audio"] == (archive.get("audio") == "1")
-    if "is_backpressure_active" in cached:
+    if "backpressure_reasons" in cached:
         counters = await store.read_hash(store.keys.counters)
-        assert cached["is_backpressure_active"] == bool(counters.get("backpressure"))
+        assert cached["backpressure_reasons"] == counters.get("backpressure", "")
     await assert_slots_stored(store, cached)
     await assert_orders_stored(store, cached)
     await assert_requirements_stored(store, cached)

@@ -198,6 +198,8 @@ async def test_the_typed_calls_give_as_many_arguments_as_the_headers_name(
             lambda: counted.set_backpressure("memory", is_active=True, seen=1, limit=1),
         ),
         ("set_tenant_lag", 0, lambda: counted.set_tenant_lag("acme", 1)),
+        ("set_tenant_backpressure", 0, lambda: counted.set_tenant_backpressure(
+            "acme", "tenant_queue", is_active=True, seen=1, limit=1)),
         ("open_session", 0, lambda: counted.open_session(**opened)),
         ("resume_session", 0, lambda: counted.resume_session(session, SECRET, "t")),
         ("append_audio", 7, lambda: counted.append_audio([chunk])),

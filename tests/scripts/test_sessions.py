@@ -439,7 +439,9 @@ async def test_rule_18_a_tenant_with_too_many_waiting_jobs_is_refused_alone(
         with pytest.raises(Refused) as refused:
             await attempt
         assert (refused.value.code, refused.value.fields) == (
-            "BACKPRESSURE", {"retry_after_ms": "5000"},
+            "BACKPRESSURE",
+            {"retry_after_ms": "5000", "cause": "tenant_queue", "tenant": "acme", "seen": "2",
+             "limit": "2"},
         )  # fmt: skip
     assert (await store.say(other, 0)).status == "ok"
     assert (await store.finalize_utterance(busy.session, 1, 1)).status == "ok"

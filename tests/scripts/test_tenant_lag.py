@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from eventsched.errors import Backpressure, InvalidMessage
+from eventsched.schema.events import BackpressureEnded, BackpressureStarted
 from eventsched.store.client import Client
 from tests.fixtures_store import TimedStore
 from tests.scripts.calls import contents
@@ -63,6 +66,41 @@ async def test_rule_5_a_tenant_with_lag_starts_no_playback_and_ends_those_that_a
         await mark(store, session, 1, started=True)
     assert await contents(redis, store) == before
     assert await mark(store, session, 0, started=False) == "ok"
+
+
+async def test_rule_33_the_log_says_which_tenant_is_refused_and_why(store: TimedStore) -> None:
+    for word in ("started", "unchanged"):
+        change = await store.set_tenant_backpressure(
+            "acme", "tenant_queue", is_active=True, seen=12, limit=10
+        )
+        assert change == word
+    lag: dict[str, Any] = {"is_active": True, "seen": 3, "limit": 2}
+    assert await store.set_tenant_backpressure("other", "tenant_lag", **lag) == "started"
+    ended: dict[str, Any] = {"is_active": False, "seen": 4, "limit": 10}
+    assert await store.set_tenant_backpressure("acme", "tenant_queue", **ended) == "ended"
+    assert await store.set_tenant_backpressure("acme", "tenant_outbox", **ended) == "unchanged"
+    assert [event.data for event in await store.log()] == [
+        BackpressureStarted(reason="tenant_queue", tenant="acme", seen=12, limit=10),
+        BackpressureStarted(reason="tenant_lag", tenant="other", seen=3, limit=2),
+        BackpressureEnded(reason="tenant_queue", tenant="acme", seen=4, limit=10),
+    ]
+    assert await store.read_hash(store.keys.tenant_refused) == {"other|tenant_lag": "3"}
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [({"tenant": "a b"}, "tenant"), ({"reason": "memory"}, "reason"), ({"seen": -1}, "seen")],
+)
+async def test_rule_33_a_malformed_report_of_a_refused_tenant_is_refused(
+    store: TimedStore, change: dict[str, Any], field: str
+) -> None:
+    report: dict[str, Any] = {"tenant": "acme", "reason": "tenant_lag", "seen": 1} | change
+    with pytest.raises(InvalidMessage) as refused:
+        await store.set_tenant_backpressure(
+            report["tenant"], report["reason"], is_active=True, seen=report["seen"], limit=1
+        )
+    assert refused.value.fields["field"] == field
+    assert await store.types() == []
 
 
 @pytest.mark.parametrize(("tenant", "entries"), [("", 1), ("a b", 1), ("acme", -1)])

@@ -74,6 +74,7 @@ async def test_rule_33_a_tenant_with_too_many_unread_results_is_refused_alone(
             await attempt
         assert refused.value.fields == {
             "retry_after_ms": "1000", "cause": "tenant_outbox", "tenant": "acme",
+            "seen": str(3 * RESULT), "limit": str(BOUND["tenant_outbox_bytes_max"]),
         }  # fmt: skip
     other = await store.open("other", tenant="other")
     await answer_utterance(store, node, other, 0)

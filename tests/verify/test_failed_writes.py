@@ -192,6 +192,12 @@ CALLS: dict[str, tuple[Step, Step]] = {
         no_step,
         lambda scene: scene.store.set_backpressure("memory", is_active=True, seen=2, limit=1),
     ),
+    "set_tenant_backpressure": (
+        no_step,
+        lambda scene: scene.store.set_tenant_backpressure(
+            "acme", "tenant_queue", is_active=True, seen=2, limit=1
+        ),
+    ),
     "set_tenant_lag": (no_step, lambda scene: scene.store.set_tenant_lag("acme", 1)),
     "repair_state": (damaged, repair),
     "repair_job": (in_turn(half_dispatched_again, without_retry_timer), repair),

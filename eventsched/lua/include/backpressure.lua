@@ -3,6 +3,10 @@
 -- Lag of a tenant. The hash `tenant_lag` has the tenants that are refused because the projections
 -- have not folded too many of their log entries, with the number of these entries. The role
 -- `backpressure` counts them in the log once a second and sets it; no other call writes it.
+--
+-- A refusal names its cause: of a cell the first of the active reasons, of a tenant the backlog that
+-- has reached its limit. The hash `tenant_refused` has the backlogs, as `<tenant>|<reason>`, for
+-- which the log says that a tenant is refused. Nothing is decided by it.
 -- include: cache
 -- include: keys
 -- include: numbers
@@ -12,8 +16,8 @@
 -- include: write
 local backpressure = {}
 
-local cached = cache.register_single('is_backpressure_active', 'stable', function()
-  return (redis.call('HGET', keys.counters, 'backpressure') or '') ~= ''
+local reasons = cache.register_single('backpressure_reasons', 'stable', function()
+  return redis.call('HGET', keys.counters, 'backpressure') or ''
 end)
 
 local tenant_lag = cache.register('tenant_lag', 'live', function(tenant)
@@ -32,22 +36,37 @@ end
 
 -- Whether the cell refuses producers and nodes.
 function backpressure.is_active()
-  return cached.read_through()
+  return reasons.read_through() ~= ''
+end
+
+-- Why producers and nodes of the cell are refused, or nil.
+function backpressure.cell_refusal()
+  local active = reasons.read_through()
+  if active == '' then return nil end
+  return 'BACKPRESSURE retry_after_ms=1000 cause=' .. string.match(active, '^[^,]+')
+end
+
+local function tenant_refusal(tenant, cause, retry_after_ms, seen, limit)
+  return 'BACKPRESSURE retry_after_ms=' .. numbers.text[retry_after_ms] .. ' cause=' .. cause
+    .. ' tenant=' .. tenant .. ' seen=' .. numbers.text[seen] .. ' limit=' .. numbers.text[limit]
 end
 
 -- Why producers of the tenant are refused, or nil.
 function backpressure.refusal(tenant)
-  if backpressure.is_active() then return 'BACKPRESSURE retry_after_ms=1000' end
-  if queue.tenant_count(tenant) >= settings.tenant_queue_max then
-    return 'BACKPRESSURE retry_after_ms=' .. string.format('%d', settings.queue_timeout_ms / 2)
+  local cell_refusal = backpressure.cell_refusal()
+  if cell_refusal then return cell_refusal end
+  local count, count_max = queue.tenant_count(tenant), settings.tenant_queue_max
+  if count >= count_max then
+    return tenant_refusal(tenant, 'tenant_queue', math.floor(settings.queue_timeout_ms / 2), count,
+      count_max)
   end
-  if outbox.tenant_bytes(tenant) >= settings.tenant_outbox_bytes_max then
-    return 'BACKPRESSURE retry_after_ms=1000 cause=tenant_outbox tenant=' .. tenant
+  local bytes, bytes_max = outbox.tenant_bytes(tenant), settings.tenant_outbox_bytes_max
+  if bytes >= bytes_max then
+    return tenant_refusal(tenant, 'tenant_outbox', 1000, bytes, bytes_max)
   end
   local lag = tenant_lag.read_through(tenant)
   if lag > 0 then
-    return 'BACKPRESSURE retry_after_ms=1000 cause=tenant_lag tenant=' .. tenant .. ' seen='
-      .. numbers.text[lag] .. ' limit=' .. numbers.text[settings.tenant_lag_max]
+    return tenant_refusal(tenant, 'tenant_lag', 1000, lag, settings.tenant_lag_max)
   end
   return nil
 end

@@ -285,12 +285,15 @@ end
 
 -- The cell.
 
-function events.BackpressureStarted(reason, seen, limit)
-  return append_of_cell('BackpressureStarted', { reason = reason, seen = seen, limit = limit })
+-- `tenant` is the tenant that is refused; nil for the whole cell.
+function events.BackpressureStarted(reason, seen, limit, tenant)
+  return append_of_cell('BackpressureStarted', { reason = reason, tenant = tenant, seen = seen,
+    limit = limit })
 end
 
-function events.BackpressureEnded(reason, seen, limit)
-  return append_of_cell('BackpressureEnded', { reason = reason, seen = seen, limit = limit })
+function events.BackpressureEnded(reason, seen, limit, tenant)
+  return append_of_cell('BackpressureEnded', { reason = reason, tenant = tenant, seen = seen,
+    limit = limit })
 end
 
 function events.ClockAdjusted(behind_ms, offset_ms)

@@ -8,7 +8,7 @@ local single_keys = {
   'node_index_starts',
   'waiting_tags', 'tenant_queued', 'tenant_undispatched', 'tenant_finish_tag', 'tenant_outbox',
   'tenant_lag', 'archive', 'erased', 'presence', 'stalled_timers', 'session_index_ends',
-  'operator_requests',
+  'operator_requests', 'tenant_refused',
 }
 
 call.on_begin(function()
