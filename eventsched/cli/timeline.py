@@ -66,7 +66,7 @@ class Timeline:
             description = self._subject(event) + describe(event)
             self._remember(event.job, ms)
         first, *more = self._wrapped(description)
-        name_end = " " * (EVENT - len(name)) + first
+        name_end = " " * max(EVENT - len(name), 1) + first
         write_line(
             (time or day, "dim"),
             (f"{after:>{AFTER}}  ", ""),
