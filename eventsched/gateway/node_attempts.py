@@ -13,7 +13,13 @@ from typing import Any
 import anyio
 
 from eventsched.client.results import NoSpeech, Result
-from eventsched.errors import InvalidMessage, LeaseLost, Refused, ServerUnavailable
+from eventsched.errors import (
+    EventschedError,
+    InvalidMessage,
+    LeaseLost,
+    Refused,
+    ServerUnavailable,
+)
 from eventsched.gateway.frames import error_frame
 from eventsched.gateway.node_frames import (
     Cancel,
@@ -29,6 +35,8 @@ from eventsched.node.executor import result_of
 from eventsched.node.heartbeat import AttemptId
 from eventsched.node.job import Job, JobError
 
+START_S = 10.0
+"""How long a frame about a held attempt waits until the gateway has found the attempt."""
 Report = ResultReport | NoSpeechReport | FailReport
 
 
@@ -56,6 +64,10 @@ class NodeAttempts:
     ) -> None:
         self._socket = socket
         self._held = set(held)
+        self._found = {attempt: anyio.Event() for attempt in self._held}
+        """Set for a held attempt once it runs here. The node may be faster."""
+        self._early: dict[AttemptId, tuple[Report, bytes | None]] = {}
+        """Outcomes of held attempts that do not run here yet."""
         self._lazy_audio = lazy_audio
         self._running: dict[AttemptId, RunningAttempt] = {}
         self._refs = count(1)
@@ -67,7 +79,11 @@ class NodeAttempts:
         attempt = RunningAttempt(job, next(self._refs))
         key = (job.key, job.attempt)
         self._running[key] = attempt
+        if key in self._found:
+            self._found[key].set()
         try:
+            if key in self._early:
+                await self._end_early(*self._early.pop(key))
             if key not in self._held:
                 await self._socket.send(job_frame(job, attempt.ref))
                 if not self._lazy_audio:
@@ -88,6 +104,12 @@ class NodeAttempts:
             del self._running[key]
         return attempt.outcome
 
+    async def _end_early(self, report: Report, audio: bytes | None) -> None:
+        try:
+            self.end(report, audio)
+        except EventschedError as error:
+            await self._socket.send(error_frame(error, job=report.job, attempt=report.attempt))
+
     async def _cancel(self, job: Job, reason: str) -> None:
         try:
             await self._socket.send(Cancel(job=job.key, attempt=job.attempt, reason=reason))
@@ -100,6 +122,13 @@ class NodeAttempts:
             for frame in audio_frames(attempt.ref, await attempt.job.audio()):
                 await self._socket.send_bytes(frame)
 
+    async def wait_found(self, job: str, number: int) -> RunningAttempt:
+        """Return a running attempt; wait for one that the node holds. Raises LeaseLost."""
+        if (job, number) in self._found:
+            with anyio.move_on_after(START_S):
+                await self._found[job, number].wait()
+        return self.find(job, number)
+
     def find(self, job: str, number: int) -> RunningAttempt:
         """Return a running attempt. Raises LeaseLost."""
         attempt = self._running.get((job, number))
@@ -109,7 +138,11 @@ class NodeAttempts:
 
     def end(self, report: Report, audio: bytes | None = None) -> None:
         """End an attempt with its outcome. Raises LeaseLost, InvalidMessage."""
-        attempt = self.find(report.job, report.attempt)
+        key = (report.job, report.attempt)
+        if key in self._found and not self._found[key].is_set():
+            self._early[key] = report, audio
+            return
+        attempt = self.find(*key)
         outcome = _outcome(report, audio)
         result_of(attempt.job, outcome)  # raises InvalidMessage, which the node gets
         attempt.outcome = outcome

@@ -217,7 +217,7 @@ class _NodeSocket:
                 lost = await registration.heartbeat(held)
                 await self._socket.send(HeartbeatReply(lost=lost))
                 return
-            attempt = attempts.find(frame.job, frame.attempt)
+            attempt = await attempts.wait_found(frame.job, frame.attempt)
             if isinstance(frame, AudioRequest):
                 await attempts.send_audio(attempt)
             elif isinstance(frame, PartialResult):

@@ -109,6 +109,46 @@ async def test_a_registration_and_its_leases_go_on_at_another_gateway(
         assert not any(b"AttemptEnded" in fields for _, fields in ended)
 
 
+async def test_a_held_attempt_ends_although_the_gateway_has_not_found_it_yet(
+    server: Server, cell: str
+) -> None:
+    async with (
+        gateway_system(server.url, cell) as system,
+        system.es.session("acme", "en", ["es"]) as session,
+    ):
+        session.detach()
+        jobs = []
+        async with node_socket(system) as node:
+            await node.register()
+            for _ in range(3):
+                await speak(session)
+                jobs.append(held(await node.expect("job")))
+            node.connection.transport.abort()
+        async with node_socket(system) as again:
+            await again.send(
+                "register", name="n1", sources=["en"], targets=["es"], slots=4,
+                registration_token="token-of-the-node-n1", held=jobs,
+            )  # fmt: skip
+            # Everything is on its way before the gateway has read the registration's inbox.
+            await again.send("extend", **jobs[0], seconds=60)
+            await again.send("result", **jobs[1], text="dos")
+            await again.send("fail", **jobs[2], code="not a code")
+            first = await again.expect("extended", "error")
+            second = await again.expect("extended", "error")
+            kinds = {frame["type"]: frame for frame in (first, second)}
+            assert kinds["extended"]["job"] == jobs[0]["job"]
+            assert (kinds["error"]["code"], kinds["error"]["job"]) == (
+                "INVALID_MESSAGE", jobs[2]["job"],
+            )  # fmt: skip
+            await again.send("result", **jobs[0], text="uno")
+            await again.send("result", **jobs[2], text="tres")
+            results = session.results()
+            texts = [getattr(await anext(results), "text", None) for _ in range(3)]
+            assert texts == ["uno", "dos", "tres"]
+            errors = [frame for frame in again.skipped if frame["type"] == "error"]
+            assert errors == []
+
+
 async def test_another_process_of_the_name_ends_the_first(server: Server, cell: str) -> None:
     async with gateway_system(server.url, cell) as system, node_socket(system) as first:
         await first.register()
