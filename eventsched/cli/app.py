@@ -47,6 +47,7 @@ COMMANDS = {
     "dead-letters": "List dead letters, retry or discard some.",
     "drain": "Drain a node from outside.",
     "loadtest": "Replay recorded conversations as load and check the outcomes.",
+    "conformance": "Judge a client of the gateway's protocol by scenarios.",
     "demo": "Run a demonstration with real speech.",
 }
 """Name -> description in `eventsched --help`. `module_of` returns the module of a command."""

@@ -28,6 +28,7 @@ LAYERS = (
     ("node",),
     ("roles", "audit", "telemetry"),
     ("timeline", "loadtest", "demo", "gateway", "testing"),
+    ("conformance",),
     ("cli", "examples"),
 )
 """From the lowest layer up. Packages of one layer do not import each other."""
