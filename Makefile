@@ -9,7 +9,7 @@ STAMP := .venv/.set-up
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cluster test-prometheus test-fast coverage test-servers api lock image sim chaos soak mutants bench lint types docs
+.PHONY: help setup demo test test-cluster test-prometheus test-browser test-fast coverage test-servers api lock image sim chaos soak mutants bench lint types types-js docs
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -33,7 +33,7 @@ NOT_FAST := $(addprefix --ignore=tests/unit/,test_containers.py test_wav_channel
 
 test: $(STAMP)  ## Run the tests that need no cluster, on all cores: 10 minutes on two
 	@echo "$@: expect about 10 minutes on two cores; the last line shows the time"
-	@$(PYTEST) $(PARALLEL) -m "not cluster and not prometheus" $(ARGS)
+	@$(PYTEST) $(PARALLEL) -m "not cluster and not prometheus and not browser" $(ARGS)
 
 test-cluster: $(STAMP)  ## Run the tests that need a cluster: 3 minutes on two cores
 	@echo "$@: expect at most 3 minutes on two cores; the last line shows the time"
@@ -42,21 +42,27 @@ test-cluster: $(STAMP)  ## Run the tests that need a cluster: 3 minutes on two c
 test-prometheus: $(STAMP)  ## Run the alert rules and dashboards on Prometheus, Debian's if there is none: 1 minute
 	@EVENTSCHED_TEST_SERVERS=$${EVENTSCHED_TEST_SERVERS:-embedded} $(PYTEST) -m prometheus tests/deploy $(ARGS)
 
+test-browser: $(STAMP)  ## Run the tests in Chromium, which must be on PATH: 2 minutes
+	@$(PYTEST) -m browser tests/js $(ARGS)
+
 test-fast: $(STAMP)  ## Run the tests of pure code, without a server: 10 seconds
 	@EVENTSCHED_TEST_SERVERS=none $(PYTEST) -q -m "not served" $(FAST) $(NOT_FAST) $(ARGS)
 
 coverage: $(STAMP)  ## Measure which lines the tests run, and write docs/coverage.md: 10 minutes
 	@rm -f .coverage .coverage.*
-	@$(BIN)/python -m coverage run -m pytest $(PARALLEL) -q -m "not cluster and not prometheus" $(ARGS)
+	@$(BIN)/python -m coverage run -m pytest $(PARALLEL) -q -m "not cluster and not prometheus and not browser" $(ARGS)
 	@$(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m tools.coverage_table
 
 test-servers: $(STAMP)  ## Run all tests on each kind of server found: wheel, PATH, container
-	@EVENTSCHED_TEST_SERVERS=all $(PYTEST) $(PARALLEL) $(ARGS)
+	@EVENTSCHED_TEST_SERVERS=all $(PYTEST) $(PARALLEL) -m "not browser" $(ARGS)
 
 lint: $(STAMP)  ## Check style and formatting (ruff)
 	@$(BIN)/ruff check . $(ARGS)
 	@$(BIN)/ruff format --check --quiet . || { echo "remedy: $(BIN)/ruff format ." >&2; exit 1; }
+
+types-js: $(STAMP)  ## Check types of the JavaScript client (TypeScript, installed by npm)
+	@$(BIN)/python -m tools.types_js
 
 lock: $(STAMP)  ## Write the lock file: requirements/*.txt, with hashes
 	@tools/lock

@@ -24,4 +24,18 @@ def test_the_workflow_runs_the_gate_and_the_gate_calls_targets_of_the_makefile()
     gate = ROOT / ".ci" / "run"
     assert os.access(gate, os.X_OK)
     called = set(re.findall(r"\bmake ([a-z-]+)", gate.read_text()))
-    assert {"setup", "lint", "types", "test", "test-cluster", "sim", "demo"} <= called <= TARGETS
+    assert (
+        {
+            "setup",
+            "lint",
+            "types",
+            "types-js",
+            "test",
+            "test-cluster",
+            "test-browser",
+            "sim",
+            "demo",
+        }
+        <= called
+        <= TARGETS
+    )
