@@ -147,6 +147,7 @@ def _parameter(name: str, place: str) -> dict[str, Any]:
 
 
 def _responses(route: Any) -> dict[str, Any]:
+    done: dict[str, Any]
     if route.method == "WS":
         done = {"101": {"description": "The connection is a socket of docs/protocol.md."}}
     elif route.is_stream:

@@ -162,8 +162,9 @@ class AudioIntake:
                 await self._audio_arrived.wait()
                 continue
             chunks: list[AudioChunk] = []
-            while self._undetected and isinstance(self._undetected[0], AudioChunk):
-                chunks.append(self._undetected.popleft())
+            while self._undetected and isinstance(chunk := self._undetected[0], AudioChunk):
+                chunks.append(chunk)
+                self._undetected.popleft()
             if chunks:
                 self._queue.extend(await self._speech.feed(chunks))
             else:

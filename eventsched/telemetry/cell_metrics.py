@@ -51,7 +51,7 @@ class _Samples:
         self._counters = counters
 
     def collect(self) -> Iterator[Metric]:
-        families: dict[str, Metric] = {
+        families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {
             metric.name: (CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily)(
                 PREFIX + metric.name, metric.meaning, labels=metric.labels
             )
