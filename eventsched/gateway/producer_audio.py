@@ -60,14 +60,13 @@ class AudioIntake:
     """Receives the chunks and requests of one connection and applies them in order."""
 
     def __init__(
-        self, socket: FrameSocket, session: Session, speech: SpeechChunks | None = None
+        self, socket: FrameSocket, session: Session, *, has_endpointing: bool = False
     ) -> None:
         self._socket = socket
         self._session = session
-        self._speech = speech
-        """Finds the ends of utterances; none if the client marks them."""
-        self._undetected: deque[AudioChunk | Request] = deque()
-        """Chunks and requests that the detector has not processed."""
+        self._queue: deque[AudioChunk | Request] = deque()
+        self._undetected: deque[AudioChunk | Request] | None = deque() if has_endpointing else None
+        """Chunks and requests that the detector has not processed; none without endpointing."""
         self._last: AudioChunk | Request | None = None
         """The chunk or request that was received last."""
         self._next = self._acked = session.next_seq
@@ -76,9 +75,8 @@ class AudioIntake:
         self._bytes = 0
         self._has_gap = False
         """SEQ_GAP was sent: later chunks are dropped until the chunk `_next` arrives."""
-        self._queue: deque[AudioChunk | Request] = deque()
         self._arrived = anyio.Event()
-        self._audio_arrived = anyio.Event()
+        self._audio_arrived = self._arrived
         self._ack_wanted = anyio.Event()
         self._ack_now = anyio.Event()
         self._is_refused = False
@@ -127,7 +125,7 @@ class AudioIntake:
             raise InvalidMessage.of("chunk", "audio expected, got none", "send finalize instead")
         session = self._session
         chunk = one_chunk(payload, session.encoding, session.sample_rate, end_of_utterance=True)
-        if self._speech is not None and chunk.ms > CHUNK_MS_MAX:
+        if self._undetected is not None and chunk.ms > CHUNK_MS_MAX:
             raise InvalidMessage.of(
                 "chunk",
                 f"at most {CHUNK_MS_MAX} ms with endpointing, got {chunk.ms}",
@@ -137,13 +135,14 @@ class AudioIntake:
 
     def put(self, request: Request) -> None:
         """Receive a request, which takes effect after the audio before it. Raises Ended."""
-        if len(self._queue) + len(self._undetected) >= CREDIT_CHUNKS + REQUESTS_MAX:
+        waiting = len(self._queue) + len(self._undetected or ())
+        if waiting >= CREDIT_CHUNKS + REQUESTS_MAX:
             raise _exceeded(f"{REQUESTS_MAX} requests that wait")
         self._enqueue(request)
 
     def _enqueue(self, item: AudioChunk | Request) -> None:
         self._last = item
-        if self._speech is None:
+        if self._undetected is None:
             self._queue.append(item)
             self._arrived.set()
         else:
@@ -152,28 +151,27 @@ class AudioIntake:
 
     # --- endpointing ------------------------------------------------------------------------
 
-    async def find_utterances(self) -> None:
+    async def find_utterances(self, speech: SpeechChunks) -> None:
         """Find the ends of utterances in the chunks that arrive, until cancelled."""
-        if self._speech is None:
-            return
+        waiting = self._undetected
+        assert waiting is not None
         while True:
             self._audio_arrived = anyio.Event()
-            if not self._undetected:
+            if not waiting:
                 await self._audio_arrived.wait()
                 continue
             chunks: list[AudioChunk] = []
-            while self._undetected and isinstance(chunk := self._undetected[0], AudioChunk):
-                chunks.append(chunk)
-                self._undetected.popleft()
+            while waiting and isinstance(item := waiting[0], AudioChunk):
+                chunks.append(item)
+                waiting.popleft()
             if chunks:
-                self._queue.extend(await self._speech.feed(chunks))
+                self._queue.extend(await speech.feed(chunks))
             else:
-                await self._pass_request(self._speech)
+                await self._pass_request(waiting.popleft(), speech)
             self._arrived.set()
 
-    async def _pass_request(self, speech: SpeechChunks) -> None:
+    async def _pass_request(self, request: AudioChunk | Request, speech: SpeechChunks) -> None:
         """Move a request to the queue, after the audio before it."""
-        request = self._undetected.popleft()
         if isinstance(request, Finalize | CloseSession):
             self._queue.extend(await speech.finish())
         is_last = bool(self._queue) and isinstance(self._queue[-1], Finalize)
@@ -292,7 +290,8 @@ class AudioIntake:
     async def _on_closed(self, error: Refused) -> None:
         """The session is closed: drop the queue. Its outcomes still arrive."""
         self._queue.clear()
-        self._undetected.clear()
+        if self._undetected is not None:
+            self._undetected.clear()
         if not self._is_closed:
             self._is_closed = True
             await self._socket.send(error_frame(error))

@@ -83,10 +83,11 @@ class _ProducerSocket:
                     utterance=session.utterance,
                 )
             )
-            intake = AudioIntake(self._socket, session, speech)
+            intake = AudioIntake(self._socket, session, has_endpointing=speech is not None)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._send_outcomes, session)
-                tasks.start_soon(intake.find_utterances)
+                if speech is not None:
+                    tasks.start_soon(intake.find_utterances, speech)
                 tasks.start_soon(intake.append)
                 tasks.start_soon(intake.acknowledge)
                 await self._receive(session, intake)

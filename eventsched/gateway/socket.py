@@ -143,21 +143,15 @@ async def serve_until(
     """
     await frames.accept()
     try:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_end_at, expiry_s)
+        with anyio.move_on_after(max(0.0, expiry_s - time.time())):
             await serve()
-            tasks.cancel_scope.cancel()
+            return
+        raise Ended(Close.TOKEN_EXPIRED)
     except Exception as error:  # noqa: BLE001 - each ends the connection in its own way
         end = _first_ended(error)
         if isinstance(end, Disconnected):
             return
         await frames.end(end if isinstance(end, Ended) else _ended_of(end))
-
-
-async def _end_at(expiry_s: float) -> None:
-    """Wait until the token expires, then raise Ended."""
-    await anyio.sleep(max(0.0, expiry_s - time.time()))
-    raise Ended(Close.TOKEN_EXPIRED)
 
 
 def _first_ended(error: BaseException) -> Ended | Disconnected | Exception:
