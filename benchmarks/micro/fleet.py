@@ -9,8 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import anyio
+import msgspec
 
 from benchmarks.micro.figures import BenchFailed
 from benchmarks.micro.load import SLOTS_MAX
@@ -46,6 +48,16 @@ class Fleet:
         """Start a projector of session and group views and wait until it has caught up."""
         await self._processes.start("benchmarks.micro.projecting")
         await self.until_folded()
+
+    async def gateway(self, keys: Path) -> str:
+        """Start a gateway that accepts tokens of these keys, and return its URL."""
+        words = ("--listen", "127.0.0.1:0", "--token-keys", str(keys), "--json")
+        line = await self._processes.start("eventsched.cli", "--quiet", "run", "gateway", *words)
+        return str(msgspec.json.decode(line)["gateway"])
+
+    async def echo(self) -> str:
+        """Start an echo server, and return its URL."""
+        return await self._processes.start("benchmarks.micro.echo")
 
     async def node(self) -> None:
         """Start a node with the maximum number of slots and wait until it is registered."""

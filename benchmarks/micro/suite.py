@@ -8,6 +8,7 @@ from __future__ import annotations
 from benchmarks.micro.append import Append
 from benchmarks.micro.archive import Archive
 from benchmarks.micro.dispatch import Dispatch
+from benchmarks.micro.gateway import Gateway
 from benchmarks.micro.growth import Growth
 from benchmarks.micro.jobs import Jobs
 from benchmarks.micro.latency import Latency
@@ -18,5 +19,5 @@ from benchmarks.micro.stage import Bench
 
 BENCHES: dict[str, type[Bench]] = {
     bench.name: bench
-    for bench in (Append, Archive, Dispatch, Growth, Jobs, Latency, Project, Sessions, Raw)
+    for bench in (Append, Archive, Dispatch, Gateway, Growth, Jobs, Latency, Project, Sessions, Raw)
 }

@@ -27,6 +27,7 @@ PARTS = {
     "append": {"append", "xadd pipelined"},
     "archive": {"redis to sealed", "gather and fold", "seal", "verify", "one session"},
     "dispatch": {"dispatch"},
+    "gateway": {"echo", "gateway", "direct results", "gateway results"},
     "growth": {row.name for row in ROWS},
     "jobs": {"session and group views", "no views", "all four views"},
     "latency": {"200/s", "2000/s"},
@@ -38,6 +39,7 @@ CURVES = {"dispatch": {"nodes": [16, 64, 200, 500, 1_000], "pairs": [1, 10, 100]
 
 RATIOS = {
     "append": {"append / xadd pipelined, rate_per_s"},
+    "gateway": {"gateway / echo, rate_per_s"},
     "growth": {FLOOD},
     "dispatch": {"1,000 nodes / 16, redis_cpu_us", "100 pairs / 1, redis_cpu_us"},
     "project": {"rebuild / xrange, rate_per_s"},
