@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from eventsched.projection.protocol import Step, handled
 from eventsched.schema.codec import decode_text
+from eventsched.schema.deliveries import delivery_of
 from eventsched.schema.events import (
     ContextText,
     Event,
@@ -129,15 +130,16 @@ def _opened(_: SessionGroups | None, event: Event, __: SessionOpened) -> Session
 
 
 def _delivered(view: SessionGroups, event: Event, data: ResultDelivered) -> SessionGroups:
-    if data.outcome != "result" or view.closed:
+    delivery = delivery_of(data)
+    if delivery is None or delivery.outcome != "result" or view.closed:
         return view
-    group, at_ms = view.targets.get(data.target, _EMPTY), event.ms
+    group, at_ms = view.targets.get(delivery.target, _EMPTY), event.ms
     if not is_joinable(group, at_ms):
         group = Group(n=group.n + 1, active=True, playbacks=group.playbacks)
     text = decode_text(event.body)
     part = Part(
         group.next_index,
-        data.utterance,
+        delivery.utterance,
         text.source_text,
         text.text,
         text.encrypted,
@@ -145,7 +147,7 @@ def _delivered(view: SessionGroups, event: Event, data: ResultDelivered) -> Sess
     )
     return _with_group(
         view,
-        data.target,
+        delivery.target,
         replace(
             group,
             next_index=group.next_index + 1,

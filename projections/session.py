@@ -17,6 +17,7 @@ import msgspec
 from msgspec.structs import replace
 
 from eventsched.projection.protocol import Step, handled
+from eventsched.schema.deliveries import delivery_of
 from eventsched.schema.events import (
     Event,
     JobDispatched,
@@ -242,18 +243,21 @@ def _job_ended(view: Session, event: Event, data: ResultRecorded | JobFailed) ->
 
 
 def _delivered(view: Session, event: Event, data: ResultDelivered | ResultMissing) -> Session:
-    outcome: Outcome = data.outcome if isinstance(data, ResultDelivered) else "missing"
+    delivery = delivery_of(data)
+    if delivery is None:
+        return view
+    outcome = delivery.outcome
     open_outcomes = view.open_outcomes.copy()
-    open_outcomes.pop(outcome_key(data.target, data.delivery_no), None)
+    open_outcomes.pop(outcome_key(delivery.target, delivery.delivery_no), None)
     return replace(
         view,
         open_outcomes=open_outcomes,
-        delivered={**view.delivered, data.target: data.delivery_no + 1},
+        delivered={**view.delivered, delivery.target: delivery.delivery_no + 1},
         results=view.results + (outcome == "result"),
         no_speech=view.no_speech + (outcome == "no_speech"),
         failed=view.failed + (outcome == "failed"),
         missing=view.missing + (outcome == "missing"),
-        recent=_with_outcome(view.recent, data.utterance, data.target, outcome),
+        recent=_with_outcome(view.recent, delivery.utterance, delivery.target, outcome),
         updated_ms=event.ms,
     )
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 
 from benchmarks.micro.figures import BenchFailed
 from eventsched.schema import codec
+from eventsched.schema.deliveries import delivery_of
 from eventsched.schema.events import (
     Event,
     JobDispatched,
     JobQueued,
-    ResultDelivered,
     ResultRecorded,
     UtteranceFinalized,
 )
@@ -72,9 +72,10 @@ class Outcomes:
             case ResultRecorded(utterance=number):
                 text = codec.decode_text(event.body)
                 self.started_ns[event.session, number] = int(text.source_text)
-            case ResultDelivered(outcome="result", target=target, delivery_no=number):
-                self.delivered[event.session, target, number] += 1
-                self.last_ms = ms
+        delivery = delivery_of(event.data)
+        if delivery is not None and delivery.outcome == "result":
+            self.delivered[event.session, delivery.target, delivery.delivery_no] += 1
+            self.last_ms = ms
 
 
 async def outcomes_after(store: Store, last_id: str) -> Outcomes:

@@ -40,7 +40,10 @@ PROCESS_MB = 256
 EVENTS = """
 CREATE VIEW events AS
 SELECT parse_path(filename)[-2] AS cell, ms || '-' || seq AS id, make_timestamp_ms(ms) AS time,
-       type, session, job, node, cause, data::JSON AS data, ms, seq
+       type, session, job, node, cause,
+       CASE type WHEN 'ResultDelivered' THEN data ->> 'outcome'
+                 WHEN 'ResultMissing' THEN 'missing' END AS outcome,
+       data::JSON AS data, ms, seq
 FROM read_parquet({files}, filename = true, hive_partitioning = false)
 WHERE {scope}
 """
@@ -51,11 +54,10 @@ SELECT job, any_value(session) AS session, split_part(job, ':', 1) AS tenant,
        min(time) AS created,
        min(time) FILTER (type = 'JobDispatched') AS dispatched,
        min(time) FILTER (type IN ('ResultRecorded', 'JobFailed')) AS ended,
-       min(time) FILTER (type IN ('ResultDelivered', 'ResultMissing')) AS delivered,
+       min(time) FILTER (outcome IS NOT NULL) AS delivered,
        count(*) FILTER (type = 'JobDispatched') AS attempts,
        arg_max(node, (ms, seq)) FILTER (type = 'JobDispatched') AS node,
-       CASE WHEN bool_or(type = 'ResultMissing') THEN 'missing'
-            ELSE max(data ->> 'outcome') FILTER (type = 'ResultDelivered') END AS outcome,
+       any_value(outcome) AS outcome,
        max(data ->> 'code') FILTER (type = 'JobFailed') AS code
 FROM events WHERE job <> '' GROUP BY job
 """
@@ -70,8 +72,8 @@ SELECT session,
        count(*) FILTER (type = 'UtteranceFinalized') AS utterances,
        coalesce(sum((data ->> 'ms')::BIGINT) FILTER (type = 'UtteranceFinalized'), 0) AS audio_ms,
        count(*) FILTER (type = 'JobDispatched') AS dispatches,
-       count(*) FILTER (type = 'ResultDelivered') AS delivered,
-       count(*) FILTER (type = 'ResultMissing') AS missing
+       count(*) FILTER (outcome <> 'missing') AS delivered,
+       count(*) FILTER (outcome = 'missing') AS missing
 FROM events WHERE session <> '' GROUP BY session
 """
 

@@ -23,6 +23,7 @@ from eventsched.audit.scheduler_state import (
     used_slots,
     verdict,
 )
+from eventsched.schema.deliveries import Delivery, delivery_of
 from eventsched.schema.events import (
     Affinity,
     AttemptEnded,
@@ -33,7 +34,6 @@ from eventsched.schema.events import (
     JobQueued,
     OtherClasses,
     Rank,
-    ResultDelivered,
     ResultMissing,
     ResultRecorded,
     ResultReplaced,
@@ -243,27 +243,19 @@ def explain(
     )
     opened_ms = next((e.ms for e in session_events if isinstance(e.data, SessionOpened)), 0)
     speech = _speech(finalized, opened_ms) if finalized else []
-    end = next((e for e in job if isinstance(e.data, ResultDelivered | ResultMissing)), None)
-    outcome, code = _outcome(end)
+    end = next(filter(None, (delivery_of(event.data) for event in job)), None)
     return JobExplanation(
         job=key,
         session=job[0].session,
         utterance=utterance,
         target=target,
-        outcome=outcome,
-        code=code,
+        outcome=end.outcome if end else "",
+        code=end.code if end else "",
         attempts=sum(isinstance(event.data, JobDispatched) for event in job),
         stages=[*speech, *_stages(finalized, job, session_events, until_ms)],
         is_complete=finalized is not None,
         decisions=list(decisions),
     )
-
-
-def _outcome(end: Event | None) -> tuple[str, str]:
-    if end is None:
-        return "", ""
-    data = end.data
-    return (data.outcome, data.code) if isinstance(data, ResultDelivered) else ("missing", "")
 
 
 def _speech(finalized: Event, opened_ms: int) -> list[Stage]:
@@ -324,10 +316,8 @@ def _stage_after(event: Event) -> str | None:
             return "delivery"
         case ResultRecorded():
             return "delivery"
-        case ResultDelivered() | ResultMissing():
-            return ""
-        case _:
-            return None
+        case data:
+            return None if delivery_of(data) is None else ""
 
 
 def _ended_by(begin: Event, event: Event, session_events: Sequence[Event]) -> str:
@@ -348,32 +338,30 @@ def _ended_by(begin: Event, event: Event, session_events: Sequence[Event]) -> st
             return f"failed: {code}"
         case _, ResultMissing(reason=reason):
             return f"missing: {reason}"
-        case _, ResultDelivered(delivery_no=number):
-            return f"#{number} in order" + _held_up_by(begin, event, session_events)
-        case _:
-            return ""
+        case _, data:
+            delivery = delivery_of(data)
+            return _in_order(begin, event, delivery, session_events) if delivery else ""
 
 
 def _by(event: Event) -> str:
     return f" (freed by {event.cause})" if event.cause else ""
 
 
-def _held_up_by(ready: Event, delivered: Event, session_events: Sequence[Event]) -> str:
-    """Rule 25, ordered delivery: name the previous number, if the outcome waited for it."""
-    if ready.ms == delivered.ms:
-        return ""
-    assert isinstance(delivered.data, ResultDelivered)
-    target, number = delivered.data.target, delivered.data.delivery_no
-    before = [
-        event
-        for event in session_events
-        if isinstance(event.data, ResultDelivered | ResultMissing)
-        and (event.data.target, event.data.delivery_no) == (target, number - 1)
-    ]
-    if not before:
-        return ""
-    kind = "missing" if isinstance(before[0].data, ResultMissing) else before[0].data.outcome  # type: ignore[union-attr]
-    return f", after #{number - 1} (u{before[0].data.utterance}: {kind})"  # type: ignore[union-attr]
+def _in_order(
+    ready: Event, event: Event, delivery: Delivery, session_events: Sequence[Event]
+) -> str:
+    """Rule 25, ordered delivery: the number, and the previous one if the outcome waited for it."""
+    number = f"#{delivery.delivery_no} in order"
+    if ready.ms == event.ms:
+        return number
+    place = delivery.target, delivery.delivery_no - 1
+    for previous in filter(None, (delivery_of(each.data) for each in session_events)):
+        if (previous.target, previous.delivery_no) == place:
+            return (
+                f"{number}, after #{previous.delivery_no}"
+                f" (u{previous.utterance}: {previous.outcome})"
+            )
+    return number
 
 
 def _waits_for(at: Event) -> str:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from eventsched.schema.deliveries import delivery_of
 from eventsched.schema.events import (
     AttemptEnded,
     Event,
@@ -337,25 +338,38 @@ def _delivered(event: Event, data: ResultDelivered | ResultMissing, records: Rec
     if session is None:
         yield "I9", absent
         return
-    expected = session.delivered.get(data.target, 0)
-    if data.delivery_no != expected:
-        yield "I9", f"{data.target} number {data.delivery_no} delivered instead of {expected}"
+    yield from _check_delivery(event, session)
     pending = session.open_outcomes.get(outcome_key(data.target, data.delivery_no))
-    is_hole = isinstance(data, ResultMissing) and data.reason == "no_outcome"
-    if is_hole and pending is None and expected < session.allocated.get(data.target, 0):
-        return
     if pending is None:
-        yield "I9", f"{data.target} number {data.delivery_no} was not open"
         return
-    recipients = pending.recipients or (event.session,)
-    if tuple(data.to) != recipients:
-        yield "I7", f"delivered to {', '.join(data.to)} instead of {', '.join(recipients)}"
-    if pending.utterance != data.utterance:
-        yield "I9", f"number {data.delivery_no} is of {pending.utterance}, not {data.utterance}"
     if isinstance(data, ResultDelivered) and pending.outcome != data.outcome:
         yield "I2", f"delivered as {data.outcome}, ended as {pending.outcome or 'nothing yet'}"
     if isinstance(data, ResultMissing) and pending.outcome:
         yield "I2", f"missing although it had ended as {pending.outcome}"
+
+
+def _check_delivery(event: Event, session: Session) -> Findings:
+    """Rule 25, ordered delivery: the next number of the target, to the recipients of its outcome.
+
+    A number that no utterance has needs no open outcome.
+    """
+    delivery = delivery_of(event.data)
+    if delivery is None:
+        return
+    target, number = delivery.target, delivery.delivery_no
+    expected = session.delivered.get(target, 0)
+    if number != expected:
+        yield "I9", f"{target} number {number} delivered instead of {expected}"
+    pending = session.open_outcomes.get(outcome_key(target, number))
+    if pending is None:
+        if delivery.utterance >= 0 or expected >= session.allocated.get(target, 0):
+            yield "I9", f"{target} number {number} was not open"
+        return
+    recipients = pending.recipients or (event.session,)
+    if tuple(delivery.to) != recipients:
+        yield "I7", f"delivered to {', '.join(delivery.to)} instead of {', '.join(recipients)}"
+    if pending.utterance != delivery.utterance:
+        yield "I9", f"number {number} is of {pending.utterance}, not {delivery.utterance}"
 
 
 def _node_registered(event: Event, data: NodeRegistered, records: Records) -> Findings:

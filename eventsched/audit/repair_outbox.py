@@ -15,7 +15,8 @@ import msgspec
 
 from eventsched.audit.repair_change import Change
 from eventsched.audit.stream_checks import Outbox
-from eventsched.schema.events import Event, ResultDelivered, ResultMissing
+from eventsched.schema.deliveries import Delivery, delivery_of
+from eventsched.schema.events import Event
 from eventsched.schema.ids import parse_id
 from projections.session import Session, outcome_key
 
@@ -59,11 +60,11 @@ def undelivered_changes(
     after_holes = _first_after_holes(outbox)
     for log_id in undelivered:
         event = events[log_id]
-        data = event.data
-        assert isinstance(data, ResultDelivered | ResultMissing)
+        delivery = delivery_of(event.data)
+        assert delivery is not None
         if after_holes and parse_id(log_id) < after_holes:
             continue
-        outcome = f"{outcome_key(data.target, data.delivery_no)} of {event.session}"
+        outcome = f"{outcome_key(delivery.target, delivery.delivery_no)} of {event.session}"
         change = Change(
             at=at,
             where=f"outbox:{name}",
@@ -72,7 +73,8 @@ def undelivered_changes(
             gives_up="synthesised speech of the result" if event.body else "",
             session=view.session,
         )
-        if view.status == "closed" or data.delivery_no <= last.get(_place(event), -1):
+        place = event.session, delivery.target
+        if view.status == "closed" or delivery.delivery_no <= last.get(place, -1):
             yield msgspec.structs.replace(
                 change,
                 what=f"accept that {outcome} is not received",
@@ -84,18 +86,20 @@ def undelivered_changes(
         number, total = number + 1, total + ENTRY_BYTES + len(event.body)
         out_no = str(number)
         key = f"outbox:{name}"
-        entry = ("t", "result", "i", f"{number}:{total}", "d", _data(event), "b", event.body)
+        entry = (
+            "t",
+            "result",
+            "i",
+            f"{number}:{total}",
+            "d",
+            _data(event, delivery),
+            "b",
+            event.body,
+        )
         counters = ("HSET", f"session:{name}", "out_no", number, "out_bytes", total)
         yield msgspec.structs.replace(
             change, guards=(guard,), writes=(("XADD", key, *entry, "a", b""), counters)
         )
-
-
-def _place(event: Event) -> tuple[str, str]:
-    """The order that the outcome belongs to."""
-    data = event.data
-    assert isinstance(data, ResultDelivered | ResultMissing)
-    return event.session, data.target
 
 
 def _last_delivered(outbox: Outbox, events: Mapping[str, Event]) -> dict[tuple[str, str], int]:
@@ -103,9 +107,10 @@ def _last_delivered(outbox: Outbox, events: Mapping[str, Event]) -> dict[tuple[s
     last: dict[tuple[str, str], int] = {}
     for log_id in outbox.delivered.values():
         event = events.get(log_id)
-        if event is not None and isinstance(event.data, ResultDelivered | ResultMissing):
-            place = _place(event)
-            last[place] = max(last.get(place, -1), event.data.delivery_no)
+        delivery = delivery_of(event.data) if event is not None else None
+        if event is not None and delivery is not None:
+            place = event.session, delivery.target
+            last[place] = max(last.get(place, -1), delivery.delivery_no)
     return last
 
 
@@ -121,17 +126,11 @@ def _first_after_holes(outbox: Outbox) -> tuple[int, int] | None:
     return min(after, default=hole)
 
 
-def _data(event: Event) -> bytes:
+def _data(event: Event, delivery: Delivery) -> bytes:
     """The field `d` of the entry, as lua/include/delivery.lua writes it."""
-    data = event.data
-    assert isinstance(data, ResultDelivered | ResultMissing)
-    fields: dict[str, Any] = {"session": event.session, "utterance": data.utterance}
-    fields |= {"target": data.target, "delivery_no": data.delivery_no}
-    if isinstance(data, ResultDelivered):
-        fields["outcome"], code = data.outcome, data.code
-    else:
-        fields["outcome"] = "missing"
-        code = "NO_OUTCOME" if data.reason == "no_outcome" else ""
-    if code:
-        fields["code"] = code
+    fields: dict[str, Any] = {"session": event.session, "utterance": delivery.utterance}
+    fields |= {"target": delivery.target, "delivery_no": delivery.delivery_no}
+    fields["outcome"] = delivery.outcome
+    if delivery.code:
+        fields["code"] = delivery.code
     return msgspec.json.encode(fields | {"log": event.id})

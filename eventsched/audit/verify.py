@@ -36,12 +36,11 @@ from eventsched.history.log import History
 from eventsched.projection.fold import FailedEvent, ProjectionState, decode_event
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import ProjectionStore, is_made_by
+from eventsched.schema.deliveries import delivery_of
 from eventsched.schema.events import (
     CellRepaired,
     Event,
     NodeRetired,
-    ResultDelivered,
-    ResultMissing,
     SessionRetired,
     StreamTrimmed,
 )
@@ -294,11 +293,12 @@ class Verifier:
 
     def _note_delivery(self, event: Event) -> None:
         """Note to whose outboxes the event says that an outcome was appended."""
-        data = event.data
-        if isinstance(data, SessionRetired):
+        if isinstance(event.data, SessionRetired):
             self._deliveries.pop(name_of(event.session), None)
-        elif isinstance(data, ResultDelivered | ResultMissing):
-            for full in set(data.to) - set(data.skipped):
+            return
+        delivery = delivery_of(event.data)
+        if delivery is not None:
+            for full in set(delivery.to) - set(delivery.skipped):
                 ids = self._deliveries.setdefault(name_of(full), deque(maxlen=OUTBOX_MAX))
                 ids.append(event.id)
 

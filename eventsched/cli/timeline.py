@@ -13,12 +13,11 @@ from eventsched.cli.output import console, write_line
 from eventsched.escaping import escape_line
 from eventsched.formatting import day_and_clock, duration
 from eventsched.projection.fold import FailedEvent
+from eventsched.schema.deliveries import delivery_of
 from eventsched.schema.events import Event
 from eventsched.schema.ids import ms_of
 
 STYLES = {
-    "ResultDelivered": "green",
-    "ResultMissing": "red",
     "ResultRefused": "red",
     "JobFailed": "red",
     "JobQueued": "yellow",
@@ -62,7 +61,7 @@ class Timeline:
         if isinstance(event, FailedEvent):
             name, style, after, description = "unreadable", "red", "", event.reason
         else:
-            name, style, after = event.type, STYLES.get(event.type, ""), self._after(event, ms)
+            name, style, after = event.type, _style(event), self._after(event, ms)
             description = self._subject(event) + describe(event)
             self._remember(event.job, ms)
         first, *more = self._wrapped(description)
@@ -111,3 +110,11 @@ class Timeline:
             self._last_ms[job] = ms
             if len(self._last_ms) > JOBS_MAX:
                 del self._last_ms[next(iter(self._last_ms))]
+
+
+def _style(event: Event) -> str:
+    """Return the style: of a delivery by its outcome, of any other event by its type."""
+    delivery = delivery_of(event.data)
+    if delivery is None:
+        return STYLES.get(event.type, "")
+    return "red" if delivery.outcome == "missing" else "green"

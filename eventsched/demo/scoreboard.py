@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from eventsched.demo.speech.accuracy import word_accuracy
 from eventsched.schema import codec, events
+from eventsched.schema.deliveries import delivery_of
 from eventsched.schema.events import Event
 from eventsched.schema.keys import name_of
 
@@ -104,7 +105,7 @@ class Board:
                 events.JobDispatched()
                 | events.ResultRecorded()
                 | events.ResultDelivered()
-                | (events.ResultMissing())
+                | events.ResultMissing()
             ):
                 row = self.rows.get((event.session, event.data.utterance, event.data.target))
                 if row is not None:
@@ -135,10 +136,11 @@ def _update(row: Row, event: Event) -> None:
             row.recorded_ms = event.ms
             text = codec.decode_text(event.body)
             row.transcript, row.translation = text.source_text, text.text
-        case events.ResultDelivered() as data:
-            row.delivered_ms, row.outcome, row.code = event.ms, data.outcome, data.code
-        case events.ResultMissing() as data:
-            row.delivered_ms, row.outcome, row.code = event.ms, "missing", data.reason
+    delivery = delivery_of(event.data)
+    if delivery is not None:
+        row.delivered_ms, row.outcome, row.code = event.ms, delivery.outcome, delivery.code
+        if isinstance(event.data, events.ResultMissing):
+            row.code = event.data.reason
 
 
 def accuracy(rows: list[Row], texts: Mapping[str, list[str]]) -> float:

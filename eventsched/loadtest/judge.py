@@ -15,13 +15,12 @@ from eventsched.history.log import History
 from eventsched.loadtest.replay import Record, out_of_order, received_twice
 from eventsched.loadtest.rttm import Expected
 from eventsched.projection.fold import FailedEvent, decode_event
+from eventsched.schema.deliveries import delivery_of
 from eventsched.schema.events import (
     Event,
     JobDispatched,
     JobFailed,
     JobQueued,
-    ResultDelivered,
-    ResultMissing,
     UtteranceFinalized,
 )
 
@@ -85,7 +84,7 @@ class _Counts:
         self.jobs: set[str] = set()
         self.attempts: list[tuple[str, int]] = []
         self.outcomes: list[str] = []
-        self.failed = self.expired = self.missing = self.unreadable = 0
+        self.failed = self.expired = self.unreadable = 0
 
     def count(self, event: Event | FailedEvent) -> None:
         if event.session not in self._sessions:
@@ -106,12 +105,10 @@ class _Counts:
             case JobFailed() as data:
                 self.expired += data.code in EXPIRED
                 self.failed += data.code not in EXPIRED
-            case ResultDelivered() as data:
-                self.outcomes.append(data.outcome)
-                self.ended.append((event.session, data.target, data.delivery_no))
-            case ResultMissing() as data:
-                self.missing += 1
-                self.ended.append((event.session, data.target, data.delivery_no))
+        delivery = delivery_of(event.data)
+        if delivery is not None:
+            self.outcomes.append(delivery.outcome)
+            self.ended.append((event.session, delivery.target, delivery.delivery_no))
 
 
 async def judge(
@@ -147,7 +144,7 @@ async def judge(
         results=counts.outcomes.count("result"),
         failed=counts.failed,
         expired=counts.expired,
-        missing=counts.missing,
+        missing=counts.outcomes.count("missing"),
         lost=len(counts.opened - set(counts.ended)),
         duplicates=repeated + received_twice(record.received),
         out_of_order=out_of_order(record.received),

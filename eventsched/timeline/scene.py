@@ -13,6 +13,7 @@ import msgspec
 
 from eventsched.formatting import LAST_MS
 from eventsched.schema import codec
+from eventsched.schema.deliveries import Delivery, delivery_of
 from eventsched.schema.events import (
     AttemptEnded,
     Event,
@@ -322,17 +323,23 @@ class _SceneBuilder:
         title = f"{data.what} of attempt {data.attempt} refused: {data.code}"
         self._mark(self._node(event.node), "refused", event, title=title)
 
-    def on_result_delivered(self, event: Event, data: ResultDelivered) -> None:
-        kind = {"result": "ok", "no_speech": "no_speech", "failed": "failed"}[data.outcome]
-        begin = self._ready.pop((data.target, data.delivery_no), event)
-        title = f"u{data.utterance} #{data.delivery_no} {data.outcome} {data.code}".rstrip()
-        title += self._since_finalized(event, data.utterance)
+    def on_result_delivered(self, event: Event, _: ResultDelivered) -> None:
+        delivery = delivery_of(event.data)
+        if delivery is not None:
+            self._draw_delivery(event, delivery)
+
+    def _draw_delivery(self, event: Event, delivery: Delivery) -> None:
+        kind = {"result": "ok", "no_speech": "no_speech", "failed": "failed"}[delivery.outcome]
+        begin = self._ready.pop((delivery.target, delivery.delivery_no), event)
+        title = f"u{delivery.utterance} #{delivery.delivery_no} {delivery.outcome} {delivery.code}"
+        title = title.rstrip() + self._since_finalized(event, delivery.utterance)
         if event.ms > begin.ms:
             title += (
                 f"; it was ready and waited {_time_since(begin, event.ms)} for an earlier outcome"
             )
         self._span(
-            self._target(data.target), "ready", begin, event.ms, label=f"u{data.utterance}",
+            self._target(delivery.target), "ready", begin, event.ms,
+            label=f"u{delivery.utterance}",
             title=title + _text(event), outcome=kind,
         )  # fmt: skip
 

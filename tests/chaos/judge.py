@@ -25,11 +25,10 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from eventsched.schema import codec
+from eventsched.schema.deliveries import delivery_of
 from eventsched.schema.events import (
     Event,
     JobFailed,
-    ResultDelivered,
-    ResultMissing,
     SessionClosing,
     UtteranceFinalized,
 )
@@ -189,14 +188,15 @@ def _texts(
     """A result's text is its utterance's audio digest; `no_speech` comes where it belongs."""
     broken = []
     for event in log:
-        data = event.data
-        if not isinstance(data, ResultDelivered) or data.outcome == "failed":
+        delivery = delivery_of(event.data)
+        if delivery is None or delivery.outcome in ("failed", "missing"):
             continue
-        if (data.outcome == "no_speech") != speech.is_silent(event.job):
-            broken.append(f"{event.job}: {data.outcome} is the wrong outcome")
-        if data.outcome == "result":
+        if (delivery.outcome == "no_speech") != speech.is_silent(event.job):
+            broken.append(f"{event.job}: {delivery.outcome} is the wrong outcome")
+        if delivery.outcome == "result":
             text = codec.decode_text(event.body).text
-            if text != _expected(event.session, finalized[event.session, data.utterance], record):
+            utterance = finalized[event.session, delivery.utterance]
+            if text != _expected(event.session, utterance, record):
                 broken.append(f"{event.job}: its text is not made of its audio")
     return broken
 
@@ -215,14 +215,14 @@ def _listeners(log: Sequence[Event], record: Record) -> list[str]:
     """A listener whose results ended received exactly the outcomes that the log says were sent."""
     sent: dict[str, dict[Key, tuple[str, int, str]]] = defaultdict(dict)
     for event in log:
-        data = event.data
-        if isinstance(data, ResultDelivered | ResultMissing):
-            outcome = data.outcome if isinstance(data, ResultDelivered) else "missing"
+        delivery = delivery_of(event.data)
+        if delivery is not None:
+            outcome = delivery.outcome
             text = codec.decode_text(event.body).text or "" if outcome == "result" else ""
-            for listener in data.to or [event.session]:
-                if listener not in data.skipped:
-                    key = (event.session, data.target, data.delivery_no)
-                    sent[listener][key] = (outcome, data.utterance, text)
+            for listener in delivery.to or [event.session]:
+                if listener not in delivery.skipped:
+                    key = (event.session, delivery.target, delivery.delivery_no)
+                    sent[listener][key] = (outcome, delivery.utterance, text)
     broken = []
     for listener, spoken in record.sessions.items():
         broken += _listener(listener, spoken, sent[listener])
@@ -261,16 +261,14 @@ def _count(
     judged.utterances = len(finalized)
     judged.cut_by_outage = sum(data.reason == "pause" for data in finalized.values())
     for event in log:
+        delivery = delivery_of(event.data)
+        if delivery is not None:
+            judged.results += delivery.outcome == "result"
+            judged.no_speech += delivery.outcome == "no_speech"
+            judged.failed += delivery.outcome == "failed"
+            judged.missing += delivery.outcome == "missing"
         match event.data:
-            case ResultDelivered(outcome="result"):
-                judged.results += 1
-            case ResultDelivered(outcome="no_speech"):
-                judged.no_speech += 1
-            case ResultDelivered(outcome="failed"):
-                judged.failed += 1
             case JobFailed(code=code):
                 judged.failed_codes[code] = judged.failed_codes.get(code, 0) + 1
-            case ResultMissing():
-                judged.missing += 1
             case SessionClosing(reason="idle"):
                 judged.events["closed idle"] = judged.events.get("closed idle", 0) + 1

@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from eventsched.schema.events import Event, ResultDelivered, ResultMissing
+from eventsched.schema.deliveries import delivery_of
+from eventsched.schema.events import Event
 from eventsched.schema.keys import name_of
 from projections.session import Session, Sessions
 from tests.fixtures_store import TimedStore
@@ -58,10 +59,11 @@ def assert_order(log: Iterable[Event]) -> None:
     """
     following = dict[tuple[str, str], int]()
     for event in log:
-        if isinstance(event.data, (ResultDelivered, ResultMissing)):
-            place = event.session, event.data.target
-            assert event.data.delivery_no == following.get(place, 0), event
-            following[place] = event.data.delivery_no + 1
+        delivery = delivery_of(event.data)
+        if delivery is not None:
+            place = event.session, delivery.target
+            assert delivery.delivery_no == following.get(place, 0), event
+            following[place] = delivery.delivery_no + 1
 
 
 async def _assert_same(store: TimedStore, name: str, view: Session) -> None:

@@ -13,14 +13,13 @@ from collections.abc import Sequence
 
 from eventsched.audit.replay import Replay
 from eventsched.audit.scheduler_state import SchedulerState
+from eventsched.schema.deliveries import delivery_of
 from eventsched.schema.events import (
     AttemptEnded,
     Event,
     JobDispatched,
     JobFailed,
     NodeRegistered,
-    ResultDelivered,
-    ResultMissing,
     ResultRecorded,
     ResultReplaced,
     SessionOpened,
@@ -170,8 +169,9 @@ def _outcomes(log: Sequence[Event]) -> list[str]:
         if isinstance(event.data, UtteranceFinalized):
             for target in event.data.targets:
                 expected[event.session, target.target].append(target.delivery_no)
-        elif isinstance(event.data, ResultDelivered | ResultMissing):
-            ended[event.session, event.data.target].append(event.data.delivery_no)
+        delivery = delivery_of(event.data)
+        if delivery is not None:
+            ended[event.session, delivery.target].append(delivery.delivery_no)
     return [
         f"{session} {target}: expected {expected[session, target][-3:]}, "
         f"delivered {ended[session, target][-3:]}"
