@@ -23,6 +23,7 @@ from eventsched.schema.events import (
     PlaybackEnded,
     PlaybackStarted,
     ResultDelivered,
+    ResultRecorded,
     SessionClosed,
     SessionOpened,
     SessionRetired,
@@ -129,7 +130,10 @@ def _opened(_: SessionGroups | None, event: Event, __: SessionOpened) -> Session
     return SessionGroups(session=event.session)
 
 
-def _delivered(view: SessionGroups, event: Event, data: ResultDelivered) -> SessionGroups:
+def _delivered(
+    view: SessionGroups, event: Event, data: ResultRecorded | ResultDelivered
+) -> SessionGroups:
+    """Rule 27, joining a group: a result joins when it is delivered, at the time of that event."""
     delivery = delivery_of(data)
     if delivery is None or delivery.outcome != "result" or view.closed:
         return view
@@ -217,6 +221,7 @@ def _parts(group: Group, context: Sequence[ContextText]) -> tuple[Part, ...]:
 
 STEPS: dict[type, Step] = {
     SessionOpened: _opened,
+    ResultRecorded: _delivered,
     ResultDelivered: _delivered,
     PlaybackStarted: _playback_started,
     PlaybackEnded: _playback_ended,

@@ -155,7 +155,7 @@ def _end_attempt(view: Job, event: Event, attempt: int, end: str, code: str) -> 
     )
 
 
-def _recorded(view: Job, event: Event, data: ResultRecorded) -> Job:
+def _recorded(view: Job, event: Event, data: ResultRecorded | ResultReplaced) -> Job:
     return replace(
         view,
         status="ended",

@@ -17,7 +17,7 @@ import msgspec
 from msgspec.structs import replace
 
 from eventsched.projection.protocol import Step, handled
-from eventsched.schema.deliveries import delivery_of
+from eventsched.schema.deliveries import Delivery, delivery_of
 from eventsched.schema.events import (
     Event,
     JobDispatched,
@@ -228,24 +228,35 @@ def _dispatched(view: Session, event: Event, data: JobDispatched) -> Session:
     )
 
 
-def _job_ended(view: Session, event: Event, data: ResultRecorded | JobFailed) -> Session:
+def _job_ended(
+    view: Session, event: Event, data: ResultRecorded | ResultReplaced | JobFailed
+) -> Session:
     """The outcome is ready. It is delivered once all earlier delivery numbers are."""
     key = outcome_key(data.target, data.delivery_no)
     pending = view.open_outcomes.get(key)
     if pending is None:
         return replace(view, updated_ms=event.ms)
     outcome: Outcome = "failed"
-    if isinstance(data, ResultRecorded):
+    if not isinstance(data, JobFailed):
         outcome = "no_speech" if data.status == "no_speech" else "result"
     ready_ms = pending.ready_ms or event.ms  # a replaced result keeps the time of the first
     ready = OpenOutcome(pending.utterance, pending.first, pending.recipients, outcome, ready_ms)
     return replace(view, open_outcomes={**view.open_outcomes, key: ready}, updated_ms=event.ms)
 
 
+def _recorded(view: Session, event: Event, data: ResultRecorded) -> Session:
+    """The event of a result also delivers it if its number is next."""
+    delivery = delivery_of(data)
+    return _job_ended(view, event, data) if delivery is None else _end(view, event, delivery)
+
+
 def _delivered(view: Session, event: Event, data: ResultDelivered | ResultMissing) -> Session:
     delivery = delivery_of(data)
-    if delivery is None:
-        return view
+    return view if delivery is None else _end(view, event, delivery)
+
+
+def _end(view: Session, event: Event, delivery: Delivery) -> Session:
+    """Rule 25, ordered delivery: the outcome is open no more, and the next number is due."""
     outcome = delivery.outcome
     open_outcomes = view.open_outcomes.copy()
     open_outcomes.pop(outcome_key(delivery.target, delivery.delivery_no), None)
@@ -317,7 +328,7 @@ STEPS: dict[type, Step] = {
     UtteranceFinalized: _finalized,
     JobDispatched: _dispatched,
     JobFailed: _job_ended,
-    ResultRecorded: _job_ended,
+    ResultRecorded: _recorded,
     ResultReplaced: _job_ended,
     ResultRefused: _refused,
     ResultDelivered: _delivered,

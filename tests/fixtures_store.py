@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from eventsched.errors import Refused
 from eventsched.schema import codec
+from eventsched.schema.deliveries import Delivery, delivery_of
 from eventsched.schema.events import Data, Event, Text
 from eventsched.schema.settings import Settings
 from eventsched.store.cell import Store
@@ -45,6 +46,11 @@ class TimedStore(Store):
         entries = await self.read_range(self.keys.log, "-", "+", 100_000)
         events = [_decoded(entry_id, tuple(fields)) for entry_id, fields in entries]
         return [event for event in events if not types or event.type in types]
+
+    async def deliveries(self) -> list[tuple[Event, Delivery]]:
+        """Every event that delivers an outcome, with the delivery."""
+        deliveries = [(event, delivery_of(event.data)) for event in await self.log()]
+        return [(event, delivery) for event, delivery in deliveries if delivery is not None]
 
     async def types(self) -> list[str]:
         return [event.type for event in await self.log()]

@@ -41,8 +41,10 @@ EVENTS = """
 CREATE VIEW events AS
 SELECT parse_path(filename)[-2] AS cell, ms || '-' || seq AS id, make_timestamp_ms(ms) AS time,
        type, session, job, node, cause,
-       CASE type WHEN 'ResultDelivered' THEN data ->> 'outcome'
-                 WHEN 'ResultMissing' THEN 'missing' END AS outcome,
+       CASE WHEN type = 'ResultRecorded' AND json_exists(data, '$.delivered')
+                 THEN if((data ->> 'status') = 'ok', 'result', 'no_speech')
+            WHEN type = 'ResultDelivered' THEN data ->> 'outcome'
+            WHEN type = 'ResultMissing' THEN 'missing' END AS outcome,
        data::JSON AS data, ms, seq
 FROM read_parquet({files}, filename = true, hive_partitioning = false)
 WHERE {scope}

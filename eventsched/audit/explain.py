@@ -291,6 +291,11 @@ def _stages(
                 )
             )  # fmt: skip
         at, name = event, next_name
+        delivery = delivery_of(event.data)
+        if name and delivery is not None:
+            waited_for = _in_order(event, event, delivery, session_events)
+            stages.append(Stage(name=name, from_ms=at.ms, ms=0, waited_for=waited_for))
+            name = ""
     if name:
         stages.append(
             Stage(
@@ -333,6 +338,8 @@ def _ended_by(begin: Event, event: Event, session_events: Sequence[Event]) -> st
         case _, AttemptEnded(reason=reason, code=code, error=error):
             return ", ".join(filter(None, [f"on {node}: {reason}", code, error]))
         case _, ResultRecorded(status=status, code=code):
+            return f"on {node}: {status}" + (f", {code}" if code else "")
+        case _, ResultReplaced(status=status, code=code):
             return f"on {node}: {status}" + (f", {code}" if code else "")
         case _, JobFailed(code=code):
             return f"failed: {code}"

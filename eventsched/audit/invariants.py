@@ -243,7 +243,7 @@ def _playback_ended(event: Event, data: PlaybackEnded, records: Records) -> Find
 
 def _check_outcome_is_open(
     event: Event,
-    data: JobQueued | JobPromoted | JobDispatched | ResultRecorded | JobFailed,
+    data: JobQueued | JobPromoted | JobDispatched | ResultRecorded | ResultReplaced | JobFailed,
     records: Records,
 ) -> Findings:
     """Rule 25, ordered delivery: a job changes only while its outcome is open."""
@@ -306,9 +306,17 @@ def _attempt_ended(event: Event, data: AttemptEnded, records: Records) -> Findin
 
 
 def _recorded(event: Event, data: ResultRecorded, records: Records) -> Findings:
+    """Rule 25, ordered delivery: the event delivers the result if its number is next."""
     yield from _check_token(event, data, records)
     yield from _check_outcome_is_open(event, data, records)
     yield from _check_not_ended(event, records)
+    session = records.session(event)
+    if session is None:
+        return
+    yield from _check_delivery(event, session)
+    is_next = data.delivery_no == session.delivered.get(data.target, 0)
+    if is_next and data.delivered is None:
+        yield "I9", f"{data.target} number {data.delivery_no} was next and is not delivered"
 
 
 def _check_not_ended(event: Event, records: Records) -> Findings:

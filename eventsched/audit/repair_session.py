@@ -24,6 +24,7 @@ from eventsched.schema.events import (
     Event,
     JobFailed,
     ResultRecorded,
+    ResultReplaced,
     SessionOpened,
     UtteranceFinalized,
 )
@@ -76,7 +77,7 @@ def facts_of(
         endings={
             event.job: event
             for event in events
-            if isinstance(event.data, ResultRecorded | JobFailed)
+            if isinstance(event.data, ResultRecorded | ResultReplaced | JobFailed)
         },
         chunks=chunks,
         outbox=outbox,

@@ -14,6 +14,7 @@ import msgspec
 from eventsched.formatting import clock, duration, plural
 from eventsched.history.event_json import text_of
 from eventsched.schema import events
+from eventsched.schema.deliveries import Delivery, delivery_of
 from eventsched.schema.events import Event
 from eventsched.schema.keys import name_of
 
@@ -102,10 +103,13 @@ def _failed(_: Event, d: events.JobFailed) -> str:
     return f"{_job(d)}  {d.code} after attempt {d.attempt}"
 
 
-def _recorded(event: Event, d: events.ResultRecorded) -> str:
+def _recorded(event: Event, d: events.ResultRecorded | events.ResultReplaced) -> str:
     audio = f"{d.audio_bytes:,} B of audio" if d.audio_bytes else ""
+    delivery = delivery_of(d)
+    delivered = f"delivered as #{delivery.delivery_no}" if delivery else ""
+    skipped = _skipped(delivery) if delivery else ""
     status = f"{_job(d)}  {d.status} from {name_of(event.node)}"
-    return status + _suffix(d.code, audio) + _quoted_text(event)
+    return status + _suffix(d.code, audio, delivered, skipped) + _quoted_text(event)
 
 
 def _refused(event: Event, d: events.ResultRefused) -> str:
@@ -113,9 +117,12 @@ def _refused(event: Event, d: events.ResultRefused) -> str:
 
 
 def _delivered(event: Event, d: events.ResultDelivered) -> str:
-    skipped = f"skipped {_join(d.skipped)}" if d.skipped else ""
     outcome = f"{_job(d)}  #{d.delivery_no} {d.outcome}"
-    return outcome + _suffix(d.code, skipped) + _quoted_text(event)
+    return outcome + _suffix(d.code, _skipped(d)) + _quoted_text(event)
+
+
+def _skipped(delivery: Delivery | events.ResultDelivered) -> str:
+    return f"skipped {_join(delivery.skipped)}" if delivery.skipped else ""
 
 
 def _missing(_: Event, d: events.ResultMissing) -> str:

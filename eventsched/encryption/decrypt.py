@@ -15,10 +15,13 @@ import msgspec
 from eventsched.encryption.keystore import VARIABLE, Key, KeyStore, has_key
 from eventsched.errors import DecryptionError, KeyMissing, KeyStoreError
 from eventsched.schema import codec
-from eventsched.schema.events import Event, ResultDelivered, ResultRecorded
+from eventsched.schema.events import Event, ResultDelivered, ResultRecorded, ResultReplaced
 
 if TYPE_CHECKING:
     from eventsched.encryption.cipher import SessionCipher
+
+WITH_TEXT = (ResultRecorded, ResultReplaced, ResultDelivered)
+"""The events whose body is the text of a result."""
 
 
 def make_cipher(session: str, key: Key) -> SessionCipher:
@@ -85,7 +88,7 @@ class EventDecryptor:
                 although the session has a key.
         """
         data = event.data
-        if not isinstance(data, ResultRecorded | ResultDelivered) or not event.body:
+        if not isinstance(data, WITH_TEXT) or not event.body:
             return event
         try:
             text = codec.decode_text(event.body)

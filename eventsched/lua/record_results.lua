@@ -43,20 +43,16 @@
 local body_max, code_max, audio_max, unreadable_max = 65536, 64, 512000, 3
 local error_max = { error_type = 256, error_message = 800, error_place = 400 }
 
-local function ending_of(job, result, log_id)
+local function ending_of(job, result)
   return { kind = result.status == 'ok' and 'result' or 'no_speech',
     code = json.optional(result.code), body = result.body, audio = result.audio,
-    job = job.key, cause = 'log/' .. log_id, tp = job.tp }
+    job = job.key, tp = job.tp }
 end
 
--- A result with status ok or no_speech: the job ends, its outcome is published, and its slot is
--- filled.
+-- A result with status ok or no_speech: the job ends, its outcome is delivered or held, and its
+-- slot is filled.
 local function record(job, result)
-  jobs.set_ended(job, result.status, result.code)
-  local id = call.or_else(jobs.restore, events.ResultRecorded, job, job.node, job.epoch,
-    result)
-  local freed = nodes.release_slot(job)
-  delivery.publish(job.name, job.target, job.delivery_no, ending_of(job, result, id))
+  local id, freed = delivery.record_result(job, result, ending_of(job, result), nodes.release_slot)
   if freed then assign.fill(freed, 'log/' .. id) end
 end
 
@@ -66,9 +62,8 @@ local function replace(job, result)
   local held = delivery.find_held(job.name, job.target, job.delivery_no)
   if not held or held.kind ~= 'no_speech' or result.status ~= 'ok' then return false end
   jobs.set_ended(job, 'ok', result.code)
-  local id = call.or_else(jobs.restore, events.ResultReplaced, job, job.node, job.epoch,
-    result)
-  delivery.hold(job.name, job.target, job.delivery_no, ending_of(job, result, id))
+  local id = call.or_else(jobs.restore, events.ResultReplaced, job, result)
+  delivery.hold(job.name, job.target, job.delivery_no, ending_of(job, result), id)
   return true
 end
 

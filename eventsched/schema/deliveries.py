@@ -8,7 +8,13 @@ from __future__ import annotations
 
 import msgspec
 
-from eventsched.schema.events import AnyData, Outcome, ResultDelivered, ResultMissing
+from eventsched.schema.events import (
+    AnyData,
+    Outcome,
+    ResultDelivered,
+    ResultMissing,
+    ResultRecorded,
+)
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -28,6 +34,14 @@ class Delivery(msgspec.Struct, frozen=True):
 
 def delivery_of(data: AnyData) -> Delivery | None:
     """Return the delivery that an event with this data records; None if it records none."""
+    if isinstance(data, ResultRecorded):
+        if data.delivered is None:
+            return None
+        return Delivery(
+            data.utterance, data.target, data.delivery_no,
+            "result" if data.status == "ok" else "no_speech", data.code, data.delivered.to,
+            data.delivered.skipped,
+        )  # fmt: skip
     if isinstance(data, ResultDelivered):
         return Delivery(
             data.utterance, data.target, data.delivery_no, data.outcome, data.code, data.to,

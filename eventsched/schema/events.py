@@ -314,8 +314,17 @@ class JobFailed(Data, frozen=True, kw_only=True):
     code: str
 
 
-class ResultRecorded(Data, frozen=True, kw_only=True):
-    """The job ended with a result from a node; its slot is free. The body is the text."""
+class Delivered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """To whom a result is delivered by the event that records it."""
+
+    to: list[str]
+    """All recipients."""
+    skipped: list[str] = []
+    """Recipients that were closed already."""
+
+
+class _Result(Data, frozen=True, kw_only=True):
+    """A result that a node reported for the job's attempt."""
 
     utterance: Int
     target: str
@@ -328,8 +337,19 @@ class ResultRecorded(Data, frozen=True, kw_only=True):
     audio_sha256: str = ""
 
 
-class ResultReplaced(ResultRecorded, frozen=True, kw_only=True):
-    """A complete result replaced an undelivered empty one. By the same attempt of the node."""
+class ResultRecorded(_Result, frozen=True, kw_only=True):
+    """The job ended with a result from a node; its slot is free. The body is the text.
+
+    If its delivery number is next, the event also delivers it. Otherwise the result is held until
+    the earlier numbers have ended, and ResultDelivered or ResultMissing follows.
+    """
+
+    delivered: Delivered | None = None
+    """None if the result is held: an earlier number of the target is open."""
+
+
+class ResultReplaced(_Result, frozen=True, kw_only=True):
+    """A complete result replaced an empty one that is held. By the same attempt of the node."""
 
 
 class ResultRefused(Data, frozen=True, kw_only=True):
@@ -342,9 +362,10 @@ class ResultRefused(Data, frozen=True, kw_only=True):
 
 
 class ResultDelivered(Data, frozen=True, kw_only=True):
-    """The outcome is in the outboxes of its recipients. The body is the text.
+    """An outcome is in the outboxes of its recipients. The body is the text.
 
-    Caused by the call that ended the outcome, or by the end of an earlier one in the order.
+    Of a result that was held, and of a job that failed; ResultRecorded delivers any other result.
+    Caused by the end of an earlier number of the target, or by the call that ended the job.
     """
 
     utterance: Int

@@ -297,6 +297,9 @@ class _SceneBuilder:
             kind = "ok" if data.status == "ok" else "no_speech"
             self._attempt(begin, event.ms, kind, f"{data.status} {data.code}".strip())
         self._ready[data.target, data.delivery_no] = event
+        delivery = delivery_of(data)
+        if delivery is not None:
+            self._draw_delivery(event, delivery)
 
     def _attempt(
         self, begin: Event, to_ms: int, kind: str, how: str, suffix: str = "", *,
@@ -323,8 +326,8 @@ class _SceneBuilder:
         title = f"{data.what} of attempt {data.attempt} refused: {data.code}"
         self._mark(self._node(event.node), "refused", event, title=title)
 
-    def on_result_delivered(self, event: Event, _: ResultDelivered) -> None:
-        delivery = delivery_of(event.data)
+    def on_result_delivered(self, event: Event, data: ResultDelivered) -> None:
+        delivery = delivery_of(data)
         if delivery is not None:
             self._draw_delivery(event, delivery)
 

@@ -88,6 +88,33 @@ async def test_jobs_and_sessions_say_what_came_of_each(archived: Archived) -> No
     ]
 
 
+async def test_an_event_names_the_outcome_that_it_delivers(archived: Archived) -> None:
+    """A result whose number is next needs no other event; one that was held has ResultDelivered."""
+    node = await archived.store.join(slots=4)
+    session = await archived.store.open("s3")
+    for seq in range(3):
+        await archived.store.say(session, seq, end_of_utterance=True)
+    await archived.store.dispatch()
+    first, second, third = await archived.store.inbox(node)
+    await archived.store.answer(node, second)
+    await archived.store.answer(node, first, status="no_speech", body=b"")
+    await archived.store.answer(node, third)
+    await worked(archived)
+    sql = (
+        "SELECT type, outcome, count(*) FROM events"
+        f" WHERE session = '{session.session}' AND outcome IS NOT NULL GROUP BY ALL ORDER BY ALL"
+    )
+    assert ask(archived, sql) == [
+        ("ResultDelivered", "result", 1),
+        ("ResultRecorded", "no_speech", 1),
+        ("ResultRecorded", "result", 1),
+    ]
+    sql = f"SELECT outcome, delivered >= ended FROM jobs WHERE session = '{session.session}'"
+    assert ask(archived, f"{sql} ORDER BY utterance") == [
+        ("no_speech", True), ("result", True), ("result", True),
+    ]  # fmt: skip
+
+
 EXPORTED = "SELECT id, time, type, 1.5 AS number, data FROM events ORDER BY ms, seq"
 
 

@@ -72,7 +72,7 @@ def test_history_is_every_event_in_order(system: System) -> None:
     assert list(by_type)[-1] == "SessionClosed"
     # The session may begin to close before or after the result arrives.
     assert [name for name in by_type if not name.startswith("Session")] == [
-        "UtteranceFinalized", "JobDispatched", "ResultRecorded", "ResultDelivered",
+        "UtteranceFinalized", "JobDispatched", "ResultRecorded",
     ]  # fmt: skip
     assert by_type["ResultRecorded"]["text"]["text"].endswith("octetos")
     assert by_type["JobDispatched"]["cause"] == f"log/{by_type['UtteranceFinalized']['id']}"

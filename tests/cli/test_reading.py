@@ -65,7 +65,7 @@ async def test_history_is_whole_however_far_the_views_are(store: TimedStore, red
     assert await types(reader, first) == before
     for message in await store.inbox(node):
         await store.answer(node, message)
-    assert await types(reader, first) == [*before, "ResultRecorded", "ResultDelivered"]
+    assert await types(reader, first) == [*before, "ResultRecorded"]
 
 
 async def test_what_cannot_be_read_is_shown_as_such_in_its_place(
@@ -206,9 +206,7 @@ async def test_history_of_a_job_has_its_utterance_and_no_other(
     await store.dispatch()
     await finish_one(store, node)
     key = f"acme:{session.session}:0:translation:es:none"
-    expected = [
-        "UtteranceFinalized u0", "JobDispatched u0", "ResultRecorded u0", "ResultDelivered u0",
-    ]  # fmt: skip
+    expected = ["UtteranceFinalized u0", "JobDispatched u0", "ResultRecorded u0"]
     assert await event_texts(reader, job=key) == expected
     assert (
         await event_texts(reader, job=await reader.job_key(f"{session.session}:0:es")) == expected

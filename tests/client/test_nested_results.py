@@ -62,7 +62,7 @@ async def test_a_result_that_is_nested_too_deep_is_unreadable_and_stops_nobody(
         await store.answer(node, second, body=GOOD)
         outbox = store.keys.outbox(name_of(session.id))
         await replace_value(redis, outbox, 0, OUTBOX_BODY, nested(depth))
-        delivered = (await store.types()).index("ResultDelivered")
+        delivered = (await store.types()).index("ResultRecorded")
         await replace_value(redis, store.keys.log, delivered, LOG_BODY, nested(depth))
         with anyio.fail_after(WITHIN_S), capture_logs() as lines:
             results = session.results(partials=True)

@@ -11,7 +11,7 @@ from eventsched.errors import InvalidMessage, NotFound
 from eventsched.projection.installed import load_core
 from eventsched.projection.store import ProjectionStore
 from eventsched.roles.projector import Projector
-from eventsched.schema.events import Event, ResultDelivered
+from eventsched.schema.events import Event, ResultRecorded
 from tests.fixtures_store import TimedStore
 from tests.scripts.jobs_of import finish_one, speak
 from tests.server_kinds import Server
@@ -58,13 +58,13 @@ async def test_events_are_read_with_the_filters_of_the_command(
     await store.open("s2")
     types = [event.type async for event in client.history(session) if isinstance(event, Event)]
     assert types == [
-        "SessionOpened", "UtteranceFinalized", "JobDispatched", "ResultRecorded", "ResultDelivered",
+        "SessionOpened", "UtteranceFinalized", "JobDispatched", "ResultRecorded",
     ]  # fmt: skip
     opened = [event.session async for event in client.history(types=["SessionOpened"])]
     assert opened == [session, store.keys.full("s2")]
     delivered = [event async for event in client.history(f"{session}:0:es", since="1970-01-01")]
     assert isinstance(delivered[-1], Event)
-    assert isinstance(delivered[-1].data, ResultDelivered)
+    assert isinstance(delivered[-1].data, ResultRecorded)
     with pytest.raises(InvalidMessage, match="did you mean SessionOpened"):
         [event async for event in client.history(types=["SessionOpend"])]
     with pytest.raises(NotFound, match="no session"):

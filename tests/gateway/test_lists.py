@@ -133,7 +133,6 @@ async def test_jobs_of_a_session_and_groups_are_listed(server: Server, cell: str
         await until("all results are in groups", is_spoken)
         jobs: list[dict[str, Any]] = []
         expected = [(number, target) for number in range(3) for target in ("es", "fr")]
-        jobs: list[dict[str, Any]] = []
         for count in (1, 2, 500):
             jobs = await read_list(system, "/v1/jobs", "acme", session=session.id, count=count)
             records = [item["record"] for item in jobs]

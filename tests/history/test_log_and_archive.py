@@ -14,6 +14,7 @@ from eventsched.errors import ArchiveError, InvalidMessage, NotFound
 from eventsched.history.position import parse_position
 from eventsched.history.reader import EventFilter, Reader
 from eventsched.history.source import HistorySource
+from eventsched.schema.deliveries import delivery_of
 from eventsched.schema.events import Event
 from eventsched.store.client import Client
 from tests.archive.archives import Archived
@@ -35,7 +36,7 @@ async def answers(source: HistorySource, log: list[Event]) -> dict[str, Any]:
         for kind, entity in (("session", event.session), ("node", event.node), ("job", event.job)):
             if entity:
                 answer[f"{kind} {entity} {event.id}"] = await state(reader, kind, entity, at)
-    delivered = {event.job for event in log if event.type == "ResultDelivered"}
+    delivered = {event.job for event in log if delivery_of(event.data) and event.job}
     for job in sorted(delivered)[:6]:  # one that waits still waits longer at the next look
         answer[f"why {job}"] = msgspec.to_builtins(await why(source, job))
     (cell,) = source.cells

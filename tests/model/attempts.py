@@ -8,7 +8,7 @@ Never does: time (timers.py). Read next: timers.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import msgspec
 
@@ -25,6 +25,8 @@ from eventsched.schema.keys import name_of
 from eventsched.store.node_commands import NodeGrant, NodeResult
 from tests.model import delivery, nodes, queue, session
 from tests.model.world import Ending, World, invalid
+
+Said = TypeVar("Said", ResultRecorded, ResultReplaced)
 
 REDISPATCHED_MAX = 3
 RECOVERED_MAX = 16
@@ -248,7 +250,7 @@ def _check_result(result: NodeResult) -> None:
         raise invalid(wrong[0])
 
 
-def _said(w: World, epoch: int, result: NodeResult, kind: type[ResultRecorded]) -> ResultRecorded:
+def _said(w: World, epoch: int, result: NodeResult, kind: type[Said]) -> Said:
     core = w.cores[result.job]
     return kind(
         utterance=core.utterance,
@@ -263,19 +265,23 @@ def _said(w: World, epoch: int, result: NodeResult, kind: type[ResultRecorded]) 
     )
 
 
-def _ending(result: NodeResult, log_id: str) -> Ending:
+def _ending(result: NodeResult, cause: str = "") -> Ending:
     kind = "result" if result.status == "ok" else "no_speech"
-    return Ending(kind, result.job, f"log/{log_id}", result.code, result.body, result.audio)
+    return Ending(kind, result.job, cause, result.code, result.body, result.audio)
 
 
 def _record(w: World, node: str, epoch: int, result: NodeResult) -> None:
-    """The job ends, its outcome is published, and its slot is filled."""
-    core, key = w.cores[result.job], result.job
+    """The job ends, its outcome is delivered or held, and its slot is filled."""
+    core, key, freed = w.cores[result.job], result.job, ""
+
+    def emit(data: ResultRecorded) -> str:
+        nonlocal freed
+        log_id = w.emit(data, session=core.session, job=key, node=node, body=result.body)
+        freed = _freed(w, name_of(node), epoch)
+        return log_id
+
     data = _said(w, epoch, result, ResultRecorded)
-    log_id = w.emit(data, session=core.session, job=key, node=node, body=result.body)
-    freed = _freed(w, name_of(node), epoch)
-    ending = _ending(result, log_id)
-    delivery.finish(w, name_of(core.session), core.target, core.delivery_no, ending)
+    log_id = delivery.record(w, name_of(core.session), data, _ending(result), emit)
     if freed:
         queue.fill(w, freed, f"log/{log_id}")
 
@@ -292,7 +298,7 @@ def _replace(w: World, node: str, epoch: int, result: NodeResult) -> None:
     data = _said(w, epoch, result, ResultReplaced)
     log_id = w.emit(data, session=core.session, job=result.job, node=node, body=result.body)
     name = name_of(core.session)
-    delivery.hold(w, name, core.target, core.delivery_no, _ending(result, log_id))
+    delivery.hold(w, name, core.target, core.delivery_no, _ending(result, f"log/{log_id}"))
 
 
 def _failed(w: World, node: str, result: NodeResult) -> None:

@@ -6,9 +6,13 @@ Never does: jobs and nodes. Read next: session.py.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
 
-from eventsched.schema.events import ResultDelivered, ResultMissing
+import msgspec
+
+from eventsched.schema.events import Delivered, ResultDelivered, ResultMissing, ResultRecorded
 from eventsched.schema.ids import parse_id
 from eventsched.schema.keys import name_of
 from projections.session import OpenOutcome, outcome_key
@@ -78,7 +82,7 @@ def confirm(w: World, listener: str, out_id: str) -> None:
 
 
 def send(w: World, name: str, target: str, number: int, ending: Ending, reason: str = "") -> None:
-    """Deliver the next number with this ending: the order advances, the outcome is closed."""
+    """Deliver the next number by an event of its own: the order advances, the outcome is closed."""
     pending = w.sessions[name].open_outcomes[outcome_key(target, number)]
     full = w.keys.full(name)
     to, recipients, skipped = audience(w, name, pending)
@@ -104,8 +108,22 @@ def send(w: World, name: str, target: str, number: int, ending: Ending, reason: 
         )
     body = b"" if ending.kind == "missing" else ending.body
     log_id = w.emit(data, session=full, job=ending.job, cause=ending.cause, body=body)
+    _tell_outcome(w, name, target, number, pending, ending, log_id, recipients)
+
+
+def _tell_outcome(
+    w: World,
+    name: str,
+    target: str,
+    number: int,
+    pending: OpenOutcome,
+    ending: Ending,
+    log_id: str,
+    recipients: Sequence[str],
+) -> None:
+    """The event of the delivery is in the log: the outboxes get the outcome."""
     d = {
-        "session": full,
+        "session": w.keys.full(name),
         "utterance": pending.utterance,
         "target": target,
         "delivery_no": number,
@@ -175,3 +193,25 @@ def finish(w: World, name: str, target: str, number: int, ending: Ending) -> Non
     send(w, name, target, number, ending)
     if held(w, name, target):
         go_on(w, name, target)
+
+
+def record(
+    w: World, name: str, data: ResultRecorded, ending: Ending, emit: Callable[[ResultRecorded], str]
+) -> str:
+    """Append the event of a result. It delivers the result if its number is next; else the result
+    is held.
+    """
+    target, number = data.target, data.delivery_no
+    pending = open_outcome(w, name, target, number)
+    if pending is None or next_no(w, name, target) != number:
+        log_id = emit(data)
+        if pending is not None:
+            hold(w, name, target, number, dataclasses.replace(ending, cause=f"log/{log_id}"))
+        return log_id
+    to, recipients, skipped = audience(w, name, pending)
+    delivered = Delivered(to=to, skipped=skipped)
+    log_id = emit(msgspec.structs.replace(data, delivered=delivered))
+    _tell_outcome(w, name, target, number, pending, ending, log_id, recipients)
+    if held(w, name, target):
+        go_on(w, name, target)
+    return log_id

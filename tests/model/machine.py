@@ -221,6 +221,7 @@ class Machine(RuleBasedStateMachine):
         assert _types(events) == _types(self.world.events)
         for kind in set(_types(events)):
             count(f"event {kind}")
+            self.wire.event_types.add(kind)
         on_server = self.actual.content(dump)
         in_model = stored.expected(self.world)
         if on_server == in_model:
@@ -701,6 +702,60 @@ class Machine(RuleBasedStateMachine):
             for ending in waiting.values()
             if ending.kind == "no_speech"
         ]
+
+    @precondition(lambda self: self.sessions)
+    @rule(
+        which=small,
+        first=st.sampled_from(["ok", "no_speech", "failed"]),
+        statuses=st.lists(
+            st.sampled_from(["ok", "ok", "no_speech", "failed"]), min_size=8, max_size=8
+        ),
+        replaced=st.integers(0, 2),
+    )
+    def results_before_the_first(
+        self, which: int, first: str, statuses: list[str], replaced: int
+    ) -> None:
+        """Eight results are held because of a gap; the result of the first utterance ends it."""
+        full = self.session(which).session
+        self.register("n4", KINDS[2], 24)
+        chunk = self.chunk(self.session(which), end_of_utterance=True)
+        for at in (0, 1):  # a call finalizes at most eight utterances
+            more = range(1) if at == 0 else range(1, 9)
+            chunks = [msgspec.structs.replace(chunk, seq=chunk.seq + no) for no in more]
+            self.both("append_audio", chunks)
+        self.dispatch()
+        self.dispatch()
+        running = [key for key, job in self.world.jobs.items() if job.status == "running"]
+        cores = {key: self.world.cores[key] for key in running}
+        target = min((core.target for core in cores.values() if core.session == full), default="")
+        of_target = [
+            (core.delivery_no, key)
+            for key, core in cores.items()
+            if (core.session, core.target) == (full, target)
+        ]
+        in_order = [key for _, key in sorted(of_target)]
+        held = in_order[1:9]
+        for key, status in zip(reversed(held), statuses, strict=False):
+            self.say_of(key, status)
+        for _ in range(replaced):
+            if self.held_empty():
+                self.replace_a_held_result(True)
+        for key in in_order[:1]:
+            self.say_of(key, first)
+        drained = sum(event.type == "ResultDelivered" for event in self.world.events)
+        self.wire.drained_max = max(self.wire.drained_max, drained)
+
+    def say_of(self, key: str, status: str) -> None:
+        """The node reports a result for the running attempt of the job."""
+        attempt = self.world.jobs[key].attempts[-1]
+        result = NodeResult(
+            job=key,
+            attempt=attempt.attempt,
+            status=status,  # type: ignore[arg-type]
+            code="BROKEN" if status == "failed" else "",
+            body=_TEXT if status == "ok" else b"",
+        )
+        self.both("record_results", attempt.node, attempt.epoch, [result])
 
     @precondition(lambda self: self.registered)
     @rule(

@@ -62,6 +62,10 @@ class Wire:
         self.client = client
         self.called: set[str] = set()
         """Scripts that were called, of all examples."""
+        self.event_types: set[str] = set()
+        """Types of the events that were appended."""
+        self.drained_max = 0
+        """Most held results that a call has delivered."""
 
     async def run(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
         self.called.add(script)

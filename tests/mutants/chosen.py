@@ -286,6 +286,16 @@ FAULTS = (
         ),
     ),
     Fault(
+        "the event of a result does not deliver it",
+        "_recorded",
+        "_job_ended(view, event, data) if delivery is None else _end(view, event, delivery)",
+        "_job_ended(view, event, data)",
+        (
+            FOLDS,
+            VERIFY,
+        ),
+    ),
+    Fault(
         "a cancelled attempt brings its job back",
         "_attempt_ended",
         'if view.status == "ended":',

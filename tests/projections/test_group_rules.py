@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
 import pytest
 
 from eventsched.schema.events import (
+    Delivered,
     PlaybackEnded,
     PlaybackStarted,
     ResultDelivered,
     ResultMissing,
+    ResultRecorded,
     SessionClosed,
     SessionClosing,
     SessionOpened,
@@ -44,6 +47,25 @@ class GroupLog(FoldedLog):
         )
         text_body = readable(source_text, text) if outcome == "result" else b""
         return self.at(ms, data, session=S1, body=body or text_body)
+
+    def recorded(
+        self,
+        ms: int,
+        utterance: int,
+        status: Literal["ok", "no_speech"] = "ok",
+        *,
+        to: Sequence[str] = (),
+    ) -> FoldedLog:
+        data = ResultRecorded(
+            utterance=utterance,
+            target="es",
+            delivery_no=utterance,
+            attempt=1,
+            epoch=1,
+            status=status,
+            delivered=Delivered(to=list(to)) if to else None,
+        )
+        return self.at(ms, data, session=S1, body=readable("hello", "hola"))
 
     def starts(
         self, ms: int, utterance: int, *, listener: str = S2, target: str = "es"
@@ -90,6 +112,21 @@ def test_rule_27_first_result_starts_group_0_at_part_0(log: GroupLog) -> None:
     log.delivered(1_000, 0)
     group = log.group()
     assert (group.n, [part.index for part in group.parts]) == (0, [0])
+
+
+def test_rule_27_a_result_that_its_own_event_delivers_joins_then(log: GroupLog) -> None:
+    log.recorded(1_000, 0, to=[S1])
+    log.recorded(2_000, 2)  # held: it joins when ResultDelivered delivers it
+    log.recorded(2_500, 1, to=[S1])
+    log.delivered(2_500, 2)
+    parts = [(part.index, part.utterance) for part in log.group().parts]
+    assert (log.group().n, parts) == (0, [(0, 0), (1, 1), (2, 2)])
+    assert log.group().last_part_ms == 2_500
+
+
+def test_rule_24_a_delivered_result_without_speech_adds_no_part(log: GroupLog) -> None:
+    log.recorded(1_000, 0, "no_speech", to=[S1])
+    assert log.view.targets == {}
 
 
 def test_rule_27_exactly_2000_ms_after_the_last_part_still_joins(log: GroupLog) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ import pytest
 
 from eventsched.projection.fold import RECORD_BYTES_MAX
 from eventsched.schema.events import (
+    Delivered,
     JobDispatched,
     JobFailed,
     PlaybackEnded,
@@ -66,10 +68,20 @@ class SessionLog(FoldedLog):
         return self.at(ms, data, session=S1)
 
     def recorded(
-        self, ms: int, no: int, status: Any = "ok", *, replaced: bool = False
+        self,
+        ms: int,
+        no: int,
+        status: Any = "ok",
+        *,
+        replaced: bool = False,
+        to: Sequence[str] = (),
     ) -> FoldedLog:
-        kind = ResultReplaced if replaced else ResultRecorded
-        data = kind(utterance=no, target="es", delivery_no=no, attempt=1, epoch=1, status=status)
+        fields: dict[str, Any] = {"utterance": no, "target": "es", "delivery_no": no}
+        fields |= {"attempt": 1, "epoch": 1, "status": status}
+        delivered = Delivered(to=list(to)) if to else None
+        data: ResultRecorded | ResultReplaced = (
+            ResultReplaced(**fields) if replaced else ResultRecorded(**fields, delivered=delivered)
+        )
         return self.at(ms, data, session=S1, job=job_key(no), node="c0.n1")
 
     def delivered(self, ms: int, no: int, outcome: Any = "result") -> FoldedLog:
@@ -234,6 +246,18 @@ def test_rule_25_an_outcome_is_open_until_delivered(log: SessionLog) -> None:
     assert log.view.open_outcomes == {}
     assert (log.view.delivered, log.view.results) == ({"es": 1}, 1)
     assert log.view.recent[0].outcomes == {"es": "result"}
+
+
+@pytest.mark.parametrize(("status", "outcome"), [("ok", "result"), ("no_speech", "no_speech")])
+def test_rule_25_the_event_of_a_result_delivers_it_if_it_names_recipients(
+    log: SessionLog, status: Any, outcome: str
+) -> None:
+    log.finalized(2_000, 0, es(0))
+    log.recorded(3_000, 0, status, to=[S1])
+    assert (log.view.open_outcomes, log.view.delivered) == ({}, {"es": 1})
+    assert (log.view.results, log.view.no_speech) == (outcome == "result", outcome == "no_speech")
+    assert log.view.recent[0].outcomes == {"es": outcome}
+    assert log.view.updated_ms == 3_000
 
 
 def test_rule_25_a_result_after_an_open_number_is_ready_but_still_open(log: SessionLog) -> None:

@@ -265,7 +265,7 @@ async def test_29_dispatch_gets_the_context_that_was_folded(store: TimedStore) -
     await store.say(session, session.next_seq, end_of_utterance=True)
     await store.dispatch()
     dispatched = (await store.log("JobDispatched"))[-1]
-    delivered = await store.log("ResultDelivered")
+    delivered = await store.log("ResultRecorded")
     assert dispatched.data.context_at == delivered[-1].id  # type: ignore[union-attr]
 
 
@@ -585,7 +585,7 @@ class Picky(Sessions):
     """The session projection, which raises at one type of event."""
 
     name = "picky"
-    bad = "ResultDelivered"
+    bad = "ResultRecorded"
 
     def apply(self, view: Session | None, event: Event) -> Session | None:
         if event.type == self.bad:
@@ -607,11 +607,11 @@ async def test_poison_is_a_dead_letter_with_its_reason_after_three_tries(store: 
     states = [(await projector.step()).state for _ in range(5)]
     assert states == ["folded", "retry", "folded", "idle", "idle"], "first tried in its batch"
     (dead,) = await dead_of(store)
-    (bad,) = await store.log("ResultDelivered")
-    assert (dead["from"], dead["id"], dead["k"]) == ("log", bad.id, "ResultDelivered")
+    (bad,) = await store.log("ResultRecorded")
+    assert (dead["from"], dead["id"], dead["k"]) == ("log", bad.id, "ResultRecorded")
     line = Picky.apply.__code__.co_firstlineno + 2
     place = f"projector/test_projector.py:{line}"
-    assert dead["reason"] == f"ValueError: no ResultDelivered, please ({place})"
+    assert dead["reason"] == f"ValueError: no ResultRecorded, please ({place})"
     context = msgspec.json.decode(dead["d"])
     revisions = {"picky": f"{Picky.version}.1"}
     assert context == {
@@ -625,7 +625,7 @@ class Reading(Sessions):
     name = "reading"
 
     def apply(self, view: Session | None, event: Event) -> Session | None:
-        if event.type == "ResultDelivered":
+        if event.type == "ResultRecorded":
             codec.decode_text(event.body)
         return super().apply(view, event)
 
@@ -639,12 +639,12 @@ async def test_a_text_that_no_decoder_reads_is_a_dead_letter_at_once(
     """No function appends such a text; a program that has the server's URL can."""
     await talk(store, 1)
     types = await store.types()
-    await replace_value(redis, store.keys.log, types.index("ResultDelivered"), LOG_BODY, body)
+    await replace_value(redis, store.keys.log, types.index("ResultRecorded"), LOG_BODY, body)
     projector = projector_of(store, of=ProjectionSet("reading", (Reading(),)))
     states = [(await projector.step()).state for _ in range(2)]
     assert states == ["folded", "idle"]
     (dead,) = await dead_of(store)
-    (bad,) = await store.log("ResultDelivered")
+    (bad,) = await store.log("ResultRecorded")
     assert dead["id"] == bad.id
     assert dead["reason"].startswith("UnreadableText: ")
     assert msgspec.json.decode(dead["d"])["tries"] == 1
@@ -667,7 +667,7 @@ async def test_an_event_at_which_a_projection_exits_is_a_dead_letter(
     await fold_all(projector_of(store, of=ProjectionSet("picky", (Exiting(),))))
     (dead,) = await dead_of(store)
     place = f"projector/test_projector.py:{Exiting.apply.__code__.co_firstlineno + 2}"
-    assert (dead["k"], dead["reason"]) == ("ResultDelivered", f"SystemExit: no model ({place})")
+    assert (dead["k"], dead["reason"]) == ("ResultRecorded", f"SystemExit: no model ({place})")
 
 
 async def test_events_after_poison_are_folded(store: TimedStore) -> None:

@@ -383,7 +383,7 @@ async def test_whatever_its_traceparent_is_a_job_goes_again_waits_and_ends(
     own = ("attempt", "c")
     assert without(again, *own) == without(first, *own)
     assert await reply(store, node, first["j"], 2, status="failed", code="BAD") == "ok"
-    assert [event.traceparent for event in await logged(store, "ResultDelivered")] == [tp, tp]
+    assert [event.traceparent for event, _ in await store.deliveries()] == [tp, tp]
     for job, code in ((first["j"], "BAD"), (second["j"], "")):
         fields = await job_record(store, job)
         expected = {name: first[name] for name in ("session", "target", "tp")}

@@ -53,7 +53,7 @@ async def test_rule_6_closing_finalizes_what_is_buffered_and_waits_for_it(
     assert message["padding_ms"] == 220
     await store.answer(node, message)
     assert await states(store, session) == ["closing", "result", "closed"]
-    assert (await store.types())[-2:] == ["ResultDelivered", "SessionClosed"]
+    assert (await store.types())[-2:] == ["ResultRecorded", "SessionClosed"]
 
 
 async def test_rule_6_a_session_that_owes_nothing_closes_at_once(store: TimedStore) -> None:
@@ -179,8 +179,9 @@ async def test_rule_6_racing_results_close_the_session_once(store: TimedStore) -
     )
     types = await store.types()
     assert types.count("SessionClosed") == types.count("SessionClosing") == 1
-    assert types.count("ResultDelivered") == 12
-    assert "ResultDelivered" not in types[types.index("SessionClosed") :]
+    assert len(await store.deliveries()) == 12
+    (closed,) = await events(store, "SessionClosed")
+    assert all(event.id < closed.id for event, _ in await store.deliveries())
 
 
 async def test_rule_6_a_failure_can_be_what_closes(store: TimedStore) -> None:

@@ -49,7 +49,7 @@ async def empty(
     await store.answer(node, message, status="no_speech", code=code, body=b"")
 
 
-async def test_rule_22_a_result_is_one_event_with_text_and_audio_by_name(
+async def test_rule_22_a_result_is_one_event_with_text_audio_by_name_and_recipients(
     store: TimedStore,
 ) -> None:
     node, session, (message,) = await assigned(store, 1)
@@ -59,9 +59,9 @@ async def test_rule_22_a_result_is_one_event_with_text_and_audio_by_name(
     assert codec.decode_text(event.body).text == "hi"
     (entry,) = await store.out(session)
     assert (entry["a"], entry["b"]) == (b"RIFF", text("hi"))
-    (delivered,) = await events(store, "ResultDelivered")
-    assert (delivered.body, delivered.data.to) == (text("hi"), [session.session])
-    assert entry["log"] == delivered.id
+    assert (event.data.delivered.to, event.data.delivered.skipped) == ([session.session], [])
+    assert entry["log"] == event.id
+    assert (await store.types())[-1] == "ResultRecorded"
 
 
 async def test_rule_25_results_go_out_in_order_whatever_order_they_come_in(
@@ -72,6 +72,14 @@ async def test_rule_25_results_go_out_in_order_whatever_order_they_come_in(
         await store.answer(node, messages[place], body=text(f"{place}"))
     assert [number for number, _ in await outcomes_in_outbox(store, session)] == [0, 1]
     await store.answer(node, messages[2], body=text("2"))
+    recorded = await events(store, "ResultRecorded")
+    assert [(event.data.delivery_no, bool(event.data.delivered)) for event in recorded] == [
+        (3, False), (1, False), (4, False), (0, True), (2, True),
+    ]  # fmt: skip
+    held = await events(store, "ResultDelivered")
+    assert [event.data.delivery_no for event in held] == [1, 3, 4]
+    causes = {event.data.delivery_no: f"log/{event.id}" for event in recorded}
+    assert [event.cause for event in held] == [causes[1], causes[3], causes[4]]
     assert await outcomes_in_outbox(store, session) == [(number, "result") for number in range(5)]
     bodies = [codec.decode_text(entry["b"]).text for entry in await store.out(session)]
     assert bodies == ["0", "1", "2", "3", "4"]
@@ -304,8 +312,8 @@ async def test_rule_24_no_speech_ends_the_job_and_advances_the_order(
     (_, second) = await store.inbox(node)  # the freed slot serves the next at once
     await store.answer(node, second)
     assert await outcomes_in_outbox(store, session) == [(0, "no_speech"), (1, "result")]
-    delivered = await events(store, "ResultDelivered")
-    assert [(event.data.outcome, event.data.code) for event in delivered] == [
+    delivered = [delivery for _, delivery in await store.deliveries()]
+    assert [(delivery.outcome, delivery.code) for delivery in delivered] == [
         ("no_speech", code), ("result", ""),
     ]  # fmt: skip
     (recorded, _) = await events(store, "ResultRecorded")
@@ -322,10 +330,9 @@ async def test_rule_24_no_speech_makes_no_group_part(store: TimedStore) -> None:
     node, _, messages = await assigned(store, 2)
     await empty(store, node, messages[0])
     await store.answer(node, messages[1])
-    parts = [e for e in await events(store, "ResultDelivered") if e.data.outcome == "result"]
-    assert [part.data.utterance for part in parts] == [1]
-    silent = [e for e in await events(store, "ResultDelivered") if e.data.outcome == "no_speech"]
-    assert [event.body for event in silent] == [b""]
+    delivered = [(each.utterance, each.outcome) for _, each in await store.deliveries()]
+    assert delivered == [(0, "no_speech"), (1, "result")]
+    assert [event.body for event, each in await store.deliveries() if not each.utterance] == [b""]
 
 
 async def test_rule_24_a_repeated_no_speech_is_refused(store: TimedStore) -> None:
@@ -597,7 +604,7 @@ async def test_an_out_entry_names_its_event(store: TimedStore) -> None:
         await store.answer(node, message)
     await store.close_session(session.session, 1)
     named = [entry["log"] for entry in await store.out(session)]
-    kinds = ("ResultDelivered", "SessionClosing", "SessionClosed")
+    kinds = ("ResultRecorded", "SessionClosing", "SessionClosed")
     assert named == [event.id for event in await events(store, *kinds)]
 
 

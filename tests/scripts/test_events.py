@@ -24,9 +24,12 @@ PARTS: dict[str, Any] = {
     "affinity": events.Affinity,
     "rank": events.Rank,
     "revision": events.Revision,
+    "delivered": events.Delivered,
 }
 """Structs within events, which have a function of their own."""
-OPTIONAL_PARTS = (events.Affinity | None, events.Rank | None, events.OtherClasses | None)
+OPTIONAL_PARTS = tuple(
+    kind | None for kind in (events.Affinity, events.Rank, events.OtherClasses, events.Delivered)
+)
 ALL = STRUCTS | PARTS
 _KEY = re.compile(r'"(\w+)":(["\[{]?)')
 

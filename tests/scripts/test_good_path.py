@@ -24,7 +24,6 @@ async def test_one_utterance_goes_all_the_way(store: TimedStore) -> None:
         "UtteranceFinalized",
         "JobDispatched",
         "ResultRecorded",
-        "ResultDelivered",
         "SessionClosing",
         "SessionClosed",
     ]

@@ -32,8 +32,8 @@ async def opened_with_a_hole(store: TimedStore, redis: Client) -> SessionGrant:
 async def ended_numbers(store: TimedStore) -> list[tuple[int, str]]:
     """(number, reason or outcome) of each number that has ended, in order."""
     return [
-        (event.data.delivery_no, getattr(event.data, "reason", "") or event.data.outcome)
-        for event in await logged(store, "ResultDelivered", "ResultMissing")
+        (delivery.delivery_no, getattr(event.data, "reason", "") or delivery.outcome)
+        for event, delivery in await store.deliveries()
     ]
 
 

@@ -497,7 +497,7 @@ async def test_rule_13_a_draining_node_finishes_what_it_has_and_gets_nothing_new
     assert await store.heartbeat_node(node.node, node.epoch, load=1, attempts=[]) == []
     await check(store)
     await finish_one(store, node)
-    assert (await store.types())[-3:] == ["ResultRecorded", "NodeDrained", "ResultDelivered"]
+    assert (await store.types())[-3:] == ["JobQueued", "ResultRecorded", "NodeDrained"]
     assert len(await assigned(store, node)) == 1
     await check(store)
 

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventsched.schema import codec
+from eventsched.schema.deliveries import delivery_of
 from eventsched.schema.events import (
+    Delivered,
     Event,
     JobDispatched,
-    ResultDelivered,
     ResultRecorded,
     SessionOpened,
     Target,
@@ -81,9 +82,9 @@ def talk(*starts: int, text: str = "hola", session: str = "c0.s1") -> list[Event
             turn=u, source="en", audio_ms=1_000, deadline_ms=0, rule="load", policy=1, **place
         )
         add(at, dispatched, job=f"j{u}", node="c0.n1")
-        add(at + 300, ResultRecorded(status="ok", **place), job=f"j{u}", node="c0.n1")
-        delivered = ResultDelivered(utterance=u, target="es", delivery_no=u, outcome="result")
-        add(at + 300, delivered, job=f"j{u}", body=codec.encode_text(Text(text=text)))
+        recorded = ResultRecorded(status="ok", delivered=Delivered(to=[session]), **place)
+        body = codec.encode_text(Text(text=text))
+        add(at + 300, recorded, job=f"j{u}", node="c0.n1", body=body)
     return events
 
 
@@ -207,7 +208,7 @@ async def test_every_session_of_a_random_log_can_be_drawn(store: TimedStore) -> 
         scene = build_scene(events)
         assert all(span.from_ms <= span.to_ms for span in scene.spans)
         assert {span.lane for span in scene.spans} <= set(scene.lanes)
-        ends = sum(event.type in ("ResultDelivered", "ResultMissing") for event in events)
+        ends = sum(delivery_of(event.data) is not None for event in events)
         assert sum(bool(span.outcome) for span in scene.spans) == ends
         ET.fromstring(draw(events))
 

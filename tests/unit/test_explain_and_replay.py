@@ -15,6 +15,7 @@ from eventsched.schema.events import (
     POLICY_VERSION,
     ClassSeen,
     Data,
+    Delivered,
     Event,
     JobDispatched,
     JobPromoted,
@@ -187,6 +188,19 @@ def test_a_job_is_explained_from_its_speech_to_its_delivery() -> None:
     ]
     (chosen,) = explanation.decisions
     assert [(node.node, node.verdict) for node in chosen.nodes] == [(N1, "chosen"), (N2, "free")]
+
+
+def test_a_result_that_its_own_event_delivers_has_a_stage_of_delivery() -> None:
+    *before, recorded, delivered, dispatch = log()
+    data = msgspec.structs.replace(recorded.data, delivered=Delivered(to=[SESSION]))
+    recorded = msgspec.structs.replace(recorded, data=data)
+    two_events = explain(key(0), [*before, recorded, delivered, dispatch], [], 5_000)
+    one_event = explain(key(0), [*before, recorded, dispatch], [], 5_000)
+    assert (one_event.outcome, one_event.code) == ("result", "")
+    assert one_event.stages[-1] == two_events.stages[-1]
+    assert (one_event.stages[-1].name, one_event.stages[-1].waited_for) == (
+        "delivery", "#0 in order",
+    )  # fmt: skip
 
 
 def test_a_job_whose_utterance_is_not_in_the_history_is_explained_from_its_first_event() -> None:

@@ -38,7 +38,7 @@ async def test_a_lost_outcome_is_found_and_appended_again(store: TimedStore, red
     await redis.xdel(key, entry_id)
     (violation,) = (await verified(store)).violations
     assert (violation.invariant, violation.where) == ("I9", "outbox:s1")
-    event = (await store.log("ResultDelivered"))[-1]
+    event = (await store.log("ResultRecorded"))[-1]
     assert violation.what == f"the outcome that log/{event.id} delivers is not in the outbox"
     done = await repairer_of(store).apply(WHY, BY)
     assert done.left == []

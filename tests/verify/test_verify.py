@@ -18,6 +18,7 @@ from eventsched.schema.codec import encode
 from eventsched.schema.events import (
     AttemptEnded,
     Data,
+    Delivered,
     Event,
     JobDispatched,
     JobFailed,
@@ -577,7 +578,9 @@ def dispatched(utterance: int, attempt: int, epoch: int = 1) -> JobDispatched:
     )
 
 
-def recorded(utterance: int, attempt: int = 1, epoch: int = 1) -> ResultRecorded:
+def recorded(
+    utterance: int, attempt: int = 1, epoch: int = 1, to: Sequence[str] = ()
+) -> ResultRecorded:
     return ResultRecorded(
         utterance=utterance,
         target="es",
@@ -585,6 +588,7 @@ def recorded(utterance: int, attempt: int = 1, epoch: int = 1) -> ResultRecorded
         attempt=attempt,
         epoch=epoch,
         status="ok",
+        delivered=Delivered(to=list(to)) if to else None,
     )
 
 
@@ -667,6 +671,9 @@ FORGED: list[tuple[str, str, Data, int, str]] = [
     ("I9", "a number delivered twice", delivered(0), 0, ""),
     ("I7", "an outcome delivered to another session", delivered(1, to=["c0.spy"]), 1, ""),
     ("I9", "a missing number that was not next", missing(3), 3, ""),
+    ("I9", "a result that is held although its number is next", recorded(1), 1, "n1"),
+    ("I9", "a result delivered before an earlier one", recorded(3, to=["c0.s1"]), 3, "n1"),
+    ("I7", "a result delivered to another session", recorded(1, to=["c0.spy"]), 1, "n1"),
 ]
 
 

@@ -6,6 +6,7 @@
 -- include: call
 -- include: clock
 -- include: events
+-- include: jobs
 -- include: json
 -- include: keys
 -- include: numbers
@@ -327,27 +328,39 @@ local function reopen_outcome(full, target, number, outcome)
     outcome.utterance .. '|' .. outcome.first .. '|' .. outcome.to)
 end
 
--- Deliver the next number of (session, target). `ending` is { kind, code, body, audio, job, cause,
--- tp, reason }; `speaker` comes from `speaker_of`; `is_held` says whether the ending is held.
-local function deliver(session, target, number, outcome, ending, speaker, is_held)
+-- Begin to deliver the next number of (session, target): the event is appended next. `ending` is
+-- { kind, code, body, audio, job, cause, tp, reason }; `is_held` says whether the ending is held.
+-- Returns the delivery, and the joined full ids of all recipients and of those that have closed.
+local function begin(session, target, number, outcome, ending, is_held)
+  local speaker = speaker_of(session, target)
   local boxes, to, skipped = recipients_of(speaker, outcome)
-  local number_text, full, body = as_text[number], keys.full(session), ending.body or ''
   if outcome.first then
-    write('HDEL', keys.of('outcomes', session), target .. '/' .. number_text)
+    write('HDEL', keys.of('outcomes', session), target .. '/' .. as_text[number])
   end
-  local append = ending.kind == 'missing' and events.ResultMissing or events.ResultDelivered
-  local id = call.or_else(reopen_outcome, append, full, target, number_text, outcome, ending, to,
-    skipped)
-  if outcome.first then count_ended(session, target, number, outcome.utterance) end
+  return { speaker = speaker, target = target, number = number, outcome = outcome, ending = ending,
+    boxes = boxes, appended = 0, is_held = is_held, has_moved = false }, to, skipped
+end
+
+-- The event of the delivery is appended: `complete` writes the rest.
+local function set_delivered(d, id)
+  local session, outcome, ending = d.speaker.name, d.outcome, d.ending
+  if outcome.first then count_ended(session, d.target, d.number, outcome.utterance) end
   delivery.ended = delivery.ended + 1
-  local d = '{"session":"' .. full .. '","utterance":' .. outcome.utterance .. ',"target":"'
-    .. target .. '","delivery_no":' .. number_text .. ',"outcome":"' .. ending.kind .. '"'
-    .. (json.optional(ending.code) and ',"code":' .. json.quote(ending.code) or '')
-    .. ',"log":"' .. id .. '"}'
   delivery.ended_in[session] = true
-  delivery.unfinished = { speaker = speaker, target = target, number = number, boxes = boxes,
-    appended = 0, text = d, body = body, audio = ending.audio or '', is_held = is_held,
-    has_moved = false }
+  d.body, d.audio = ending.body or '', ending.audio or ''
+  d.text = '{"session":"' .. keys.full(session) .. '","utterance":' .. outcome.utterance
+    .. ',"target":"' .. d.target .. '","delivery_no":' .. as_text[d.number] .. ',"outcome":"'
+    .. ending.kind .. '"' .. (json.optional(ending.code) and ',"code":' .. json.quote(ending.code)
+      or '') .. ',"log":"' .. id .. '"}'
+  delivery.unfinished = d
+end
+
+-- Deliver the next number of (session, target) with an event of its own; arguments as of `begin`.
+local function deliver(session, target, number, outcome, ending, is_held)
+  local d, to, skipped = begin(session, target, number, outcome, ending, is_held)
+  local append = ending.kind == 'missing' and events.ResultMissing or events.ResultDelivered
+  set_delivered(d, call.or_else(reopen_outcome, append, keys.full(session), target, as_text[number],
+    outcome, ending, to, skipped))
   complete()
 end
 
@@ -393,7 +406,7 @@ function delivery.drain_ready(session, target)
     if not ending then break end
     has_more = delivery.drained >= drained_max
     if has_more then break end
-    deliver(session, target, number, outcome, ending, speaker_of(session, target), true)
+    deliver(session, target, number, outcome, ending, true)
     number, delivery.drained = number + 1, delivery.drained + 1
   end
   update_gap_timer(session, target, timers.set)
@@ -401,11 +414,12 @@ function delivery.drain_ready(session, target)
   return has_more
 end
 
--- Hold an ending until its predecessors have ended.
-function delivery.hold(session, target, number, ending)
+-- Hold an ending until its predecessors have ended. `log_id` is that of the event of the result.
+function delivery.hold(session, target, number, ending, log_id)
   local held, field = keys.of('out_of_order', session), target .. '/' .. number
   local body, audio = ending.body or '', ending.audio or ''
   ending.body, ending.audio = nil, nil
+  if log_id then ending.cause = 'log/' .. log_id end
   write('HSET', held, field, cjson.encode(ending), field .. '/body', body)
   if audio ~= '' then write('HSET', held, field .. '/audio', audio) end
   write('ZADD', keys.of('out_of_order_at', session, target), 'NX', clock.text(),
@@ -419,18 +433,51 @@ function delivery.find_held(session, target, number)
   return stored and cjson.decode(stored) or nil
 end
 
--- End an outcome: deliver the ending if its number is next, else hold it.
+-- The job has failed: deliver the ending if its number is next, else hold it.
 function delivery.publish(session, target, number, ending)
   local outcome = delivery.find_outcome(session, target, number)
   if not outcome then return end
   number = tonumber(number)
-  local speaker = speaker_of(session, target)
-  if speaker.next_no[target] ~= number then
+  if delivery.next_number(session, target) ~= number then
     delivery.hold(session, target, number, ending)
     return
   end
-  deliver(session, target, number, outcome, ending, speaker)
-  if speaker.has_held[target] then delivery.drain_ready(session, target) end
+  deliver(session, target, number, outcome, ending)
+  if speaker_of(session, target).has_held[target] then delivery.drain_ready(session, target) end
+end
+
+-- The job ends, and the event of its result is appended.
+local function append_result(job, result, delivered)
+  jobs.set_ended(job, result.status, result.code)
+  return events.ResultRecorded(job, result, delivered)
+end
+
+-- The event could not be appended: the job runs, and its outcome is open.
+local function restore_result(job, _, _, outcome)
+  jobs.restore(job)
+  reopen_outcome(job.session, job.target, job.delivery_no, outcome)
+end
+
+-- End a job with a result. The event of the result also delivers it if the number is next; else the
+-- result is held. After the event `release` frees the slot of the job, before anything else is
+-- written. Returns the id of the event, and what `release` has returned.
+function delivery.record_result(job, result, ending, release)
+  local session, target, number = job.name, job.target, as_number[job.delivery_no]
+  local outcome = delivery.find_outcome(session, target, job.delivery_no)
+  if not outcome or delivery.next_number(session, target) ~= number then
+    local id = call.or_else(jobs.restore, append_result, job, result)
+    local freed = release(job)
+    if outcome then delivery.hold(session, target, number, ending, id) end
+    return id, freed
+  end
+  local d, to, skipped = begin(session, target, number, outcome, ending)
+  local id = call.or_else(restore_result, append_result, job, result,
+    events.delivered(to, skipped), outcome)
+  set_delivered(d, id)
+  local freed = release(job)
+  complete()
+  if d.speaker.has_held[target] then delivery.drain_ready(session, target) end
+  return id, freed
 end
 
 -- End the next number as missing although it has no open outcome: an earlier call failed after it
@@ -438,12 +485,11 @@ end
 function delivery.skip_hole(s, target, number)
   remove_held(s.name, target, number)
   deliver(s.name, target, number, { utterance = '-1', to = '' },
-    { kind = 'missing', reason = 'no_outcome', code = 'NO_OUTCOME', job = '', tp = s.tp },
-    speaker_of(s.name, target))
+    { kind = 'missing', reason = 'no_outcome', code = 'NO_OUTCOME', job = '', tp = s.tp })
 end
 
 -- End the next number as missing. `outcome` is open.
 function delivery.skip(session, target, number, outcome, ending)
-  deliver(session, target, number, outcome, ending, speaker_of(session, target))
+  deliver(session, target, number, outcome, ending)
 end
 return delivery

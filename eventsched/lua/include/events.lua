@@ -201,23 +201,31 @@ function events.JobFailed(job, code, cause)
       delivery_no = tonumber(job.delivery_no), attempt = job.attempt, code = code }), '')
 end
 
--- `epoch` is a number; `result` has the fields of the report by name.
-local function append_result(t, job, node, epoch, result)
-  return append(keys.log, t, job.session, job.key, keys.full(node), '', job.tp,
+-- `delivered` in ResultRecorded: the recipients, and those that have closed, as joined text.
+function events.delivered(to, skipped)
+  return '{' .. string.sub(json.list_field('to', to), 2) .. json.list_field('skipped', skipped)
+    .. '}'
+end
+
+-- `result` has the fields of the report by name; `more` is JSON of further fields, or empty.
+local function append_result(t, job, result, more)
+  return append(keys.log, t, job.session, job.key, keys.full(job.node), '', job.tp,
     '{"utterance":' .. job.utterance .. ',"target":"' .. job.target .. '","delivery_no":'
-      .. job.delivery_no .. ',"attempt":' .. as_text[job.attempt] .. ',"epoch":' .. as_text[epoch]
-      .. ',"status":"' .. result.status .. '"'
+      .. job.delivery_no .. ',"attempt":' .. as_text[job.attempt] .. ',"epoch":'
+      .. as_text[job.epoch] .. ',"status":"' .. result.status .. '"'
       .. (result.code ~= '' and ',"code":' .. json.quote(result.code) or '')
       .. (result.audio ~= '' and ',"audio_bytes":' .. #result.audio .. ',"audio_sha256":"'
-        .. result.audio_sha256 .. '"}' or '}'), result.body)
+        .. result.audio_sha256 .. '"' or '') .. more .. '}', result.body)
 end
 
-function events.ResultRecorded(job, node, epoch, result)
-  return append_result('ResultRecorded', job, node, epoch, result)
+-- `delivered` is JSON if the event also delivers the result, and nil if the result is held.
+function events.ResultRecorded(job, result, delivered)
+  return append_result('ResultRecorded', job, result,
+    delivered and ',"delivered":' .. delivered or '')
 end
 
-function events.ResultReplaced(job, node, epoch, result)
-  return append_result('ResultReplaced', job, node, epoch, result)
+function events.ResultReplaced(job, result)
+  return append_result('ResultReplaced', job, result, '')
 end
 
 function events.ResultRefused(job, node, epoch, attempt, what, code)
