@@ -1,14 +1,9 @@
 -- affinity: the node of the last job of a session, and the turn of that job (rule 16, choosing a
 -- node). The field `used` of the session is `node|turn`, or empty.
 -- include: cache
--- include: call
 -- include: keys
 -- include: write
--- `deferred`: by session, the value of the field that its caller writes at commit; empty if no job
--- has been dispatched.
-local affinity = { deferred = {} }
-
-call.on_reset(function() affinity.deferred = {} end)
+local affinity = {}
 
 local cached = cache.register('affinity', 'live', function(name)
   local used = redis.call('HGET', keys.of('session', name), 'used') or ''
@@ -31,19 +26,8 @@ function affinity.evict(name)
   cached.evict(name)
 end
 
--- The caller writes the field at commit, together with other fields of the session. A value of an
--- earlier job of the call stays.
-function affinity.defer_write(name)
-  affinity.deferred[name] = affinity.deferred[name] or ''
-end
-
 function affinity.set(name, node, turn)
-  local value = node .. '|' .. turn
-  if affinity.deferred[name] then
-    affinity.deferred[name] = value
-  else
-    write('HSET', keys.of('session', name), 'used', value)
-  end
+  write('HSET', keys.of('session', name), 'used', node .. '|' .. turn)
   local used = cached.read_through(name)
   used.node, used.turn = node, turn
 end

@@ -2,7 +2,6 @@
 -- is empty, so that no job is overtaken, and a dispatcher has renewed its presence lease. This
 -- saves one round trip. A call assigns at most `jobs_max` jobs this way. The setting
 -- `eager_dispatch` = 0 switches it off.
--- include: affinity
 -- include: cache
 -- include: call
 -- include: clock
@@ -48,7 +47,6 @@ function eager_dispatch.dispatch(entry)
     return
   end
   call.has_written = false
-  affinity.defer_write(entry.name)
   local is_done, failure = pcall(utterance_jobs.place, entry)
   if not is_done then
     dead_letters.add('dispatch', entry.log, 'utterance', dispatch_entry.encode(entry), failure)

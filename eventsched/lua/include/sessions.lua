@@ -141,12 +141,8 @@ end
 call.on_commit(function()
   for name, s in pairs(sessions.by_name) do
     if s and s.is_dirty then
-      local key, affinity_value = keys.of('session', name), affinity.deferred[name]
-      if affinity_value and affinity_value ~= '' then
-        write('HSET', key, 'used', affinity_value, 'utterance', as_text[s.utterance],
-          'turn', as_text[s.turn], 'buffer', sessions.encode_buffer(s),
-          'outcomes', delivery.record(name), unpack(s.new_numbers or none))
-      elseif s.has_new_utterance then
+      local key = keys.of('session', name)
+      if s.has_new_utterance then
         write('HSET', key, 'utterance', as_text[s.utterance], 'turn', as_text[s.turn],
           'buffer', sessions.encode_buffer(s), 'outcomes', delivery.record(name),
           unpack(s.new_numbers or none))
@@ -155,7 +151,6 @@ call.on_commit(function()
       end
       if s.new_numbers and s.has_new_utterance then s.new_numbers = {} end
       s.is_dirty, s.has_new_utterance = false, false
-      if affinity_value then affinity.deferred[name] = nil end
     end
     sessions.by_name[name] = nil
   end
