@@ -20,6 +20,7 @@ from eventsched.schema.events import (
     JobFailed,
     JobPromoted,
     JobQueued,
+    JobsRetired,
     Outcome,
     ResultMissing,
     ResultRecorded,
@@ -181,8 +182,8 @@ def _refused(view: Job, _: Event, __: ResultRefused) -> Job:
     return replace(view, refused=view.refused + 1)
 
 
-def _retired(_: Job, __: Event, ___: SessionRetired) -> None:
-    """Drop the record with that of its session."""
+def _retired(_: Job, __: Event, ___: JobsRetired | SessionRetired) -> None:
+    """Drop the record: the job ended long ago, or its session is retired."""
 
 
 STEPS: dict[type, Step] = {
@@ -195,15 +196,18 @@ STEPS: dict[type, Step] = {
     ResultRefused: _refused,
     JobFailed: _failed,
     ResultMissing: _missing,
+    JobsRetired: _retired,
     SessionRetired: _retired,
 }
 _CREATING = (JobQueued, JobDispatched)
 
 
-def _jobs_of(session: str, data: SessionRetired) -> tuple[str, ...]:
+def retired_jobs(session: str, data: JobsRetired | SessionRetired) -> tuple[str, ...]:
+    """Return the keys of the jobs whose records the event drops."""
+    end = data.last + 1 if isinstance(data, JobsRetired) else data.utterances
     return tuple(
         job_key(data.tenant, session, utterance, target, data.features_hash)
-        for utterance in range(data.utterances)
+        for utterance in range(data.first, end)
         for target in data.targets
     )
 
@@ -220,8 +224,8 @@ class Jobs:
         return None
 
     def route(self, event: Event) -> tuple[str, ...]:
-        if isinstance(event.data, SessionRetired):
-            return _jobs_of(event.session, event.data)
+        if isinstance(event.data, JobsRetired | SessionRetired):
+            return retired_jobs(event.session, event.data)
         return (event.job,) if event.job else ()
 
     def apply(self, view: Job | None, event: Event) -> Job | None:

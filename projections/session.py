@@ -22,6 +22,7 @@ from eventsched.schema.events import (
     Event,
     JobDispatched,
     JobFailed,
+    JobsRetired,
     Outcome,
     PlaybackEnded,
     PlaybackStarted,
@@ -129,6 +130,8 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     missing: int = 0
     refused: int = 0
     recent: tuple[Utterance, ...] = ()
+    retired_to: int = 0
+    """The jobs of the utterances before this index have no records any more."""
 
 
 def outcome_key(target: str, delivery_no: int) -> str:
@@ -286,6 +289,10 @@ def _with_outcome(
     return (*recent[:place], new, *recent[place + 1 :])
 
 
+def _jobs_retired(view: Session, event: Event, data: JobsRetired) -> Session:
+    return replace(view, retired_to=max(view.retired_to, data.last + 1), updated_ms=event.ms)
+
+
 def _refused(view: Session, event: Event, _: ResultRefused) -> Session:
     return replace(view, refused=view.refused + 1, updated_ms=event.ms)
 
@@ -333,6 +340,7 @@ STEPS: dict[type, Step] = {
     ResultRefused: _refused,
     ResultDelivered: _delivered,
     ResultMissing: _delivered,
+    JobsRetired: _jobs_retired,
     PlaybackStarted: _playback_started,
     PlaybackEnded: _playback_ended,
     SessionClosing: _closing,

@@ -14,10 +14,11 @@ from collections.abc import Iterable
 
 from eventsched.projection.fold import FailedEvent, Folding
 from eventsched.projection.protocol import Projection
-from eventsched.schema.events import Event, NodeRetired, SessionRetired
+from eventsched.schema.events import Event, JobsRetired, NodeRetired, SessionRetired
 from eventsched.schema.keys import name_of, session_of_job
 from eventsched.store.replies import fields_of
 from eventsched.store.transport import Entry
+from projections.job import retired_jobs
 
 KINDS = ("session", "job", "node")
 """The projections whose records state is compared with."""
@@ -79,6 +80,9 @@ class Incomplete:
             jobs = self._entries["job"]
             for key in [each for each in jobs if name_of(session_of_job(each)) == name]:
                 del jobs[key]
+        elif isinstance(event.data, JobsRetired) and self._entries["job"]:
+            for key in retired_jobs(event.session, event.data):
+                self._entries["job"].pop(key, None)
         elif isinstance(event.data, NodeRetired):
             self._entries["node"].pop(name_of(event.node), None)
 

@@ -19,6 +19,7 @@ from eventsched.schema.events import (
     JobFailed,
     JobPromoted,
     JobQueued,
+    JobsRetired,
     NodeRegistered,
     NodeRetired,
     PlaybackEnded,
@@ -37,7 +38,7 @@ from eventsched.schema.events import (
     UtteranceFinalized,
 )
 from eventsched.schema.keys import name_of
-from projections.job import Job
+from projections.job import Job, retired_jobs
 from projections.node import Node
 from projections.session import Session, outcome_key, playback_key
 
@@ -212,6 +213,23 @@ def _closed(event: Event, _: SessionClosed, records: Records) -> Findings:
         yield "I4", absent or f"the session was {session.status}"  # type: ignore[union-attr]
     elif session.open_outcomes:
         yield "I8", f"closed with open outcomes {sorted(session.open_outcomes)[:3]}"
+
+
+def _jobs_retired(event: Event, data: JobsRetired, records: Records) -> Findings:
+    """A job whose record is deleted has ended, and its outcome is delivered."""
+    session, absent = _find_session(event, records)
+    if session is None:
+        yield "I4", absent
+        return
+    if data.first > session.retired_to:
+        yield "I4", f"jobs from u{data.first} retired, those from u{session.retired_to} are next"
+    for key, outcome in session.open_outcomes.items():
+        if data.first <= outcome.utterance <= data.last:
+            yield "I8", f"jobs of u{outcome.utterance} retired, its outcome {key} is open"
+    for key in retired_jobs(event.session, data):
+        job = records.jobs.get(key)
+        if job is not None and job.status != "ended":
+            yield "I2", f"{key} retired while {job.status}"
 
 
 def _retired(event: Event, _: SessionRetired, records: Records) -> Findings:
@@ -400,6 +418,7 @@ CHECKS: dict[type, Callable[[Event, Any, Records], Findings]] = {
     UtteranceFinalized: _finalized,
     SessionClosing: _closing,
     SessionClosed: _closed,
+    JobsRetired: _jobs_retired,
     SessionRetired: _retired,
     SessionErased: _erased,
     PlaybackStarted: _playback_started,

@@ -86,6 +86,7 @@ def session_fields(view: Session) -> dict[str, str]:
         "used": f"{name_of(view.node)}|{view.node_turn}" if view.node else "",
         "reason": view.reason,
         "outcomes": _open_outcomes(view),
+        "retired_to": view.retired_to or "",
     }
     assert set(fields) == _SESSION_FIELDS
     fields |= {f"a:{target}": number for target, number in view.allocated.items()}
@@ -116,7 +117,7 @@ def outcome_fields(view: Session) -> dict[str, str]:
 _SESSION_FIELDS = {
     *("status", "epoch", "tenant", "source", "targets", "features", "features_hash", "encoding"),
     *("sample_rate", "priority", "room", "listen_language", "key", "utterance", "turn", "used"),
-    *("reason", "outcomes"),
+    *("reason", "outcomes", "retired_to"),
 }
 """The authoritative fields of a session's hash, without the counters of each target."""
 

@@ -40,6 +40,7 @@ from eventsched.schema.deliveries import delivery_of
 from eventsched.schema.events import (
     CellRepaired,
     Event,
+    JobsRetired,
     NodeRetired,
     SessionRetired,
     StreamTrimmed,
@@ -49,6 +50,7 @@ from eventsched.schema.keys import name_of, session_of_job
 from eventsched.store.lag import ConsumerLag
 from eventsched.store.replies import fields_of
 from eventsched.store.transport import Entry
+from projections.job import retired_jobs
 from projections.node import Node
 from projections.session import Session
 
@@ -306,6 +308,9 @@ class Verifier:
         """Drop the records of a retired session's jobs, which are not compared."""
         if event.job:
             self._jobs_of.setdefault(event.session, set()).add(event.job)
+        if isinstance(event.data, JobsRetired) and event.session in self._jobs_of:
+            retired = retired_jobs(event.session, event.data)
+            self._jobs_of[event.session].difference_update(retired)
         if isinstance(event.data, SessionRetired):
             jobs = self._parts["job"]
             for key in self._jobs_of.pop(event.session, ()):

@@ -138,6 +138,10 @@ def _closed(_: Event, d: events.SessionClosed) -> str:
     return f"{plural(d.missing, 'outcome')} missing" if d.missing else "no outcome missing"
 
 
+def _jobs_retired(_: Event, d: events.JobsRetired) -> str:
+    return f"u{d.first} to u{d.last}: job records deleted, events stay"
+
+
 def _retired(_: Event, d: events.SessionRetired) -> str:
     return f"after {plural(d.utterances, 'utterance')}: records deleted, events stay"
 
@@ -217,6 +221,7 @@ _DESCRIPTIONS: dict[type, Callable[[Event, Any], str]] = {
     events.SessionClosing: lambda _, d: d.reason,
     events.SessionClosed: _closed,
     events.SessionErased: lambda _, d: f"key {d.key} is destroyed",
+    events.JobsRetired: _jobs_retired,
     events.SessionRetired: _retired,
     events.PlaybackStarted: _playback,
     events.PlaybackEnded: _playback,

@@ -15,9 +15,10 @@
 --   after it
 -- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, SESSION_CLOSED, SEQ_GAP, CHUNK_TOO_LARGE,
 --   INVALID_MESSAGE, BACKPRESSURE
--- Events: AudioChunkAppended (audio stream), UtteranceFinalized, JobDispatched, JobQueued
+-- Events: AudioChunkAppended (audio stream), UtteranceFinalized, JobDispatched, JobQueued,
+--   JobsRetired
 -- Bound: the chunks given, at most 32; 8 finalizes or 64 outcomes; 8 jobs assigned, each with 8
---   fills
+--   fills; 16 utterances or 128 job records deleted for each finalize
 -- include: backpressure
 -- include: delivery
 -- include: numbers

@@ -10,9 +10,10 @@
 --   epoch_arg       number
 -- Reply: ok | duplicate
 -- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, INVALID_MESSAGE
--- Events: SessionClosing, UtteranceFinalized, JobDispatched, JobQueued, RoomLeft, PlaybackEnded,
---   SessionClosed
--- Bound: 32 members of a room, 64 playbacks; 8 jobs assigned, each with 8 fills
+-- Events: SessionClosing, UtteranceFinalized, JobDispatched, JobQueued, JobsRetired, RoomLeft,
+--   PlaybackEnded, SessionClosed
+-- Bound: 32 members of a room, 64 playbacks; 8 jobs assigned, each with 8 fills;
+--   16 utterances or 128 job records deleted
 -- include: closing
 -- include: sessions
 -- include: validate

@@ -10,9 +10,9 @@
 --     utterance (a duplicate if it is not the current one, or empty)
 -- Reply: per finalize `ok|duplicate utterance finalized…` or `refused CODE key=value`
 -- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, SESSION_CLOSED, INVALID_MESSAGE
--- Events: UtteranceFinalized, JobDispatched, JobQueued
+-- Events: UtteranceFinalized, JobDispatched, JobQueued, JobsRetired
 -- Bound: the finalizes given, at most 8; 32 members of a room each; 8 jobs assigned, each with
---   8 fills
+--   8 fills; 16 utterances or 128 job records deleted for each finalize
 -- include: keys
 -- include: numbers
 -- include: sessions

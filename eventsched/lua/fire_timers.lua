@@ -12,7 +12,8 @@
 -- Refusals: INVALID_MESSAGE
 -- Events: any but those of opening, resuming, registering and results
 -- Bound: 16 timers; 16 leases of 256 or 256 keys each; 8 outcomes that end and 16 that were held; 8
---   finalizes or 64 outcomes; 8 jobs of utterances that end, each with 8 fills
+--   finalizes or 64 outcomes; 8 jobs of utterances that end, each with 8 fills; 16
+--   utterances or 128 job records deleted for each finalize
 -- include: call
 -- include: clock
 -- include: dead_letters

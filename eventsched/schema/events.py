@@ -118,11 +118,29 @@ class SessionClosed(Data, frozen=True, kw_only=True):
     """Outcomes that ended as missing because `close_wait_ms` had passed."""
 
 
+class JobsRetired(Data, frozen=True, kw_only=True):
+    """The records of ended jobs are deleted from now on; their events stay in the log.
+
+    Caused by the finalize of a later utterance, while the session is open. A repeated event has no
+    effect.
+    """
+
+    tenant: str
+    features_hash: str
+    first: Int
+    """The first of these utterances; all their outcomes are delivered."""
+    last: Int
+    targets: list[str]
+    """Languages of the session's jobs."""
+
+
 class SessionRetired(Data, frozen=True, kw_only=True):
     """The session's records are deleted from now on; its events stay in the log. By a timer."""
 
     tenant: str = ""
     features_hash: str = "none"
+    first: Int = 0
+    """The first utterance whose jobs still have records: JobsRetired names those before it."""
     utterances: Int = 0
     targets: list[str] = []
     """Languages of its jobs: there was one job per utterance and language at most."""
@@ -636,6 +654,7 @@ AnyData: TypeAlias = (
     | UtteranceFinalized
     | SessionClosing
     | SessionClosed
+    | JobsRetired
     | SessionRetired
     | SessionErased
     | PlaybackStarted

@@ -11,6 +11,7 @@ from eventsched.audit.service import why
 from eventsched.errors import NotFound
 from eventsched.store.client import Client
 from tests.fixtures_store import TimedStore
+from tests.job_record import job_record
 from tests.random_history import source_of
 from tests.scripts.jobs_of import assigned, reply, speak
 
@@ -193,6 +194,22 @@ async def test_an_unknown_job_is_not_found(store: TimedStore, redis: Client, job
     await store.dispatch()
     with pytest.raises(NotFound, match="no job"):
         await explain_job(store, redis, job.format(s1=session.session))
+
+
+async def test_decisions_of_a_job_whose_record_is_deleted_are_explained_from_the_log(
+    store: TimedStore, redis: Client
+) -> None:
+    node, session = await store.join(), await store.open("s1")
+    first: JobExplanation | None = None
+    for seq in range(40):
+        await store.say(session, seq, end_of_utterance=True)
+        await store.dispatch()
+        message = (await assigned(store, node))[-1]
+        await reply(store, node, message["j"])
+        first = first or await explain_job(store, redis, message["j"])
+    assert first is not None
+    assert await job_record(store, first.job) == {}
+    assert await explain_job(store, redis, first.job) == first
 
 
 async def test_decisions_of_a_retired_session_are_explained_from_its_history(

@@ -425,6 +425,7 @@ def finalize(w: World, name: str, reason: Reason) -> int:
     trim_audio(w, name)
     if open_targets:
         utterance_jobs.dispatch(w, _dispatch_entry_of(view, state, data, log_id))
+        utterance_jobs.retire(w, name)
     return utterance
 
 

@@ -132,6 +132,7 @@ def _session(w: World, name: str, state: SessionState) -> Content:
         "used": f"{name_of(view.node)}|{view.node_turn}" if view.node else "",
         "reason": view.reason,
         "outcomes": _open_outcomes(view),
+        "retired_to": view.retired_to,
         "tp": state.tp,
         "tokens": ",".join(f"{token}:{epoch}" for token, epoch in state.tokens),
         "secret_sha1": state.secret_sha1,

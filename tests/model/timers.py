@@ -235,6 +235,7 @@ def _retire(w: World, full: str) -> None:
     data = SessionRetired(
         tenant=view.tenant,
         features_hash=view.features_hash,
+        first=view.retired_to,
         utterances=view.utterance,
         targets=sorted(view.allocated),
     )

@@ -1,16 +1,19 @@
 """The jobs of a finalized utterance, one for each target, dispatched eagerly or by the dispatcher.
 
-Owns: rules 10, job identity, and 11, one atomic dispatch; when a finalizing call dispatches itself.
+Owns: rules 10, job identity, and 11, one atomic dispatch; when a finalizing call dispatches itself,
+and which records of ended jobs it deletes.
 Never does: choose a node (queue.py). Read next: queue.py.
 """
 
 from __future__ import annotations
 
-from eventsched.schema.events import Target
+from eventsched.schema.events import JobsRetired, Target
 from eventsched.schema.keys import job_key, name_of
+from projections.job import retired_jobs
 from tests.model import delivery, queue
 from tests.model.world import Core, DispatchEntry, World
 
+KEPT_UTTERANCES, RETIRED_JOBS_MAX = 16, 128
 EAGER_JOBS_MAX = 8
 """Jobs that one call gives away itself."""
 
@@ -50,6 +53,38 @@ def missing_targets(w: World, entry: DispatchEntry) -> list[Target]:
         if _key_of(entry, target) not in w.jobs
         and delivery.open_outcome(w, name, target.target, target.delivery_no) is not None
     ]
+
+
+def retire(w: World, name: str) -> None:
+    """Delete the records of ended jobs, oldest utterance first.
+
+    Those of the newest 16 utterances stay, and those since the oldest with an open outcome.
+    """
+    view = w.sessions[name]
+    before = min(
+        [
+            view.utterance - KEPT_UTTERANCES,
+            *(each.utterance for each in view.open_outcomes.values()),
+        ]
+    )
+    targets = sorted(view.allocated)
+    step = max(1, min(KEPT_UTTERANCES, RETIRED_JOBS_MAX // len(targets)))
+    if before < view.retired_to + step:
+        return
+    data = JobsRetired(
+        tenant=view.tenant,
+        features_hash=view.features_hash,
+        first=view.retired_to,
+        last=view.retired_to + step - 1,
+        targets=targets,
+    )
+    keys = retired_jobs(view.session, data)
+    assert all(w.jobs[key].status == "ended" for key in keys if key in w.jobs)
+    w.emit(data, session=view.session)
+    for key in keys:
+        w.cores.pop(key, None)
+        w.refused.pop(key, None)
+        w.deadlines.pop(key, None)
 
 
 def _key_of(entry: DispatchEntry, target: Target) -> str:

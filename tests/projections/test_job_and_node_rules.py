@@ -12,6 +12,7 @@ from eventsched.schema.events import (
     JobFailed,
     JobPromoted,
     JobQueued,
+    JobsRetired,
     NodeDrained,
     NodeDraining,
     NodeLost,
@@ -216,6 +217,15 @@ def test_rule_25_a_missing_number_without_a_job_makes_no_job(log: JobLog) -> Non
 
 
 # --- nodes ---------------------------------------------------------------------------------
+
+
+def test_rule_10_retired_jobs_have_no_record(log: JobLog) -> None:
+    for utterance in range(3):
+        log.dispatched(100, job=job_key(utterance))
+    data = JobsRetired(tenant="acme", features_hash="none", first=0, last=1, targets=["es", "fr"])
+    for at_ms in (200, 201):  # a call that failed is repeated, and appends the event again
+        log.at(at_ms, data, job=KEY)
+        assert list(log.jobs.views) == [job_key(2)]
 
 
 def test_rule_13_a_registered_node_has_its_abilities_and_free_slots(log: JobLog) -> None:

@@ -13,6 +13,7 @@ from eventsched.schema.events import (
     Delivered,
     JobDispatched,
     JobFailed,
+    JobsRetired,
     PlaybackEnded,
     PlaybackStarted,
     ResultDelivered,
@@ -161,6 +162,15 @@ def test_rule_7_a_resume_raises_the_epoch(log: SessionLog) -> None:
 def test_rule_10_a_retired_session_has_no_record(log: SessionLog) -> None:
     log.at(9_000, SessionRetired(), session=S1)
     assert log.views == {}
+
+
+def test_rule_10_a_session_knows_which_jobs_are_retired(log: SessionLog) -> None:
+    for at_ms, first, last in ((2_000, 0, 15), (2_001, 16, 17), (2_002, 16, 17)):
+        data = JobsRetired(
+            tenant="acme", features_hash="abc", first=first, last=last, targets=["es", "fr"]
+        )
+        log.at(at_ms, data, session=S1)
+    assert log.view.retired_to == 18
 
 
 def test_rule_12_and_25_recipients_are_fixed_by_the_finalize(log: SessionLog) -> None:

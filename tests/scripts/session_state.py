@@ -88,7 +88,7 @@ def _stored_fields(stored: dict[str, str]) -> dict[str, Any]:
         {field: int(stored[field]) for field in NUMBERS}
         | {field: stored[field] for field in TEXTS}
         | {"targets": stored["targets"], "features": stored["features"]}
-        | {"used": stored["used"]}
+        | {"used": stored["used"], "retired_to": int(stored.get("retired_to", 0))}
         | {"reason": stored.get("reason", "")}
         | {field: int(value) for field, value in stored.items() if field[:2] in ("a:", "d:")}
     )
@@ -97,7 +97,7 @@ def _stored_fields(stored: dict[str, str]) -> dict[str, Any]:
 def _expected_fields(view: Session) -> dict[str, Any]:
     values = msgspec.structs.asdict(view)
     return (
-        {field: values[field] for field in (*NUMBERS, *TEXTS, "reason")}
+        {field: values[field] for field in (*NUMBERS, *TEXTS, "reason", "retired_to")}
         | {"targets": ",".join(view.targets), "features": ",".join(view.features)}
         | {"used": f"{name_of(view.node)}|{view.node_turn}" if view.node else ""}
         | {f"a:{target}": number for target, number in view.allocated.items()}

@@ -126,6 +126,7 @@ WRITERS = {
     r"key, |session, |keys\.of\('session'": {
         "sessions", "closing", "delivery", "outbox", "affinity", "open_session",
         "playback", "resume_session", "record_seal", "outcome_timers", "retire_timer",
+        "job_retention",
     },
 }  # fmt: skip
 """The modules that write live state and update the cache, by the key of the state."""

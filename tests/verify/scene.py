@@ -230,6 +230,21 @@ async def open_utterances(scene: Scene) -> None:
         await scene.store.say(session, 1)
 
 
+async def old_jobs(scene: Scene) -> None:
+    """The first session has 31 utterances, and all their jobs have ended."""
+    for seq in range(1, 31):
+        await scene.store.say(scene.sessions[0], seq, end_of_utterance=True)
+        await scene.store.dispatch()
+        await scene.results()
+        scene.store.tick(10)
+
+
+async def retire_jobs(scene: Scene) -> None:
+    """The finalize of the next utterance deletes the records of the first 16."""
+    receipt = await scene.store.say(scene.sessions[0], 31, end_of_utterance=True)
+    assert receipt.status == "duplicate" or await scene.store.log("JobsRetired")
+
+
 async def two_targets(scene: Scene) -> None:
     session = await scene.store.open("s8", targets=["es", "fr"])
     if session not in scene.sessions:

@@ -66,6 +66,7 @@ from tests.verify.scene import (
     new_set,
     no_step,
     old_index,
+    old_jobs,
     old_node_indexes,
     open_in_room,
     open_utterances,
@@ -82,6 +83,7 @@ from tests.verify.scene import (
     release_archive,
     repair,
     request_drain,
+    retire_jobs,
     retired,
     retry_dead_letters,
     retryable,
@@ -115,6 +117,7 @@ async def without_retry_timer(scene: Scene) -> None:
 CALLS: dict[str, tuple[Step, Step]] = {
     "append_audio": (no_step, say_more),
     "append_audio, two targets": (two_targets, say_two_targets),
+    "append_audio, old jobs": (old_jobs, retire_jobs),
     "finalize_utterances": (open_utterances, finalize_others),
     "open_session": (no_step, open_in_room),
     "resume_session": (

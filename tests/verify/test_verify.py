@@ -23,6 +23,7 @@ from eventsched.schema.events import (
     JobDispatched,
     JobFailed,
     JobPromoted,
+    JobsRetired,
     NodeRegistered,
     NodeRetired,
     PlaybackEnded,
@@ -210,6 +211,27 @@ async def test_failures_and_recoveries_are_clean(busy: BusyCell) -> None:
     report = await verified(store)
     assert report.violations == []
     assert report.sessions == 0
+
+
+async def test_rule_10_a_session_that_goes_on_keeps_few_jobs_and_few_views_of_them(
+    store: TimedStore,
+) -> None:
+    node, session, views = await store.join("n1"), await store.open("s1"), views_of(store)
+    for seq in range(60):
+        await store.say(session, seq, end_of_utterance=True)
+        await store.dispatch()
+        await store.answer(node, (await store.inbox(node))[-1])
+        store.tick(10)
+        if seq % 20 == 0:  # some records are dropped before they were ever stored
+            await project(store)
+    await project(store)
+    report = await verified(store)
+    assert report.violations == []
+    assert report.jobs == 28
+    active = await views.active_revision("job")
+    stored = [key async for keys in views.scan(f"view:job:{active}") for key in keys]
+    key = f"acme:{session.session}:{{}}:translation:es:none"
+    assert set(stored) == {key.format(utterance) for utterance in range(32, 60)}
 
 
 # --- corrupted state --------------------------------------------------------
@@ -629,6 +651,10 @@ def ended(no: int, reason: Any = "lease", epoch: int = 1) -> AttemptEnded:
     return AttemptEnded(utterance=no, target="es", attempt=1, epoch=epoch, reason=reason)
 
 
+def jobs_retired(first: int, last: int) -> JobsRetired:
+    return JobsRetired(tenant="acme", features_hash="none", first=first, last=last, targets=["es"])
+
+
 def registered(epoch: int) -> NodeRegistered:
     return NodeRegistered(epoch=epoch, sources=["en"], targets=["es"], slots=4, cls="k")
 
@@ -644,6 +670,7 @@ FORGED: list[tuple[str, str, Data, int, str]] = [
     ("I2", "a promotion of a running job", promoted(1), 1, ""),
     ("I2", "a promotion to the same priority", promoted(5, priority=1), 5, ""),
     ("I2", "another outcome than its own", delivered(1, "failed"), 1, ""),
+    ("I2", "the record of a running job is deleted", jobs_retired(0, 3), -1, ""),
     ("I3", "a result of an older attempt", recorded(1, attempt=7), 1, "n1"),
     ("I3", "a result of an older registration", recorded(1, epoch=7), 1, "n1"),
     ("I3", "a result of another node", recorded(1), 1, "n7"),
@@ -652,6 +679,7 @@ FORGED: list[tuple[str, str, Data, int, str]] = [
     ("I3", "an epoch again", registered(1), -1, "n1"),
     ("I3", "a retired node that was not gone", NodeRetired(epoch=1), -1, "n1"),
     ("I4", "a skipped utterance", finalized(12, 30, 9), -1, ""),
+    ("I4", "records of utterances that are not next are deleted", jobs_retired(5, 6), -1, ""),
     ("I4", "a skipped epoch", SessionResumed(epoch=9), -1, ""),
     ("I4", "closed before closing", SessionClosed(), -1, ""),
     ("I4", "erased while it is open", SessionErased(key="0" * 16), -1, ""),
@@ -665,6 +693,7 @@ FORGED: list[tuple[str, str, Data, int, str]] = [
     ("I7", "a recipient that is in no room", finalized(9, 30, 9, to=["c0.spy"]), -1, ""),
     ("I5", "more attempts than slots", dispatched(5, 1), 5, "n1"),
     ("I8", "a job without an open outcome", dispatched(0, 2), 0, "n1"),
+    ("I8", "the record of a job with an open outcome is deleted", jobs_retired(0, 2), -1, ""),
     ("I9", "a number allocated twice", finalized(9, 30, 3), -1, ""),
     ("I9", "a hole in the allocated numbers", finalized(9, 30, 12), -1, ""),
     ("I9", "a skipped number", delivered(2), 2, ""),

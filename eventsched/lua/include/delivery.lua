@@ -100,6 +100,12 @@ function delivery.oldest_chunk(session)
   return cached.read_through(session).first
 end
 
+-- The oldest utterance with an open outcome; nil without one.
+function delivery.oldest_utterance(session)
+  local oldest = cached.read_through(session).utterance
+  return oldest and as_number[oldest]
+end
+
 -- The id of the first chunk of the utterance whose outcome is open; nil without an open outcome.
 function delivery.first_chunk(session, target, number)
   local stored = find_stored(session, target .. '/' .. number)

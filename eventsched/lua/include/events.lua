@@ -84,10 +84,17 @@ function events.SessionClosed(s, missing)
     { missing = missing > 0 and missing or nil })
 end
 
+-- `targets` is a table; `first` and `last` are numbers.
+function events.JobsRetired(s, targets, first, last)
+  return append_of_session('JobsRetired', s.full, s.tp, { tenant = s.tenant,
+    features_hash = s.features_hash, first = first, last = last, targets = targets })
+end
+
 -- `targets` is a table.
 function events.SessionRetired(s, targets)
   return append_of_session('SessionRetired', s.full, s.tp, { tenant = s.tenant,
     features_hash = s.features_hash, utterances = s.utterance,
+    first = s.retired_to > 0 and s.retired_to or nil,
     targets = json.optional_list(targets) })
 end
 

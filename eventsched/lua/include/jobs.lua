@@ -169,8 +169,8 @@ function jobs.restore(job)
   if job.stored then write('SET', job.record, job.stored) else write('DEL', job.record) end
 end
 
--- The job has ended. Its record stays until its session retires, without the fields that only
--- another attempt needs.
+-- The job has ended. Its record stays until `job_retention` deletes it, without the fields that
+-- only another attempt needs.
 function jobs.set_ended(job, outcome, code)
   job.place = ''
   store(job, 'ended', '', '', outcome, core_head(job),

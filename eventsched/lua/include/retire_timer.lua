@@ -5,6 +5,7 @@
 -- include: call
 -- include: clock
 -- include: events
+-- include: job_retention
 -- include: keys
 -- include: outbox
 -- include: sessions
@@ -27,18 +28,14 @@ end
 
 -- Delete job records, beginning at the utterance `retired_to`. Returns the utterance up to which
 -- they are deleted.
-local function delete_jobs(s, session, targets)
-  local from = tonumber(redis.call('HGET', session, 'retired_to')) or 0
+local function delete_jobs(s, targets)
+  local from = s.retired_to
   -- The last call deletes other keys as well.
   local jobs_max = keys_max - #targets - 7
   local utterances_max = math.max(1, math.floor(jobs_max / math.max(#targets, 1)))
   local upto = math.min(s.utterance, from + utterances_max)
-  for utterance = from, upto - 1 do
-    for _, target in ipairs(targets) do
-      write('DEL', keys.of('job', table.concat({ s.tenant, s.full, string.format('%d', utterance),
-        'translation', target, s.features_hash }, ':')))
-    end
-  end
+  local records = job_retention.keys_of(s, targets, from, upto - 1)
+  if records[1] then write('DEL', unpack(records)) end
   return upto
 end
 
@@ -61,8 +58,9 @@ function retire_timer.retire(full)
     s.status = 'retired'
   end
   local targets = targets_of(session)
-  local upto = delete_jobs(s, session, targets)
+  local upto = delete_jobs(s, targets)
   if upto < s.utterance then
+    s.retired_to = upto
     write('HSET', session, 'retired_to', upto)
     return timers.set(clock.now(), 'retire', full)
   end

@@ -25,7 +25,7 @@ local fields = { 'status', 'epoch', 'utterance', 'buffer', 'tenant', 'tp', 'outc
 -- Fields that only finalizing and opening need are read together on first access. The rare fields
 -- are read one by one.
 local late_fields = { 'turn', 'source', 'targets', 'features', 'features_hash', 'encoding',
-  'sample_rate', 'priority', 'room', 'key' }
+  'sample_rate', 'priority', 'room', 'key', 'retired_to' }
 local rare_fields = { tokens = true, secret_sha1 = true, archived = true }
 local all_fields, is_late = { unpack(fields) }, {}
 for _, field in ipairs(late_fields) do
@@ -38,6 +38,7 @@ local function set_late_fields(s, stored, at)
   s.source, s.targets, s.features = stored[at + 1], stored[at + 2], stored[at + 3]
   s.features_hash, s.encoding, s.sample_rate = stored[at + 4], stored[at + 5], stored[at + 6]
   s.priority, s.room, s.key = as_number[stored[at + 7]], stored[at + 8], stored[at + 9]
+  s.retired_to = as_number[stored[at + 10] or '0']
 end
 
 local lazy = { __index = function(s, field)
@@ -64,6 +65,7 @@ local function load(name, with_late_fields)
     has_new_utterance = false, numbers = nil, new_numbers = nil,
     turn = nil, source = nil, targets = nil, features = nil,
     features_hash = nil, encoding = nil, sample_rate = nil, priority = nil, room = nil, key = nil,
+    retired_to = nil,
   }
   delivery.put_record(name, stored[7])
   if with_late_fields then set_late_fields(s, stored, #fields + 1) end

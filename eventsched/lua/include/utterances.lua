@@ -6,6 +6,7 @@
 -- include: dispatch_entry
 -- include: eager_dispatch
 -- include: events
+-- include: job_retention
 -- include: json
 -- include: keys
 -- include: numbers
@@ -105,6 +106,7 @@ function utterances.finalize(s, reason)
       .. json.list_field('features', s.features) .. json.string_field('key', s.key) .. ','
       .. range) })
   session_audio.trim(s)
+  job_retention.retire(s)
 end
 
 -- How many utterances the next chunk would finalize, and how many outcomes they would open.
