@@ -34,6 +34,8 @@ from eventsched.schema.nesting import check_msgpack
 JOIN_MS = 2_000
 PARTS_MAX = 8
 CHARACTERS_MAX = 800
+CIPHERTEXT_BYTES_MAX = 8_192
+"""More than encrypted texts of 800 characters have: a script refuses longer ones."""
 TARGETS_MAX = 64
 """Targets of a session, as the scripts bound them: a playback adds none beyond."""
 
@@ -103,11 +105,18 @@ def characters(parts: Sequence[Part]) -> int:
 
 
 def newest_parts(parts: tuple[Part, ...]) -> tuple[Part, ...]:
-    """Rule 28, group bounds: drop the oldest parts until the group is within both bounds."""
+    """Rule 28, group bounds: drop the oldest parts until the group is within all bounds.
+
+    A node states the number of encrypted characters, so the ciphertext has a bound of its own.
+    """
     parts = parts[-PARTS_MAX:]
-    while characters(parts) > CHARACTERS_MAX:
+    while characters(parts) > CHARACTERS_MAX or _ciphertext_bytes(parts) > CIPHERTEXT_BYTES_MAX:
         parts = parts[1:]
     return parts
+
+
+def _ciphertext_bytes(parts: Sequence[Part]) -> int:
+    return sum([len(part.ciphertext) for part in parts])
 
 
 def encode_context(group: Group) -> bytes:

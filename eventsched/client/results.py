@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("eventsched.client.session")
 AUDIO_BYTES_MAX = 512_000
 BODY_BYTES_MAX = 65_536
+LANGUAGE_MAX = 64
 
 _RESULT_TYPES = {
     "text": (str, type(None)), "source_text": (str,), "language": (str,),
@@ -320,6 +321,11 @@ def encode_result(
 ) -> tuple[bytes, bytes]:
     """Text and audio as they are stored. Raises InvalidMessage if either is too large."""
     text = Text(source_text=result.source_text, text=result.text, language=result.language)
+    if len(result.language) > LANGUAGE_MAX:
+        got = f"{len(result.language)} characters"
+        raise InvalidMessage.of(
+            "language", f"a language such as en or pt-BR, got {got}", "use its code"
+        )
     audio = result.audio or b""
     audio_max = AUDIO_BYTES_MAX - (cipher.overhead_bytes if cipher else 0)
     if len(audio) > audio_max:

@@ -35,6 +35,7 @@
 -- include: keys
 -- include: nodes
 -- include: result_text
+-- include: sessions
 -- include: settings
 -- include: strings
 -- include: timers
@@ -84,6 +85,15 @@ local function suspend(job, subject, reason)
   local scope, feature = nodes.scope_of(subject)
   events.NodeSuspended(registration, scope, feature, reason, until_ms)
   return true
+end
+
+-- Whether every reader of the job's session can read the text of the result. A session without a
+-- key has no encrypted text.
+local function has_readable_text(job, result)
+  local is_readable, is_encrypted = result_text.is_readable(result.body)
+  if not is_readable or not is_encrypted then return is_readable end
+  local s = sessions.get(job.name, true)
+  return s ~= nil and json.optional(s.key) ~= nil
 end
 
 -- The text of the result cannot be read: the attempt fails, and another node may do better. The
@@ -167,7 +177,7 @@ local function take(node, epoch, result)
   local refusal = check(result, attempt)
   if refusal then return refusal end
   refusal = fencing.refusal(job, node, epoch, attempt)
-  if refusal == 'DUPLICATE_RESULT' and result_text.is_readable(result.body)
+  if refusal == 'DUPLICATE_RESULT' and has_readable_text(job, result)
     and replace(job, result) then
     return nil
   end
@@ -176,7 +186,7 @@ local function take(node, epoch, result)
     return refusal
   end
   if result.status == 'failed' then return fail(job, result) end
-  if not result_text.is_readable(result.body) then
+  if not has_readable_text(job, result) then
     fail_unreadable(job)
     return nil
   end

@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 import eventsched
-from eventsched.client.results import AUDIO_BYTES_MAX, BODY_BYTES_MAX, Result, encode_result
+from eventsched.client.results import (
+    AUDIO_BYTES_MAX,
+    BODY_BYTES_MAX,
+    LANGUAGE_MAX,
+    Result,
+    encode_result,
+)
 from eventsched.client.session import Session
 from eventsched.encryption.cipher import OVERHEAD_BYTES, SessionCipher
 from eventsched.encryption.keystore import Key, KeyFolder
@@ -119,6 +125,11 @@ def test_results_have_the_same_limits_less_the_overhead() -> None:
         encode_result(Result(audio=most + b"x"), cipher, 0, "es")
     body, _ = encode_result(Result(text="x" * 60_000), cipher, 0, "es")
     assert codec.decode_text(body).characters == 60_000
+    language = "😀" * LANGUAGE_MAX
+    body, _ = encode_result(Result(text="😀", language=language), cipher, 0, "es")
+    assert len(codec.decode_text(body).encrypted) <= 4 + 512, "scripts accept it"
+    with pytest.raises(eventsched.InvalidMessage, match="language"):
+        encode_result(Result(text="x", language="x" * (LANGUAGE_MAX + 1)), cipher, 0, "es")
     with pytest.raises(eventsched.InvalidMessage, match=f"at most {BODY_BYTES_MAX} bytes"):
         encode_result(Result(text="x" * BODY_BYTES_MAX), cipher, 0, "es")
 

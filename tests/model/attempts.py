@@ -198,28 +198,36 @@ def _take(w: World, node: str, epoch: int, result: NodeResult) -> None:
         raise Refused("JOB_UNKNOWN")
     _check_result(result)
     why = refusal(w, key, node, epoch, result.attempt)
-    if why == "DUPLICATE_RESULT" and _is_readable(result.body) and _replaces(w, result):
+    if why == "DUPLICATE_RESULT" and _is_readable(w, result) and _replaces(w, result):
         _replace(w, node, epoch, result)
     elif why:
         raise refuse(w, key, node, epoch, result.attempt, "result", why)
     elif result.status == "failed":
         _failed(w, node, result)
-    elif _is_readable(result.body):
+    elif _is_readable(w, result):
         _record(w, node, epoch, result)
     else:
         _unreadable(w, name_of(node), result)
+
+
+CIPHERTEXT_OVERHEAD_MAX = 512
 
 
 class _ResultText(Text, frozen=True, forbid_unknown_fields=True):
     """A text that has no other fields."""
 
 
-def _is_readable(body: bytes) -> bool:
-    """Whether the body is empty, or a text in MessagePack."""
+def _is_readable(w: World, result: NodeResult) -> bool:
+    """Whether the body is empty, or a text in MessagePack that the session can have."""
+    if not result.body:
+        return True
     try:
-        return not body or bool(msgspec.msgpack.decode(body, type=_ResultText))
+        text = msgspec.msgpack.decode(result.body, type=_ResultText)
     except msgspec.DecodeError:
         return False
+    if len(text.encrypted) > 4 * text.characters + CIPHERTEXT_OVERHEAD_MAX:
+        return False
+    return not text.encrypted or bool(w.cores[result.job].key)
 
 
 def _unreadable(w: World, name: str, result: NodeResult) -> None:

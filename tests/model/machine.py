@@ -88,6 +88,10 @@ TENANTS = ("acme", "tiny")
 ROOM = "r1"
 LANGUAGES = ("es", "fr", "de")
 _TEXT = codec.encode_text(Text(source_text="ok", text="x"))
+CIPHERTEXTS = [
+    codec.encode_text(Text(encrypted=b"x" * size, characters=1)) for size in (1, 516, 517)
+]
+"""Some sessions have a key, and the last text is longer than one character can be."""
 KINDS: tuple[dict[str, Any], ...] = (
     {"sources": ["en"], "targets": ["es"], "features": []},
     {"sources": ["en"], "targets": ["es", "fr", "de"], "features": ["tts"]},
@@ -651,7 +655,7 @@ class Machine(RuleBasedStateMachine):
     @rule(
         which=st.integers(0, 40),
         count=st.integers(1, 4),
-        body=st.sampled_from([b"plain", b"\x81\xc1\xc1", b"\x81\xa4text"]),
+        body=st.sampled_from([b"plain", b"\x81\xc1\xc1", b"\x81\xa4text", *CIPHERTEXTS]),
     )
     def report_text_that_cannot_be_read(self, which: int, count: int, body: bytes) -> None:
         """One node, several times: the third suspends it, unless it is the last able one."""

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 import pytest
 
+from eventsched.projection.fold import RECORD_BYTES_MAX
 from eventsched.schema.events import (
     Delivered,
     PlaybackEnded,
@@ -291,6 +292,25 @@ def test_rule_28_an_encrypted_part_counts_by_its_stated_characters(log: GroupLog
         log.delivered(1_000 + utterance, utterance, body=encrypted(300, b"%d" % utterance))
     assert [characters([part]) for part in log.group().parts] == [300, 300]
     assert log.context() == [["", None, 1, b"1", 300], ["", None, 2, b"2", 300]]
+
+
+@pytest.mark.parametrize(("size", "kept"), [(4_096, [7, 8]), (4_097, [8]), (8_193, [])])
+def test_rule_28_the_bytes_of_encrypted_parts_are_bounded(
+    log: GroupLog, size: int, kept: list[int]
+) -> None:
+    """A node states 0 characters."""
+    for utterance in range(9):
+        log.delivered(1_000 + utterance, utterance, body=encrypted(0, bytes(size)))
+    assert [part.index for part in log.group().parts] == kept
+
+
+def test_rule_28_encrypted_parts_of_64_targets_fit_a_record(log: GroupLog) -> None:
+    largest = encrypted(100, bytes(1_024))  # eight of them are as long as a group keeps
+    for target in range(64):
+        for utterance in range(8):
+            log.delivered(1_000, utterance, body=largest, target=f"x{target}")
+    (fields,) = log.stored.values()
+    assert sum(map(len, fields.values())) < RECORD_BYTES_MAX
 
 
 # --- rules 29 and 30 -----------------------------------------------------------------------

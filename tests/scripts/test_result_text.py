@@ -82,7 +82,8 @@ def drawn_text(draw: Random, *, most: int) -> Text:
     """A text, or an encrypted text, whose fields have at most `most` bytes each."""
     if draw.random() < 0.3:
         size = min(most, draw.choice([0, 1, 40, 255, 256, 30_000]))
-        characters = draw.choice([0, 1, 127, 128, 255, 256, 65_535, 65_536])
+        least = max(0, size - 512 + 3) // 4
+        characters = max(least, draw.choice([0, 1, 127, 128, 255, 256, 65_535, 65_536]))
         return Text(encrypted=draw.randbytes(size), characters=characters)
     language = draw.choice(["", "en", "zh-Hant"])
     words = [each for each in WORDS if len(each.encode()) <= most]
@@ -137,6 +138,53 @@ async def test_rule_14_what_a_function_accepts_every_reader_decodes(
     assert [body for body in accepted if not is_decoded(body)] == []
     assert 200 < len(accepted) < len(bodies) // 2
     assert not set(BROKEN.values()) & set(accepted)
+
+
+async def test_rule_14_a_ciphertext_is_as_long_as_its_characters_can_be(
+    store: TimedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A longer one would be a context that the bounds of a group do not see (rule 28)."""
+    add_script(monkeypatch, "readable", READABLE)
+    bodies, expected = [], []
+    for characters in (0, 1, 127, 128, 255, 256, 5_000, 15_000):
+        for more in (0, 1):
+            text = Text(encrypted=bytes(4 * characters + 512 + more), characters=characters)
+            bodies.append(codec.encode_text(text))
+            expected.append(not more)
+    assert await are_readable(store, bodies) == expected
+
+
+@pytest.mark.parametrize("key", ["", "0123456789abcdef"])
+async def test_rule_14_only_a_session_with_a_key_has_an_encrypted_text(
+    store: TimedStore, key: str
+) -> None:
+    node = await store.join("n1", slots=1)
+    session = await speak(store, "s1", key=key)
+    await store.dispatch()
+    (message,) = await assigned(store, node)
+    body = codec.encode_text(Text(encrypted=bytes(60), characters=3))
+    assert await reply(store, node, message["j"], body=body) == "ok"
+    if key:
+        assert [entry["outcome"] for entry in await store.out(session)] == ["result"]
+    else:
+        ended = await last(store, "AttemptEnded")
+        assert (ended.reason, ended.code) == ("failed", "RESULT_UNREADABLE")
+        assert await store.out(session) == []
+
+
+@pytest.mark.parametrize("key", ["", "0123456789abcdef"])
+async def test_rule_23_an_encrypted_text_replaces_an_empty_result_of_a_session_with_a_key(
+    store: TimedStore, key: str
+) -> None:
+    node = await store.join("n1", slots=2)
+    await speak(store, "s1", count=2, key=key)
+    await store.dispatch()
+    _, second = await assigned(store, node)
+    assert await reply(store, node, second["j"], status="no_speech") == "ok"
+    body = codec.encode_text(Text(encrypted=bytes(60), characters=3))
+    code = await reply(store, node, second["j"], body=body)
+    assert code == ("ok" if key else "DUPLICATE_RESULT")
+    assert len(await logged(store, "ResultReplaced")) == (1 if key else 0)
 
 
 @pytest.mark.parametrize("name", BROKEN)
