@@ -1,7 +1,8 @@
 """Bounds the size of a Parquet file before any of it is decompressed.
 
 Owns: reading the page headers of a file, and what a file of an archive may have: these columns,
-plain values in pages of version 1, and at most so many values and bytes after decompression.
+plain values in pages of version 1, at most so many values and bytes after decompression, and a
+footer that is no larger than its rows need.
 Must not: decompress, or interpret values.
 Read next: segment.py (writes and reads the files), sealed_file.py (the caller).
 
@@ -14,8 +15,10 @@ Apache Thrift; PageHeader is defined by parquet.thrift.
 
 from __future__ import annotations
 
+import os
 from typing import Any, BinaryIO
 
+from eventsched.archive.footer import footer_bytes
 from eventsched.archive.thrift import CompactReader
 from eventsched.errors import require_packages
 
@@ -27,6 +30,11 @@ UNPACKED_BYTES_MAX = 2 << 30
 """Bytes of a file's pages after decompression."""
 VALUES_MAX = 50_000_000
 """Values of a file, of all columns; a value without bytes takes memory, too."""
+FOOTER_BYTES_MAX = 8 << 20
+"""Bytes of a footer; its parser takes many times as much memory."""
+_OTHER_FOOTER_BYTES_MAX, _GROUP_BYTES_MAX = 65_536, 8_192
+_ROW_GROUP, _AUDIO_ROW_GROUP = 8_192, 64
+"""Rows of each row group but the last one, as segment.py writes them."""
 _HEADER_BYTES_MAX = 1_024
 _DATA_PAGE, _PLAIN, _RLE = 0, 0, 3
 _TYPE, _UNPACKED_BYTES, _PACKED_BYTES, _DATA_HEADER = 1, 2, 3, 5
@@ -43,12 +51,32 @@ def find_fault(file: BinaryIO, schema: Any) -> str:
         schema: The columns that it must have.
     """
     try:
+        footer = footer_bytes(file, file.seek(0, os.SEEK_END))
+        if footer > FOOTER_BYTES_MAX:
+            return f"has a footer of more than {FOOTER_BYTES_MAX:,} bytes"
         with pq.ParquetFile(file, pre_buffer=False) as parquet:  # no thread: segment.py
             if not parquet.schema_arrow.equals(schema):
                 return "has other columns"
-            return _find_fault(file, parquet.metadata)
+            row_group = _AUDIO_ROW_GROUP if "chunks" in schema.names else _ROW_GROUP
+            return _find_row_group_fault(footer, parquet.metadata, row_group) or _find_fault(
+                file, parquet.metadata
+            )
     except (OSError, pa.ArrowException, ValueError) as error:
         return f"cannot be read: {str(error).strip().partition(chr(10))[0]:.200}"
+
+
+def _find_row_group_fault(footer: int, metadata: Any, row_group: int) -> str:
+    """Why the footer takes more time to read than its rows need, or an empty text."""
+    rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    if len(rows) > 1 and min(rows) < 1:
+        return "has a row group without rows"
+    if sum(rows) != metadata.num_rows:
+        return "has a footer with another number of rows"
+    if len(rows) > 1 + metadata.num_rows // row_group:
+        return "has more row groups than its rows need"
+    if footer > _OTHER_FOOTER_BYTES_MAX + len(rows) * _GROUP_BYTES_MAX:
+        return "has a footer with more than its row groups need"
+    return ""
 
 
 def _find_fault(file: BinaryIO, metadata: Any) -> str:
@@ -68,6 +96,8 @@ def _find_fault(file: BinaryIO, metadata: Any) -> str:
                 unpacked += header[_UNPACKED_BYTES]
                 at += size + header[_PACKED_BYTES]
             values += chunk_values
+            if chunk_values < metadata.row_group(group).num_rows:
+                return "has a column with fewer values than rows"
             if at != end or chunk_values != chunk.num_values:
                 return "has pages that do not fill their column"
             if unpacked > UNPACKED_BYTES_MAX:

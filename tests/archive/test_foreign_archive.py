@@ -6,6 +6,8 @@ decompresses more than the limit.
 
 from __future__ import annotations
 
+import copy
+import io
 import os
 import random
 import shutil
@@ -21,6 +23,7 @@ from msgspec.structs import replace
 
 import projections
 from eventsched.archive import pages
+from eventsched.archive.footer import MAGIC, _put_struct, decode_footer, footer_bytes, structs
 from eventsched.archive.layout import PUBLIC, ArchiveFolder
 from eventsched.archive.manifest import RECORD_BYTES_MAX, Segment
 from eventsched.archive.pages import find_fault
@@ -33,6 +36,8 @@ from eventsched.history.log import EntryFilter, History
 from tests.archive.sealed import CELL, START_MS, replace_file, seal_entries, sign_again
 
 SIZES = [4, 3]
+I64, LIST, STRUCT = 6, 9, 12
+"""Types of the compact protocol of Apache Thrift."""
 
 
 @pytest.fixture
@@ -289,6 +294,61 @@ def test_the_sizes_in_the_pages_count_and_not_those_in_the_footer(
         )
         monkeypatch.setattr(pages, "UNPACKED_BYTES_MAX", unpacked // 2)
         assert "bytes after decompression" in find_fault(file, EVENTS)
+
+
+def with_row_groups(content: bytes, count: int, rows: int, total: int) -> bytes:
+    """The file with `count` more row groups, each of `rows` rows and no value; `total` rows."""
+    metadata = decode_footer(io.BytesIO(content))
+    end = footer_bytes(io.BytesIO(content), len(content))
+    groups = structs(metadata, 4)
+    empty = copy.deepcopy(groups[0]) | {2: (I64, 0), 3: (I64, rows)}
+    empty = {number: field for number, field in empty.items() if number in (1, 2, 3)}
+    for column in structs(empty, 1):
+        values = dict.fromkeys((5, 6, 7), (I64, 0))
+        kept = {number: field for number, field in column[3][1].items() if number not in (8, 12)}
+        column[3] = (STRUCT, kept | values)
+    metadata |= {3: (I64, total), 4: (LIST, (STRUCT, [*groups, *[empty] * count]))}
+    footer = bytearray()
+    _put_struct(footer, metadata)
+    return content[:-end] + bytes(footer) + len(footer).to_bytes(4, "little") + MAGIC
+
+
+@pytest.mark.parametrize(
+    ("rows", "total", "match"),
+    [
+        (0, 4, "has a row group without rows"),
+        (1, 4, "has a footer with another number of rows"),
+        (1, 4 + 3_000, "has more row groups than its rows need"),
+        (8_192, 4 + 3_000 * 8_192, "has a column with fewer values than rows"),
+    ],
+)
+def test_row_groups_without_rows_are_refused_before_their_pages_are_read(
+    path: Path, rows: int, total: int, match: str
+) -> None:
+    """A limit of time does not interrupt the check of a file."""
+    content = with_row_groups(parquet(events_table(b"x")), 3_000, rows, total)
+    replace_file(path, "events", content)
+    assert all(match in text for text in refusals(path))
+
+
+def test_a_row_group_for_each_row_is_refused(path: Path) -> None:
+    replace_file(path, "events", parquet(events_table(b"x"), row_group_size=1))
+    assert all("has more row groups than its rows need" in text for text in refusals(path))
+
+
+@pytest.mark.parametrize(
+    ("size", "match"),
+    [
+        (100_000, "has a footer with more than its row groups need"),
+        (pages.FOOTER_BYTES_MAX, "has a footer of more than 8,388,608 bytes"),
+    ],
+)
+def test_a_footer_that_is_larger_than_its_rows_need_is_refused(
+    path: Path, size: int, match: str
+) -> None:
+    table = events_table(b"x").replace_schema_metadata({"note": "x" * size})
+    replace_file(path, "events", parquet(table))
+    assert all(match in text for text in refusals(path))
 
 
 @pytest.mark.parametrize("kind", ["events", "sessions", "snapshot"])
