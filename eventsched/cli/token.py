@@ -14,6 +14,7 @@ import typer
 
 from eventsched.cli.options import Options, command, operator_name
 from eventsched.errors import InvalidMessage, TokenKeyError
+from eventsched.formatting import plural
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Make keys and issue tokens for gateways."
@@ -72,11 +73,13 @@ async def keygen(options: Options, path: NewKey, public: PublicKeys = None) -> N
         key.create(path)
     except FileExistsError as error:
         raise TokenKeyError(f"{path} exists: name another file") from error
-    add_public_key(key_set, key)
+    others = add_public_key(key_set, key)
     if options.json:
-        print_json({"key": str(path), "public": str(key_set), "kid": key.id})
+        print_json({"key": str(path), "public": str(key_set), "kid": key.id, "others": others})
     else:
         print_line(f"private key: {path}  public keys: {key_set}  kid: {key.id}")
+        if others:
+            print_line(f"{key_set} has {plural(others, 'other key')}, which count as well")
 
 
 @app.command()

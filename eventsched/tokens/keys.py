@@ -8,6 +8,8 @@ Never does: sign or verify tokens. Read next: issue.py, verify.py, docs/adr/0026
 from __future__ import annotations
 
 import os
+import shlex
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +22,8 @@ from eventsched.private_files import (
     ReadableByOthers,
     create_private,
     make_private_folder,
+    open_private,
+    private_file,
     read_owned,
 )
 
@@ -32,6 +36,8 @@ FILE_BYTES_MAX = 65_536
 KEYS_MAX = 64
 RSA_BITS_MIN = 2_048
 PUBLIC_SUFFIX = ".jwks.json"
+PUBLIC_MODE = 0o644
+"""Of a new JWKS: a gateway of another user may read it."""
 _ALGORITHMS: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("OKP", "Ed25519"): ("Ed25519", "EdDSA"),
     ("EC", "P-256"): ("ES256",),
@@ -139,24 +145,50 @@ def read_public_keys(content: bytes) -> dict[str, PublicKey]:
     return keys
 
 
-def add_public_key(path: Path, key: TokenKey) -> None:
+def add_public_key(path: Path, key: TokenKey) -> int:
     """Add the public key to a file of public keys; without a file, create it.
 
+    Each key of the file signs tokens, so the file must be one of this user that only this user may
+    write. Returns the number of other keys in the file.
+
     Raises:
-        TokenKeyError: The file holds no JWKS, or it cannot be written.
+        TokenKeyError: The file holds no JWKS, is a link or of another user, others may write it, or
+            it cannot be written.
     """
     try:
-        content = path.read_bytes() if path.exists() else b""
+        content, mode = _read_key_set(path)
         listed: list[dict[str, Any]] = []
         if content:
             read_public_keys(content)
             listed = msgspec.json.decode(content, type=_KeySet).keys
         listed = [each for each in listed if each.get("kid") != key.id]
         draft = path.with_name(f"{path.name}.{os.getpid()}.new")
-        draft.write_bytes(_json({"keys": [*listed, key.public()]}))
+        with private_file(draft) as file:
+            file.write(_json({"keys": [*listed, key.public()]}))
+            os.fchmod(file.fileno(), mode)
         draft.replace(path)
     except OSError as error:
         raise TokenKeyError(f"cannot write {path}: {error.strerror}") from error
+    return len(listed)
+
+
+def _read_key_set(path: Path) -> tuple[bytes, int]:
+    """Return the content and the mode of a JWKS; without a file nothing, and the mode of a new one.
+
+    Raises TokenKeyError if others may write it, or OSError as `open_private` does.
+    """
+    try:
+        descriptor = open_private(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return b"", PUBLIC_MODE
+    with open(descriptor, "rb") as file:
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        if mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise TokenKeyError(
+                f"others may write {path} (mode {mode:o}): check its keys, then "
+                f"chmod go-w {shlex.quote(str(path))}"
+            )
+        return file.read(FILE_BYTES_MAX), mode
 
 
 class _KeySet(msgspec.Struct):

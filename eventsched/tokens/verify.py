@@ -46,7 +46,7 @@ class Verifier:
             raise Unauthenticated("the token is signed with an unknown key")
         try:
             decoded = jwt.decode(token, public.key, algorithms=[public.algorithm])
-        except (JoseError, ValueError) as error:
+        except (JoseError, ValueError, RecursionError) as error:  # claims may be nested too deep
             reason = type(error).__name__
             raise Unauthenticated(f"the token is not signed as expected: {reason}") from None
         try:
@@ -67,7 +67,7 @@ def _key_id_of(token: str) -> str:
         raise Unauthenticated(f"a token of at most {TOKEN_BYTES_MAX:,} ASCII characters expected")
     try:
         key_id = jws.extract_compact(token.encode()).headers().get("kid")
-    except (JoseError, ValueError, TypeError, AttributeError):
+    except (JoseError, ValueError, TypeError, AttributeError, RecursionError):
         raise Unauthenticated("a JSON Web Token expected") from None
     if not isinstance(key_id, str):
         raise Unauthenticated("the header of the token names no key (kid)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import threading
 from collections.abc import Iterator
@@ -121,6 +122,60 @@ async def test_a_file_of_keys_is_read_as_a_url_is(tmp_path: Path) -> None:
     assert await source.find(new.id)
     with pytest.raises(TokenKeyError, match="cannot read"):
         await KeySource(str(tmp_path / "missing")).find(old.id)
+
+
+def test_the_number_of_other_keys_is_returned(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    first, second = TokenKey.generate(), TokenKey.generate()
+    assert [add_public_key(file, key) for key in (first, first, second)] == [0, 0, 1]
+
+
+def test_a_key_set_that_others_may_write_or_choose_gets_no_key(tmp_path: Path) -> None:
+    """Each of its keys would sign tokens."""
+    foreign, key = tmp_path / "foreign.json", TokenKey.generate()
+    add_public_key(foreign, TokenKey.generate())
+    before = foreign.read_bytes()
+    link = tmp_path / "keys.json"
+    link.symlink_to(foreign)
+    with pytest.raises(TokenKeyError, match="cannot write"):
+        add_public_key(link, key)
+    foreign.chmod(0o664)
+    with pytest.raises(TokenKeyError, match=r"others may write .* chmod go-w"):
+        add_public_key(foreign, key)
+    assert foreign.read_bytes() == before
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["foreign.json", "keys.json"]
+
+
+def test_a_key_set_is_not_written_through_a_link(tmp_path: Path) -> None:
+    """Its name while it is written can be guessed."""
+    file, victim = tmp_path / "keys.json", tmp_path / "victim"
+    victim.write_bytes(b"mine")
+    (tmp_path / f"keys.json.{os.getpid()}.new").symlink_to(victim)
+    with pytest.raises(TokenKeyError, match="cannot write"):
+        add_public_key(file, TokenKey.generate())
+    assert victim.read_bytes() == b"mine"
+    assert not file.exists()
+
+
+def test_a_key_set_of_another_user_gets_no_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "keys.json"
+    add_public_key(file, TokenKey.generate())
+    before, owner = file.read_bytes(), os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    with pytest.raises(TokenKeyError, match="cannot write"):
+        add_public_key(file, TokenKey.generate())
+    assert file.read_bytes() == before
+
+
+def test_a_gateway_of_another_user_may_read_the_key_set(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    add_public_key(file, TokenKey.generate())
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+    file.chmod(0o600)
+    add_public_key(file, TokenKey.generate())
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize("url", ["http://example.org/keys", "ftp://127.0.0.1/keys", "file:///k"])

@@ -15,7 +15,14 @@ from eventsched.tokens import TokenKey, issue
 from eventsched.tokens.key_source import KeySource
 from eventsched.tokens.keys import add_public_key, read_public_keys
 from eventsched.tokens.verify import TOKEN_BYTES_MAX, Verifier
-from tests.tokens.jwts import CLAIMS, NOW_S, signed, signed_with_secret, unsigned
+from tests.tokens import jwts
+from tests.tokens.jwts import (
+    CLAIMS,
+    NOW_S,
+    signed,
+    signed_with_secret,
+    unsigned,
+)
 
 
 @pytest.fixture
@@ -129,6 +136,19 @@ async def test_changed_claims_are_refused(verifier: Verifier, key: TokenKey) -> 
 async def test_text_that_is_no_token_is_refused(verifier: Verifier, token: str) -> None:
     with pytest.raises(Unauthenticated):
         await verifier.verify(token)
+
+
+@pytest.mark.parametrize("levels", [100, 1_000, 2_500])
+async def test_deep_claims_and_headers_are_refused(
+    verifier: Verifier, key: TokenKey, levels: int
+) -> None:
+    """The issuer of a right key may sign any bytes; anybody may send a header."""
+    deep = b"[" * levels + b"]" * levels
+    header = jwts.encode(json.dumps({"alg": "Ed25519", "kid": key.id}).encode())
+    private: Any = key.key.get_op_key("sign")
+    text = f"{header}.{jwts.encode(deep)}"
+    await refusal(verifier, f"{text}.{jwts.encode(private.sign(text.encode()))}")
+    await refusal(verifier, jwts.encode(b'{"kid":' + deep + b"}") + ".e30.x")
 
 
 @pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
