@@ -170,5 +170,5 @@ end
 if moves then write('HSET', active, 'passed', numbers.text[passed + tonumber(count)]) end
 call.or_else(function()
   if moves then write('HSET', active, 'passed', numbers.text[passed]) end
-end, write, 'SET', keys.of('checkpoint', set), to)
+end, function() write('SET', keys.of('checkpoint', set), to) end)
 return 'saved'

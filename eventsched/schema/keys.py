@@ -45,7 +45,7 @@ S  ephemeral state: it may be lost.
                                    set_aside: the last segments that were set aside
                                    retired_epoch: the highest epoch of a deleted node
                                    + S field dispatcher: end of the dispatcher's presence lease
-    clock                   string S  mode|offset|last|generation (Store.read_clock)
+    clock                   hash   S  record: mode|offset|last|generation (Store.read_clock)
     settings                hash   S  the cell's settings
     timers                  zset   S  due times: `<kind>|<id>`
     stalled_timers          zset   S  timers whose last calls had no effect: number of these calls
@@ -82,7 +82,7 @@ SINGLE_TYPES = {
     "log": "stream", "dispatch": "stream", "dead_letters": "stream", "classes": "set",
     "requirements": "hash", "tenant_queued": "hash", "tenant_undispatched": "hash",
     "tenant_outbox": "hash", "tenant_lag": "hash", "tenant_finish_tag": "zset", "counters": "hash",
-    "clock": "string", "settings": "hash", "timers": "zset", "stalled_timers": "zset",
+    "clock": "hash", "settings": "hash", "timers": "zset", "stalled_timers": "zset",
     "lease:core": "hash", "checkpoint:core": "string", "node_index_starts": "zset",
     "session_index_ends": "zset", "erased": "zset", "archive": "hash", "presence": "hash",
     "operator_requests": "hash", "tenant_refused": "hash",

@@ -43,7 +43,7 @@ class Store(SessionCommands, NodeCommands, RoleCommands, OperatorCommands):
 
     async def read_clock(self) -> Clock:
         """The cell's clock as the last call stored it."""
-        value = await self.transport.command("GET", self.keys.clock, key=self.keys.clock)
+        value = await self.transport.command("HGET", self.keys.clock, "record", key=self.keys.clock)
         mode, offset, last, _ = (value or b"|0|0|").decode().split("|")
         return Clock(mode == "manual", int(offset), int(last))
 

@@ -71,7 +71,7 @@ class CellConnection:
     async def _has_no_clock(self) -> bool:
         """Whether the cell is not configured: each configured cell stores its clock."""
         clock = self.keys.clock
-        return await self.transport.command("GET", clock, key=clock) is None
+        return bool(await self.transport.command("EXISTS", clock, key=clock) == 0)
 
     async def read_hash(self, key: str) -> dict[str, str]:
         """The fields of a hash as text; empty if the key does not exist."""

@@ -880,9 +880,9 @@ class Machine(RuleBasedStateMachine):
         """
         keys = self.store.keys
         self.wire.call("SET", keys.active_revision("group"), "1.1")
-        before = self.wire.call("GET", keys.clock).decode().rpartition("|")[0]
+        before = self.wire.call("HGET", keys.clock, "record").decode().rpartition("|")[0]
         # A generation that no call has stored, as if another program had called.
-        self.wire.call("SET", keys.clock, f"{before}|0.1")
+        self.wire.call("HSET", keys.clock, "record", f"{before}|0.1")
         for name, view in self.world.groups.items():
             fields = Groups().encode(view, None)
             flat = [part for pair in fields.items() for part in pair]

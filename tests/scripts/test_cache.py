@@ -151,7 +151,8 @@ async def cached_contents(store: Store) -> Any:
 
 
 async def generation_of(store: Store) -> str:
-    clock = await store.transport.command("GET", store.keys.clock, key=store.keys.clock)
+    key = store.keys.clock
+    clock = await store.transport.command("HGET", key, "record", key=key)
     return str(clock.decode().rpartition("|")[2])
 
 
@@ -591,7 +592,7 @@ async def test_each_call_stores_a_generation_that_the_cell_never_had(
         await see()
     seconds, _, number = seen[-1].partition(".")
     ahead = f"{int(seconds) + 10**6}.{number}"  # as a server's whose clock was set back
-    await redis.set(played.keys.clock, f"manual|0|{played.at_ms}|{ahead}")
+    await redis.hset(played.keys.clock, "record", f"manual|0|{played.at_ms}|{ahead}")
     await played.dispatch()
     seen.append(ahead)
     await see()
@@ -618,7 +619,7 @@ async def test_whatever_generation_is_stored_each_call_stores_another_one(
     redis: Client, played: TimedStore, generation: str
 ) -> None:
     """In a double, 2^53 + 1 is 2^53: two releases, or two servers, would trust a stale cache."""
-    await redis.set(played.keys.clock, f"manual|0|{played.at_ms}|{generation}")
+    await redis.hset(played.keys.clock, "record", f"manual|0|{played.at_ms}|{generation}")
     seen = [generation]
     for _ in range(4):
         await played.dispatch()

@@ -168,7 +168,7 @@ async def test_a_module_that_was_loaded_later_commits_first_and_each_one_once(
     add_script(monkeypatch, "unit", UNIT, **{"include/unit": UNIT_MODULE})
     keys = Keys(cells())
     transport, declared = RedisTransport(redis, redis), keys.declared
-    await redis.set(keys.clock, "server|0|0|0.1")
+    await redis.hset(keys.clock, "record", "server|0|0|0.1")
 
     async def run(*args: str) -> Any:
         return await transport.run("unit", declared, args)

@@ -115,7 +115,7 @@ async def test_items_are_read_in_order_and_too_many_or_a_part_are_refused(
 ) -> None:
     add_script(monkeypatch, "items", ITEMS)
     transport, declared = RedisTransport(client, client), Keys("c7").declared
-    await client.set(Keys("c7").clock, "server|0|0|0.1")
+    await client.hset(Keys("c7").clock, "record", "server|0|0|0.1")
 
     async def run(*args: str) -> Any:
         return await transport.run("items", declared, ["", "n", *args])

@@ -51,7 +51,7 @@ async def test_the_first_items_after_each_change_and_all_at_the_end(
     """Few loads, so that names decide often; two items of one name, so that ids decide."""
     add_script(monkeypatch, "sorted_by", SCRIPT)
     rng, keys = random.Random(seed), Keys(cells())
-    await redis.set(keys.clock, "server|0|0|0.1")
+    await redis.hset(keys.clock, "record", "server|0|0|0.1")
     loads = [0, 0, 250, 500] if seed % 2 else list(range(1_000))
     names = {f"c{no}": f"{rng.choice('aZ-_9')}{'n' * (no % 9)}{no // 2}" for no in range(COUNT)}
     items: dict[str, Item] = {}

@@ -52,7 +52,7 @@ return function(...)
 end
 """
 DUMP = """
-local dumps = {redis.call('GET', KEYS[2])}
+local dumps = {redis.call('HGET', KEYS[2], 'record')}
 for _, key in ipairs(redis.call('KEYS', ARGV[1])) do
   dumps[#dumps + 1] = key
   dumps[#dumps + 1] = redis.call('DUMP', key)

@@ -2,7 +2,9 @@
 -- goes back: if it would be earlier than the time of the previous call, the offset is increased and
 -- ClockAdjusted is appended. A jump ahead is accepted. In a cell with a manual clock the time is
 -- the argument of the caller, or else the time of the previous call. The record of the clock is one
--- line, `mode|offset|last time|generation`. The module `cache` uses the generation.
+-- line, `mode|offset|last time|generation`. The module `cache` uses the generation. The record is
+-- the field of a hash, and is written before a call writes anything else: a caller that may not
+-- write hashes, in which the state of sessions is, changes nothing.
 -- include: call
 -- include: keys
 -- include: write
@@ -30,7 +32,7 @@ end
 -- Whether the cell is configured. Otherwise the server has lost the data of the cell, or never had
 -- it, and the call must write nothing: a later configuration would find half of a cell.
 function clock.is_configured()
-  if clock.stored == nil then clock.stored = redis.call('GET', keys.clock) end
+  if clock.stored == nil then clock.stored = redis.call('HGET', keys.clock, 'record') end
   return clock.stored ~= false
 end
 
@@ -48,7 +50,7 @@ end
 
 function clock.write_record(mode, offset, last, generation)
   clock.stored = mode .. '|' .. offset .. '|' .. last .. '|' .. generation
-  write('SET', keys.clock, clock.stored)
+  write('HSET', keys.clock, 'record', clock.stored)
   known.mode, known.offset, known.last, known.generation = mode, offset, last, generation
   known.text = clock.stored
 end
@@ -69,8 +71,8 @@ local function read()
   local offset_ms = tonumber(offset) + behind_ms
   local before = clock.stored
   clock.write_record(mode, string.format('%d', offset_ms), clock.text(), generation)
-  call.or_else(function() write('SET', keys.clock, before) end, hooks.adjusted, behind_ms,
-    offset_ms)
+  call.or_else(function() write('HSET', keys.clock, 'record', before) end, hooks.adjusted,
+    behind_ms, offset_ms)
 end
 
 function clock.now()
