@@ -222,11 +222,12 @@ class Backpressure(Refused):
 
     The field `cause` says why. The cell refuses everybody for `memory`, `group` (a reader of the
     log is late), `archive` or `dead_letters`. It refuses the tenant of the field `tenant` for
-    `tenant_queue` (waiting jobs), `tenant_outbox` (results that nobody has read) or `tenant_lag`
-    (log entries that the projections have not folded); `seen` is their number, `limit` its bound.
-    It refuses a session for `session_outcomes` (1,024 open outcomes) or `session_resumes` (16
-    resumes in less than 160 s). After an append, the field `accepted_bytes` is the number of bytes
-    of audio that count as appended; append the rest later.
+    `tenant_queue` (waiting jobs), `tenant_outbox` (results that nobody has read), `tenant_lag` (log
+    entries that the projections have not folded) or, at an open, `tenant_sessions` (sessions that
+    are not retired); `seen` is their number, `limit` its bound. It refuses a session for
+    `session_outcomes` (1,024 open outcomes) or `session_resumes` (16 resumes in less than 160 s).
+    After an append, the field `accepted_bytes` is the number of bytes of audio that count as
+    appended; append the rest later.
     """
 
     remedy = "try again after retry_after_ms; `eventsched status` shows the reason"

@@ -131,6 +131,7 @@ class SessionRepair:
         } | {part: stored[part] for part in ("idle", "pause", "close", "retire") if part in stored}
         self._stored["hash"] = self._hash
         self._is_in_room = "room" in stored
+        self._is_counted = bool(stored.get("counted"))
         self._settings, self._jobs, self._at = settings, jobs, at
 
     def changes(self, reason: str) -> Iterator[Change]:
@@ -142,11 +143,16 @@ class SessionRepair:
             ("playing", "set its open playbacks", self._playbacks()),
             ("out_of_order", "set the endings that wait", self._endings()),
             ("room", "set its membership of the room", self._room()),
+            ("tenant_sessions", "count it", self._count()),
             ("session", "set its timers", self._timers()),
         ]
         for kind, what, writes in parts:
             if writes:
-                name = name_of(self._view.room) if kind == "room" else self._name
+                name = self._name
+                if kind == "room":
+                    name = name_of(self._view.room)
+                elif kind == "tenant_sessions":
+                    name = self._view.tenant
                 yield Change(
                     at=self._at,
                     where=f"{kind}:{name}",
@@ -157,6 +163,11 @@ class SessionRepair:
                     guards=(buffer,) if what == "set its fields" else (),
                     writes=tuple(writes),
                 )
+
+    def _count(self) -> list[Write]:
+        if self._is_counted:
+            return []
+        return [("SADD", f"tenant_sessions:{self._view.tenant}", self._name)]
 
     def _gives_up(self, kind: str, what: str) -> str:
         if kind == "out_of_order":

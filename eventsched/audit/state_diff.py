@@ -46,6 +46,8 @@ def session_differences(name: str, view: Session | None, stored: Stored) -> Iter
     )
     playbacks = {key: str(until) for key, until in view.playbacks.items()}
     yield from _differences("I7", f"playing:{name}", playbacks, stored["playing"] or {})
+    if not stored.get("counted"):
+        yield Violation("I7", f"tenant_sessions:{view.tenant}", f"{name} is not counted")
     if view.room and view.in_room != ("room" in stored):
         yield Violation("I7", f"room:{name_of(view.room)}", f"member {name}: {view.in_room}")
     yield from _out_of_order_differences(name, view, stored)

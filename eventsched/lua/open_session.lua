@@ -84,7 +84,7 @@ local room_key, of_tenant = keys.room(room), keys.full(tenant) .. '/'
 if room ~= '' and not (room_key and string.sub(room, 1, #of_tenant) == of_tenant) then
   return validate.invalid('room', 'a room of this cell and tenant')
 end
-local refusal = backpressure.refusal(tenant)
+local refusal = backpressure.refusal(tenant) or backpressure.sessions_refusal(tenant)
 if refusal then return redis.error_reply(refusal) end
 if room_key and redis.call('HLEN', room_key) >= members_max then
   return validate.invalid('room', '32 members')
@@ -102,9 +102,17 @@ write('HSET', keys.of('session', name), 'status', 'open', 'out_no', '0', 'out_by
   'listen_language', listen_language, 'key', key_id, 'secret_sha1', secret_sha1,
   'tokens', tokens.with(nil, token, 1))
 affinity.start(name)
-local function undo() write('DEL', keys.of('session', name)) end
-call.or_else(undo, events.SessionOpened, full, tp, { tenant = tenant,
-  source = source, targets = targets, features = features, features_hash = features_hash,
+local of_same_tenant = keys.of('tenant_sessions', tenant)
+local function open(fields)
+  write('SADD', of_same_tenant, name)
+  events.SessionOpened(full, tp, fields)
+end
+local function undo()
+  write('SREM', of_same_tenant, name)
+  write('DEL', keys.of('session', name))
+end
+call.or_else(undo, open, { tenant = tenant, source = source, targets = targets,
+  features = features, features_hash = features_hash,
   encoding = encoding, sample_rate = sample_rate_hz, priority = priority_no, room = room,
   listen_language = listen_language, key = key_id })
 if room_key then events.RoomJoined(full, tp, room, listen_language) end

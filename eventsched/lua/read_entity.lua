@@ -114,8 +114,12 @@ function read.session(name)
   has_type(keys.of('outbox', name), 'stream')
   local room_key = keys.room(s.room)
   local room = room_key and has_type(room_key, 'hash') and redis.call('HGET', room_key, full)
-  return { hash = s, outcomes = outcomes, jobs = outcome_jobs, ready = ready, gaps = gaps,
-    held = held_of(name), playing = playing, playback_timers = playback_timers,
+  local of_same_tenant = keys.of('tenant_sessions', s.tenant or '')
+  local is_counted = has_type(of_same_tenant, 'set')
+    and redis.call('SISMEMBER', of_same_tenant, name) == 1
+  return { counted = is_counted, hash = s, outcomes = outcomes, jobs = outcome_jobs,
+    ready = ready, gaps = gaps, held = held_of(name), playing = playing,
+    playback_timers = playback_timers,
     room = room or nil, idle = due('idle|' .. full), pause = due('pause|' .. full),
     close = due('close|' .. full), retire = due('retire|' .. full) }
 end

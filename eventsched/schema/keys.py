@@ -38,6 +38,7 @@ S  ephemeral state: it may be lost.
     tenant_queued           hash   D  tenant -> waiting jobs
     tenant_undispatched     hash   D  tenant -> outcomes of utterances in the dispatch queue
     tenant_outbox           hash   S  tenant -> bytes of results that wait to be read
+    tenant_sessions:<tenant> set   D  names of its sessions that are not retired
     tenant_lag              hash   S  tenant that is refused for its lag -> log entries not folded
     tenant_refused          hash   S  `<tenant>|<reason>` that the log says is refused -> backlog
     tenant_finish_tag       zset   D  tenant -> F of fair queuing; dropped if it charges nothing
@@ -217,6 +218,9 @@ class Keys:
     @property
     def tenant_outbox(self) -> str:
         return self._key("tenant_outbox")
+
+    def tenant_sessions(self, tenant: str) -> str:
+        return self._key("tenant_sessions", tenant)
 
     @property
     def tenant_lag(self) -> str:

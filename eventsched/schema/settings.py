@@ -98,6 +98,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A tenant with so many bytes of outcomes and synthesised speech that wait to be read in a cell
     is refused with BACKPRESSURE (rule 33, limits). Each outcome counts 256 bytes beside its text
     and speech."""
+    tenant_sessions_max: Jobs = 40_000
+    """A tenant with this many sessions that are open, or closed and not retired yet, may open no
+    further one in the cell: it is refused with BACKPRESSURE (rule 33, limits)."""
     tenant_lag_max: Entries = 10_000
     """A tenant with this many log entries that a projection set has not folded is refused with
     BACKPRESSURE (rule 33, limits)."""

@@ -67,6 +67,7 @@ OTHER: dict[str, int] = {
     "lease_base_ms": 20_000,
     "lease_factor_thousandths": 900,
     "tenant_queue_max": 8,
+    "tenant_sessions_max": 3,
     "of_a_newer_version": 10**14 - 1,
 }
 """What a cell may be changed to and back: all within reach of the ticks below."""

@@ -162,6 +162,11 @@ def open_session(
     why = backpressure(w, tenant)
     if why is not None:
         raise why
+    count = sum(view.tenant == tenant for view in w.sessions.values())
+    if count >= w.settings.tenant_sessions_max:
+        fields = {"cause": "tenant_sessions", "retry_after_ms": "1000", "tenant": tenant}
+        limit = str(w.settings.tenant_sessions_max)
+        raise Refused("BACKPRESSURE", fields | {"seen": str(count), "limit": limit})
     if room and len(members(w, room)) >= MEMBERS_MAX:
         raise invalid("room")
     full = w.keys.full(name)

@@ -68,6 +68,8 @@ def expected(w: World) -> Content:
         "duplicate_finalizes": w.duplicate_finalizes,
     }
     content["tenant_undispatched"] = w.undispatched
+    for name, view in w.sessions.items():  # a retired session has no view
+        content.setdefault(f"tenant_sessions:{view.tenant}", set()).add(name)
     content["settings"] = w.stored_settings or {}
     content["timers"] = w.timers
     content["stalled_timers"] = w.stalled_timers

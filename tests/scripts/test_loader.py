@@ -203,6 +203,7 @@ ARGS: dict[str, tuple[str | int, ...]] = {
     "waiting": (1, "en:es:"), "lease": ("core",), "checkpoint": ("core",),
     "active_revision": ("job",),
     "view": ("job", "1.1", "j"), "session_index": ("s",), "node_index": ("n",),
+    "tenant_sessions": ("acme",),
 }  # fmt: skip
 
 

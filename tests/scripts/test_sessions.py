@@ -17,6 +17,7 @@ from eventsched.errors import (
     SessionSuperseded,
     SessionUnknown,
 )
+from eventsched.schema.settings import Settings
 from eventsched.store.client import Client
 from eventsched.store.session_commands import Receipt
 from tests.fixtures_store import SECRET, SECRET_SHA1, TimedStore
@@ -447,3 +448,35 @@ async def test_rule_18_a_tenant_with_too_many_waiting_jobs_is_refused_alone(
     assert (await store.finalize_utterance(busy.session, 1, 1)).status == "ok"
     await store.dispatch()
     assert len(await events(store, "JobQueued")) == 3
+
+
+async def test_rule_33_a_tenant_with_too_many_sessions_is_refused_alone(
+    store: TimedStore, redis: Client
+) -> None:
+    await store.configure_cell({"tenant_sessions_max": 2}, overwrite=True)
+    first, second = await store.open("first"), await store.open("second")
+
+    async def is_refused() -> bool:
+        before = await contents(redis, store)
+        try:
+            await store.open("third")
+        except Backpressure as refused:
+            assert refused.fields == {
+                "retry_after_ms": "1000", "cause": "tenant_sessions", "tenant": "acme",
+                "seen": "2", "limit": "2",
+            }  # fmt: skip
+            assert await contents(redis, store) == before
+            return True
+        return False
+
+    assert await is_refused()
+    assert await store.open("first") == first, "a repeated call gets the same reply"
+    assert (await store.resume(second.session, "t2")).epoch == 2
+    await store.open("other", tenant="other")
+    await store.close_session(first.session, first.epoch)
+    assert await is_refused(), "the records of a closed session take memory"
+    store.tick(Settings().session_retention_ms)
+    await store.timers()
+    await store.open("third")
+    members = await redis.smembers(store.keys.tenant_sessions("acme"))
+    assert sorted(members) == [b"second", b"third"]

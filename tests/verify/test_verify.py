@@ -319,6 +319,10 @@ async def _forged_order(busy: BusyCell, redis: Any) -> None:
     await redis.hset(busy.store.keys.session("s1"), "d:es", 2)
 
 
+async def _uncounted_session(busy: BusyCell, redis: Any) -> None:
+    await redis.srem(busy.store.keys.tenant_sessions("acme"), "s1")
+
+
 async def _lost_session(busy: BusyCell, redis: Any) -> None:
     await redis.delete(busy.store.keys.session("s1"))
 
@@ -480,6 +484,7 @@ STORED: list[tuple[str, Corruption]] = [
     ("I7", _forged_index),
     ("I7", _forged_order),
     ("I7", _lost_session),
+    ("I7", _uncounted_session),
     ("I7", _unknown_job_without_parts),
     ("I7", _session_with_bytes_that_are_no_text),
     ("I7", _unknown_session),

@@ -70,4 +70,13 @@ function backpressure.refusal(tenant)
   end
   return nil
 end
+
+-- Why the tenant may not open a session, or nil. The sets `tenant_sessions` have the sessions that
+-- are not retired.
+function backpressure.sessions_refusal(tenant)
+  local count = redis.call('SCARD', keys.of('tenant_sessions', tenant))
+  local count_max = settings.tenant_sessions_max
+  if count < count_max then return nil end
+  return tenant_refusal(tenant, 'tenant_sessions', 1000, count, count_max)
+end
 return backpressure

@@ -31,7 +31,7 @@ end
 local function delete_jobs(s, targets)
   local from = s.retired_to
   -- The last call deletes other keys as well.
-  local jobs_max = keys_max - #targets - 7
+  local jobs_max = keys_max - #targets - 8
   local utterances_max = math.max(1, math.floor(jobs_max / math.max(#targets, 1)))
   local upto = math.min(s.utterance, from + utterances_max)
   local records = job_retention.keys_of(s, targets, from, upto - 1)
@@ -64,6 +64,7 @@ function retire_timer.retire(full)
     write('HSET', session, 'retired_to', upto)
     return timers.set(clock.now(), 'retire', full)
   end
+  write('SREM', keys.of('tenant_sessions', s.tenant), name)
   for _, target in ipairs(targets) do write('DEL', keys.of('out_of_order_at', name, target)) end
   write('DEL', session, keys.of('outcomes', name), keys.of('out_of_order', name),
     keys.of('playing', name), keys.of('audio', name), keys.of('outbox', name),
