@@ -42,6 +42,7 @@
 -- include: write
 
 local items_max, length_max = 1e6, 1000
+local none = {}
 -- Whether the sections are whole: each count is a number, and no argument is missing or left over.
 local function are_sections_whole()
   local place = sections_at
@@ -141,6 +142,24 @@ for _, record in ipairs(records) do
     end
   end
 end
+local first_of_log
+-- Remove ids of trimmed entries from the start of an index that has got `added` ids: more of them
+-- than it got, so the index of a session that lives long is no longer than its part of the log.
+local function trim_index(index, added)
+  first_of_log = first_of_log or redis.call('XRANGE', keys.log, '-', '+', 'COUNT', 1)[1] or none
+  local function is_trimmed(id)
+    return first_of_log[1] and entry_ids.is_valid(id)
+      and entry_ids.precedes(id, first_of_log[1])
+  end
+  if not is_trimmed(redis.call('LINDEX', index, 0)) then return end
+  local count = 0
+  for _, id in ipairs(redis.call('LRANGE', index, 0, 2 * added)) do
+    if not is_trimmed(id) then break end
+    count = count + 1
+  end
+  write('LTRIM', index, count, -1)
+end
+
 -- An index has an end before it has entries: drop_session_indexes finds it by its end.
 local indexes = keys.of('session_index', '')
 for _ = 1, next_number() do
@@ -150,6 +169,7 @@ for _ = 1, next_number() do
     local ends_ms = string.match(ARGV[i + length - 1], '^%d+')
     if ends_ms then write('ZADD', keys.session_index_ends, ends_ms, session) end
     write('RPUSH', indexes .. session, unpack(ARGV, i + 1, i + length - 1))
+    trim_index(indexes .. session, length - 1)
   end
 end
 -- An index has a start before it has entries: trim_node_indexes finds it by its start.

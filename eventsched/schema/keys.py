@@ -56,7 +56,7 @@ S  ephemeral state: it may be lost.
     view:<p>:<revision>:<id> hash  D  one record of a read model
     node_index:<node>       list   D  log ids of the node's events; trimmed with the log
     node_index_starts       zset   D  node -> time of the first entry in its index
-    session_index:<session> list   D  log ids of the session's events
+    session_index:<session> list   D  log ids of the session's events; trimmed as it grows
     session_index_ends      zset   D  session -> time of the last entry in its index
     erased                  zset   S  the last 10,000 erased sessions, by time
     archive                 hash   D  to: last archived log id; of: key fingerprint; audio: 0 | 1

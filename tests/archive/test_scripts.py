@@ -523,6 +523,29 @@ async def test_a_session_that_speaks_again_before_the_drop_keeps_its_index(
     assert parse_id(last.decode()) > parse_id(ids[-1])
 
 
+async def test_the_index_of_a_session_that_goes_on_loses_trimmed_ids(
+    commands: ArchiveCommands, archived: Archived, redis: Client
+) -> None:
+    """Twice as many as it gets, and one: so it ends as long as its part of the log."""
+    ids, epoch = await settled(archived), await lease_epoch(commands)
+    key = archived.store.keys.session_index("s1")
+    await record(commands, epoch, ids[-1])
+    await commands.trim()
+    lengths = [await redis.llen(key)]
+    for _ in range(20):
+        await archived.talk("s1")
+        await archived.project()
+        lengths.append(await redis.llen(key))
+    first = (await archived.log())[0][0]
+    ids_left: list[Any] = await redis.lrange(key, 0, -1)
+    listed = [each.decode() for each in ids_left]
+    assert lengths[1] < lengths[0]
+    assert listed == [each for each in listed if parse_id(each) >= parse_id(first)]
+    session = archived.store.keys.full("s1")
+    events = [event.id for event in await archived.store.log() if event.session == session]
+    assert listed == events
+
+
 async def test_a_trimmer_drops_the_indexes_after_a_trim_of_one_that_stopped(
     commands: ArchiveCommands, archived: Archived, redis: Client
 ) -> None:

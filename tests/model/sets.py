@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Literal
 
 from eventsched.archive.commands import Abandoned, ArchiveState, Recorded, Trimmed
@@ -195,7 +196,9 @@ def save(s: Sets, batch: Save) -> Saved:
             record = s.records.setdefault((change.projection, change.revision, put.entity), {})
             record.update(put.fields, at=put.at.encode())
     for session, ids in batch.indexes.items():
-        s.indexes.setdefault(session, []).extend(ids)
+        index = s.indexes.setdefault(session, [])
+        index += ids
+        _trim_index(s, index, len(ids))
     for node, ids in batch.node_indexes.items():
         s.node_indexes.setdefault(node, []).extend(ids)
     s.dead_letters += [
@@ -203,6 +206,13 @@ def save(s: Sets, batch: Save) -> Saved:
     ]
     s.checkpoints[batch.projection_set] = batch.to
     return "saved"
+
+
+def _trim_index(s: Sets, index: list[str], added: int) -> None:
+    """Remove up to twice as many ids of trimmed entries, and one, as were added."""
+    first = parse_id(s.log[s.gone]) if s.gone < len(s.log) else (0, 0)
+    trimmed = list(takewhile(lambda id_: parse_id(id_) < first, index[: 2 * added + 1]))
+    del index[: len(trimmed)]
 
 
 # --- revisions ------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ UPVALUES_MAX, LOCALS_MAX = 60, 200
 """Limits of Lua 5.1 for one function."""
 READS = {
     "EXISTS", "GET", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET", "LINDEX", "LLEN",
+    "LRANGE",
     "SCAN", "SCARD", "SISMEMBER", "SMEMBERS", "TIME", "XINFO", "XLEN", "XPENDING", "XRANGE",
     "XREVRANGE", "ZCARD", "ZRANGE", "ZRANGEBYSCORE", "ZSCORE",
 }  # fmt: skip
