@@ -64,6 +64,10 @@ class Incomplete:
             return True
         return kind == "job" and name_of(session_of_job(entity)) in self._entries["session"]
 
+    def has_jobs(self) -> bool:
+        """Whether the records of some job or session lack an entry."""
+        return bool(self._entries["job"] or self._entries["session"])
+
     def concerns(self, event: Event) -> bool:
         """Whether the records lack an entry with which the event would have to be compared."""
         return (

@@ -120,6 +120,16 @@ class Plan(Verifier):
             subjects=tuple(members), writes=(("DEL", key), *set_fields(key, dict(members))),
         )  # fmt: skip
 
+    async def _note_tenant(
+        self, name: str, queued: int, stored: Mapping[str, Any], found: Violation
+    ) -> None:
+        key = "tenant_queued"
+        write: Write = ("HSET", key, name, queued) if queued else ("HDEL", key, name)
+        self._add(
+            where=key, what=f"set the number of waiting jobs of tenant {name}",
+            reason=found.what, guards=((key, name, stored["queued"]),), writes=(write,),
+        )  # fmt: skip
+
     def _plan_passed(self, violation: Violation) -> None:
         """The consumer passes the entries that were trimmed before it had read them."""
         name = violation.where.partition(":")[2]

@@ -67,6 +67,14 @@ def room_differences(name: str, members: Mapping[str, str], stored: Stored) -> I
             yield Violation("I7", f"room:{name}", what)
 
 
+def tenant_differences(name: str, queued: int, stored: Stored) -> Iterator[Violation]:
+    """One tenant: the number of its waiting jobs, by which producers are refused."""
+    count = stored["queued"] or "0"
+    if count != str(queued):
+        what = f"tenant {name}: {queued} waiting jobs by the log, stored {count}"
+        yield Violation("I7", "tenant_queued", what)
+
+
 def session_fields(view: Session) -> dict[str, str]:
     """The authoritative fields of a session's hash that are not empty."""
     fields = {

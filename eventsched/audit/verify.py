@@ -13,7 +13,7 @@ entry, and its stored state does not. The report names it.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -28,6 +28,7 @@ from eventsched.audit.state_diff import (
     node_differences,
     room_differences,
     session_differences,
+    tenant_differences,
     utterances_without_job,
 )
 from eventsched.audit.stream_checks import READ_MAX, Chunks, Outbox, StreamChecks
@@ -46,7 +47,7 @@ from eventsched.schema.events import (
     StreamTrimmed,
 )
 from eventsched.schema.ids import START, id_before, is_id, parse_id
-from eventsched.schema.keys import name_of, session_of_job
+from eventsched.schema.keys import name_of, session_of_job, tenant_of_job
 from eventsched.store.lag import ConsumerLag
 from eventsched.store.replies import fields_of
 from eventsched.store.transport import Entry
@@ -403,7 +404,33 @@ class Verifier:
         )
         self.report.jobs = await self._compare_kind("job", self._records.jobs, job_differences)
         self.report.nodes = await self._compare_kind("node", self._records.nodes, node_differences)
+        await self._compare_tenants()
         await self._compare_rooms()
+
+    async def _compare_tenants(self) -> None:
+        """The number of waiting jobs of every tenant for which one is folded or stored."""
+        stored = await self._store.read_hash(self._store.keys.tenant_queued)
+        for names in _chunked(sorted(stored.keys() | self._queued_jobs().keys())):
+            last, tenants = await self._store.read_entities("tenant", names)
+            await self._fold_to(last)
+            if self._incomplete.has_jobs():
+                return
+            queued = self._queued_jobs()
+            for name, state in zip(names, tenants, strict=True):
+                found = list(tenant_differences(name, queued[name], state))
+                self.report.add(found)
+                if found:
+                    await self._note_tenant(name, queued[name], state, found[0])
+
+    def _queued_jobs(self) -> Counter[str]:
+        """How many jobs of each tenant wait, by the fold."""
+        jobs = self._records.jobs.items()
+        return Counter(tenant_of_job(key) for key, job in jobs if job.status == "queued")
+
+    async def _note_tenant(
+        self, name: str, queued: int, stored: Mapping[str, Any], found: Violation
+    ) -> None:
+        """Called for a tenant with another number of waiting jobs. A repair plans its change."""
 
     async def _compare_rooms(self) -> None:
         """The members of every room that is folded or stored."""

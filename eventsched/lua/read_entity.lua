@@ -1,15 +1,15 @@
 #!lua flags=no-writes
--- read_entity: the authoritative state of sessions, jobs, nodes or rooms, together with the last id
--- of the log. The state equals the fold of the log up to that id.
+-- read_entity: the authoritative state of sessions, jobs, nodes, rooms or tenants, together with
+-- the last id of the log. The state equals the fold of the log up to that id.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 --   absent_key      es1:{cell}:absent      no key: never exists
 -- ARGV
 --   now_arg         ms                     not used
---   kind            session | job | node | room
---   then per entity, at most 4096: name (in the cell, its job key, or tenant/room), epochs (of a
---     node: earlier registrations whose leases are read as well, joined by comma, at most 65,536 B;
---     else empty)
+--   kind            session | job | node | room | tenant
+--   then per entity, at most 4096: name (in the cell, its job key, tenant/room, or tenant), epochs
+--     (of a node: earlier registrations whose leases are read as well, joined by comma,
+--     at most 65,536 B; else empty)
 -- Reply: JSON: {last, entities: [{…} per entity]}; a missing entity is {}; an entity with keys of
 --   another type is {other_type: [key after the prefix]}
 -- Refusals: INVALID_MESSAGE
@@ -179,6 +179,12 @@ end
 
 function read.room(name)
   return { members = hash(keys.of('room', name)) }
+end
+
+function read.tenant(name)
+  local queued = has_type(keys.tenant_queued, 'hash')
+    and redis.call('HGET', keys.tenant_queued, name)
+  return { queued = queued or '' }
 end
 
 -- The state of an entity. The keys of another type are reported alone: what else was read of the

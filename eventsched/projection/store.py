@@ -306,8 +306,8 @@ class ProjectionStore(CellConnection):
         """The last log id, and the state of entities at it; `{}` for an unknown entity.
 
         Args:
-            kind: session, job, node or room.
-            names: Names in the cell, job keys, or `<tenant>/<room>`.
+            kind: session, job, node, room or tenant.
+            names: Names in the cell, job keys, `<tenant>/<room>`, or tenants.
             epochs: By name of a node, registrations whose leases are read as well. Those of the
                 present registration and of the two before it are always read.
         """

@@ -124,6 +124,11 @@ def session_of_job(key: str) -> str:
     return parts[1] if len(parts) == _JOB_KEY_PARTS and "." in parts[1] else ""
 
 
+def tenant_of_job(key: str) -> str:
+    """Return the tenant in a job key."""
+    return key.partition(":")[0]
+
+
 def pick_cell(name: str, cells: list[str]) -> str:
     """Return the cell of a name without a cell: number CRC16(name) mod the number of cells."""
     return cells[key_slot(name.encode(), 1 << 16) % len(cells)]

@@ -323,6 +323,18 @@ async def _uncounted_session(busy: BusyCell, redis: Any) -> None:
     await redis.srem(busy.store.keys.tenant_sessions("acme"), "s1")
 
 
+async def _forged_queue_count(busy: BusyCell, redis: Any) -> None:
+    await redis.hset(busy.store.keys.tenant_queued, "acme", 99_999)
+
+
+async def _unknown_queue_count(busy: BusyCell, redis: Any) -> None:
+    await redis.hset(busy.store.keys.tenant_queued, "other", 7)
+
+
+async def _lost_queue_count(busy: BusyCell, redis: Any) -> None:
+    await redis.hdel(busy.store.keys.tenant_queued, "acme")
+
+
 async def _lost_session(busy: BusyCell, redis: Any) -> None:
     await redis.delete(busy.store.keys.session("s1"))
 
@@ -484,6 +496,9 @@ STORED: list[tuple[str, Corruption]] = [
     ("I7", _forged_index),
     ("I7", _forged_order),
     ("I7", _lost_session),
+    ("I7", _forged_queue_count),
+    ("I7", _unknown_queue_count),
+    ("I7", _lost_queue_count),
     ("I7", _uncounted_session),
     ("I7", _unknown_job_without_parts),
     ("I7", _session_with_bytes_that_are_no_text),
