@@ -18,7 +18,7 @@
 -- Refusals: INVALID_MESSAGE
 -- Events: JobDispatched, JobQueued
 -- Bound: 12 entries of at most 32 targets, none after 16 jobs or fills; 8 fills
---   each; the consumers of the group, if the queue is empty
+--   each; the groups and the consumers of the queue, if the queue is empty
 -- include: assign
 -- include: clock
 -- include: dead_letters
@@ -90,6 +90,7 @@ if read_id then
   left = redis.call('XLEN', keys.dispatch)
   if left == 0 then queue.clear_undispatched() end
 else
+  groups.restore_to_end(keys.dispatch, group)
   groups.remove_idle(keys.dispatch, group, consumer, idle_ms_max)
 end
 return { last_id, left, job_count, waiting }

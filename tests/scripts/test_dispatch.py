@@ -347,6 +347,37 @@ async def test_a_group_that_is_moved_by_hand_changes_no_dispatch(
     await check(store)
 
 
+@pytest.mark.parametrize("place", ["0-0", "$", "1-1", "9999999999999-0"])
+@pytest.mark.parametrize("entries_read", [None, 0, 3, 50])
+async def test_the_lag_is_right_after_a_group_is_moved_by_hand_while_the_queue_is_empty(
+    store: TimedStore, redis: Any, place: str, entries_read: int | None
+) -> None:
+    """The server would count from a wrong number until the group is set right."""
+    queue = store.keys.dispatch
+    await store.join(slots=64)
+    await speak(store, "s1", count=14)
+    assert await store.dispatch() == 14
+    await redis.xgroup_setid(queue, "dispatch", place, entries_read=entries_read)
+    assert (await store.dispatch_jobs()).jobs == 0
+    assert (await group_of(store))["lag"] == 0
+    await speak(store, "s2", count=13)
+    for left in (13, 1, 0):
+        assert (await group_of(store))["lag"] == await redis.xlen(queue) == left
+        await store.dispatch_jobs()
+    await check(store)
+
+
+async def test_a_call_that_finds_the_queue_empty_and_the_group_right_writes_no_move(
+    store: TimedStore, redis: Any
+) -> None:
+    await store.join(slots=64)
+    await speak(store, "s1", count=14)
+    assert await store.dispatch() == 14
+    before = await group_of(store)
+    await store.dispatch_jobs()
+    assert await group_of(store) == before
+
+
 async def test_a_consumer_that_has_called_within_the_hour_stays(
     store: TimedStore, redis: Any
 ) -> None:

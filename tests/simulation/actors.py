@@ -536,7 +536,7 @@ def _encrypted(words: str) -> bytes:
 
 
 class GroupReader:
-    """Another program that reads from the groups of the log and moves them by hand.
+    """Another program that reads from the groups of the system and moves them by hand.
 
     Sometimes it reads in a loop for a while, which no reader of the system may depend on to end.
     """
@@ -546,7 +546,7 @@ class GroupReader:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster, self.rng = cluster, cluster.rng
         keys = cluster.store.keys
-        self._streams = {"core": keys.log, "archive": keys.log}
+        self._streams = {"core": keys.log, "archive": keys.log, "dispatch": keys.dispatch}
 
     def start(self) -> None:
         self.cluster.start_role(self.NAME, self._run)
@@ -566,7 +566,7 @@ class GroupReader:
                 await self.cluster.sleep(5, 60)
 
     async def _interfere(self) -> None:
-        group = self.rng.choice(("core", "core", "archive"))
+        group = self.rng.choice(("core", "core", "archive", "dispatch"))
         stream = self._streams[group]
         match self.rng.randrange(8):
             case 0 | 1 | 2:

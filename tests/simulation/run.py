@@ -195,8 +195,13 @@ def _not_ended(server: redis.Redis, observations: Observations, archive: Path | 
 
 
 def _moved(server: redis.Redis) -> list[str]:
-    """The consumer groups of the log that are not where their owners have saved."""
+    """The consumer groups of the log that are not where their owners have saved, and that of the
+    dispatch queue if its lag is not the length of the queue.
+    """
     keys, moved = Keys(CELL), []
+    (dispatch,) = server.xinfo_groups(keys.dispatch)
+    if dispatch["lag"] != server.xlen(keys.dispatch):
+        moved.append("dispatch")
     groups: Any = server.xinfo_groups(keys.log) if server.exists(keys.log) else []
     for group in groups:
         name = group["name"].decode()

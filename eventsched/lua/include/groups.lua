@@ -18,13 +18,12 @@ function groups.create(stream, name, from, ...)
   return false
 end
 
--- The id of the last entry that the group has delivered, and how many entries the stream ever had
--- up to it, if the server knows the number; nil if the group does not exist.
-function groups.position(stream, name)
+-- The fields of the group as XINFO GROUPS names them; nil if the group does not exist.
+function groups.find(stream, name)
   if redis.call('EXISTS', stream) == 0 then return nil end
   for _, group_reply in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
     local group = reply.by_name(group_reply)
-    if group.name == name then return group['last-delivered-id'], group['entries-read'] end
+    if group.name == name then return group end
   end
 end
 
@@ -37,14 +36,22 @@ end
 -- Move the group to the position that its owner has saved; create the group if it does not exist.
 -- Returns whether the group was elsewhere.
 function groups.restore(stream, name, id, count)
-  local at, read = groups.position(stream, name)
-  if not at then
+  local group = groups.find(stream, name)
+  if not group then
     groups.create(stream, name, id, 'ENTRIESREAD', numbers.text[count])
     return false
   end
-  if at == id and read == count then return false end
+  if group['last-delivered-id'] == id and group['entries-read'] == count then return false end
   groups.move(stream, name, id, count)
   return true
+end
+
+-- The stream is empty: move the group to its end if the server reports another lag than 0, or none.
+function groups.restore_to_end(stream, name)
+  local group = groups.find(stream, name)
+  if group and group.lag == 0 then return end
+  local info = reply.by_name(redis.call('XINFO', 'STREAM', stream))
+  groups.move(stream, name, info['last-generated-id'], info['entries-added'])
 end
 
 -- Remove the other consumers that have not read for `idle_ms`, at most 128.
