@@ -381,9 +381,15 @@ async def test_a_call_that_finds_the_queue_empty_and_the_group_right_writes_no_m
 async def test_a_consumer_that_has_called_within_the_hour_stays(
     store: TimedStore, redis: Any
 ) -> None:
-    for consumer in ("d1", "d2", "d1"):
-        await store.dispatch_jobs(consumer=consumer)
+    await dispatched_by(store, "d1", "d2", "d1")
     assert await consumers_of(store, redis) == {"d1", "d2"}
+
+
+async def dispatched_by(store: TimedStore, *consumers: str) -> None:
+    """Each dispatches an entry: Redis 7.0 creates a consumer when it reads one."""
+    for number, consumer in enumerate(consumers):
+        await speak(store, f"s{number}")
+        await store.dispatch_jobs(consumer=consumer)
 
 
 async def consumers_of(store: TimedStore, redis: Any) -> set[str]:
@@ -415,8 +421,7 @@ async def test_a_consumer_that_has_not_called_for_a_time_is_removed(
     store: TimedStore, redis: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_script(monkeypatch, "idle", IDLE_SCRIPT)
-    for consumer in ("d1", "d2", "d3"):
-        await store.dispatch_jobs(consumer=consumer)
+    await dispatched_by(store, "d1", "d2", "d3")
     await store.run("idle", "d1", 3_600_000)
     assert await consumers_of(store, redis) == {"d1", "d2", "d3"}
     await store.run("idle", "d1", 0)
