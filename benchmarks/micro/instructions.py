@@ -80,7 +80,7 @@ class Client:
         raise AssertionError("no call of this benchmark waits")
 
     async def read_group(
-        self, key: str, group: str, consumer: str, *, block_ms: int, count: int
+        self, key: str, group: str, consumer: str, *, block_ms: int, count: int, noack: bool = True
     ) -> list[Any]:
         raise AssertionError("no call of this benchmark waits")
 

@@ -46,6 +46,7 @@ COMMANDS = {
     "token": "Make keys that sign tokens, and issue tokens for gateways.",
     "dead-letters": "List dead letters, retry or discard some.",
     "drain": "Drain a node from outside.",
+    "consumer-groups": "List the consumer groups of other programs, or drop one.",
     "loadtest": "Replay recorded conversations as load and check the outcomes.",
     "conformance": "Judge a client of the gateway's protocol by scenarios.",
     "demo": "Run a demonstration with real speech.",

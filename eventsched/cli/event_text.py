@@ -188,6 +188,11 @@ def _set_aside(_: Event, d: events.ArchiveSetAside) -> str:
     return f"{segments} of archive {d.of}, {d.first} to {d.last}, by {d.by}: {d.why}"
 
 
+def _group_dropped(_: Event, d: events.ConsumerGroupDropped) -> str:
+    pending = f", {plural(d.pending, 'entry', 'entries')} not acknowledged" if d.pending else ""
+    return f"consumer group {d.group} at {d.position}{pending}, by {d.by}: {d.why}"
+
+
 def _repaired(_: Event, d: events.CellRepaired) -> str:
     given_up = f"; gives up {d.gives_up}" if d.gives_up else ""
     by = f" ({d.by})" if d.by else ""
@@ -250,6 +255,7 @@ _DESCRIPTIONS: dict[type, Callable[[Event, Any], str]] = {
     events.StreamTrimmed: _trimmed,
     events.ArchiveAbandoned: _abandoned,
     events.ArchiveSetAside: _set_aside,
+    events.ConsumerGroupDropped: _group_dropped,
     events.CellRepaired: _repaired,
     events.DeadLettersRetried: _dead_letters,
     events.DeadLettersDiscarded: _dead_letters,

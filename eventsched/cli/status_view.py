@@ -8,6 +8,7 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 
 from eventsched.formatting import NONE, Text, clock, duration, plural, size, table
+from eventsched.history.consumer_groups import ConsumerGroupStatus
 from eventsched.history.node_status import ClassStatus, NodeStatus
 from eventsched.history.roles import RoleStatus
 from eventsched.history.status import CellStatus, ConsumerStatus, SystemStatus
@@ -21,6 +22,8 @@ NODES_MAX = 12
 """Number of nodes of one class that are shown."""
 CLASSES_MAX = 50
 """Number of capability classes that are shown."""
+GROUPS_MAX = 50
+"""Number of consumer groups of other programs that are shown."""
 REQUIREMENTS_MAX = 50
 """Number of requirements with waiting jobs that are shown."""
 
@@ -54,8 +57,10 @@ def _cell(cell: CellStatus) -> list[RenderableType]:
         head.append(f"  {count}, newest: {cell.newest_dead_letter}", "red")
     if cell.stalled_timers:
         head.append(f"  {plural(cell.stalled_timers, 'stalled timer')}", "red")
-    parts = [_roles(cell), "", _consumers(cell.consumers), "", _nodes(cell.classes, cell.now_ms)]
-    return [head, *parts, *_tenants(cell), *_waiting(cell)]
+    parts = [_roles(cell), "", _consumers(cell.consumers), ""]
+    if cell.consumer_groups:
+        parts += [consumer_groups(cell.consumer_groups), ""]
+    return [head, *parts, _nodes(cell.classes, cell.now_ms), *_tenants(cell), *_waiting(cell)]
 
 
 def _roles(cell: CellStatus) -> RenderableType:
@@ -85,6 +90,24 @@ def _consumers(consumers: list[ConsumerStatus]) -> RenderableType:
         note = Text("") if each.is_running else Text(f"no {role} runs", "red")
         oldest = duration(each.oldest_ms) if each.lag else NONE
         result.add_row(each.consumer, each.stream, lag, oldest, note)
+    return result
+
+
+def consumer_groups(groups: list[ConsumerGroupStatus]) -> RenderableType:
+    """Return the table of the consumer groups of other programs."""
+    right = ("LAG", "PENDING", "IDLE", "HOLDS UP")
+    result = table("CONSUMER GROUP", "POSITION", *right, right=right)
+    for each in groups[:GROUPS_MAX]:
+        result.add_row(
+            Text(each.group),
+            each.position,
+            NONE if each.lag is None else f"{each.lag:,}",
+            f"{each.pending:,}",
+            duration(each.idle_ms),
+            Text(duration(each.holds_up_ms), "yellow") if each.holds_up_ms else NONE,
+        )
+    if len(groups) > GROUPS_MAX:
+        result.add_row(Text(f"and {len(groups) - GROUPS_MAX:,} more", "dim"))
     return result
 
 

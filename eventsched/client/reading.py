@@ -1,25 +1,29 @@
 """Reads events, states and the status of the system for applications.
 
 Owns: the methods of `Client` that read.
-Must not: write; fold events (history/reader.py does).
-Read next: history/reader.py, history/status.py.
+Must not: write, but for the position of a consumer group; fold events (history/reader.py does).
+Read next: history/reader.py, history/status.py, log_reading.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from eventsched.encryption.decrypt import EventDecryptor
 from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import InvalidMessage
-from eventsched.schema.ids import parse_id
+from eventsched.schema.ids import START, parse_id
+from eventsched.schema.validation import check_between, check_name
 from eventsched.store.cell import Store
 from eventsched.store.connection import Connection
 from eventsched.store.retry import Backoff
 
 if TYPE_CHECKING:  # a producer and a node need none of these
+    from eventsched.client.log_reading import CellConsumer, CellFollower
     from eventsched.history.reader import Reader, State
     from eventsched.history.source import HistorySource
     from eventsched.history.status import SystemStatus
@@ -27,6 +31,10 @@ if TYPE_CHECKING:  # a producer and a node need none of these
     from eventsched.projection.protocol import ProjectionSet
     from eventsched.schema.events import Event
 
+CLAIM_MS, CLAIM_MS_MIN, CLAIM_MS_MAX = 60_000, 1_000, 86_400_000
+"""Time after which an event that is not acknowledged goes to another process."""
+READER_EVENTS_MAX = 100
+"""Events of one reader, which caches the keys of sessions and those that it has not found."""
 POLL_S = 0.05
 """How often `wait_for` reads the checkpoint; a projector saves some 20 times a second at most."""
 
@@ -117,6 +125,81 @@ class ReadingClient:
         async for event in reader.history(where, await reader.ends(where)):
             yield event
 
+    async def events(
+        self, *, group: str = "", start: str = "$", claim_ms: int = CLAIM_MS
+    ) -> AsyncGenerator[Event | FailedEvent]:
+        """Yield the events of all cells as they happen, without end.
+
+        The events of a cell come in the order of its log; those of several cells are merged as they
+        arrive. `event.cell` and `event.id` identify an event.
+
+        With a consumer group, any number of processes share the events: each event goes to one of
+        them, at least once. It is acknowledged when the loop asks for the next one. An event that a
+        process has not acknowledged within `claim_ms` goes to another one. The position of the
+        group is stored on the server, and trimming of the log waits for the group. Without a group
+        nothing waits: a reader that is further behind than the log goes back misses events that
+        were trimmed by age, and gets an ArchiveError for events that only the archive has.
+
+        While the server is away, the iteration waits. Texts of encrypted sessions are decrypted if
+        the key store has their keys.
+
+        Args:
+            group: Name of a consumer group, which is created at its first use; not one of the
+                system. Empty: every caller gets all events, and nothing is stored.
+            start: `0` for the first event of the log, `$` for the next new one, or a position. A
+                group that exists continues at its own position.
+            claim_ms: Longest time to process an event, 1,000 ms to a day.
+
+        Yields:
+            Each event; a FailedEvent for an entry of an unknown type or version, with its stored
+            fields, or for one that cannot be decoded or decrypted.
+
+        Raises:
+            InvalidMessage: An argument is not acceptable.
+            NotFound: The group was dropped.
+            ArchiveError: Without a group: the log was trimmed beyond the position.
+            ServerUnavailable: The server is away at the first call.
+        """
+        from eventsched.client import log_reading
+
+        check_between("claim_ms", claim_ms, CLAIM_MS_MIN, CLAIM_MS_MAX)
+        source, first = self._source(), _start_id(start)
+        if group:
+            entries = log_reading.consume(await self._consumers(group, first, claim_ms))
+        else:
+            entries = log_reading.follow(await self._followers(source, first))
+        async with aclosing(entries):
+            reader, read = self._reader(source), 0
+            async for cell, entry in entries:
+                if read == READER_EVENTS_MAX:
+                    reader, read = self._reader(source), 0
+                read += 1
+                yield await reader.read_entry(cell, entry)
+
+    async def _consumers(self, group: str, first: str, claim_ms: int) -> list[CellConsumer]:
+        """A consumer of the group in each cell."""
+        from eventsched.client.log_reading import CellConsumer
+        from eventsched.projection.installed import enabled_names
+
+        if check_name("group", group) in enabled_names():
+            raise InvalidMessage.of("group", f"{group} is one of the system", "name another one")
+        consumer = secrets.token_hex(8)
+        for store in self.stores.values():
+            await store.create_group(group, first)
+        return [CellConsumer(store, group, consumer, claim_ms) for store in self.stores.values()]
+
+    async def _followers(self, source: HistorySource, first: str) -> list[CellFollower]:
+        """A reader of each cell's log."""
+        from eventsched.client.log_reading import CellFollower
+        from eventsched.projection.store import ProjectionStore
+
+        followers = []
+        for store in self.stores.values():
+            after = await store.last_id(store.keys.log) if first == "$" else first
+            views = ProjectionStore(store.transport, store.cell)
+            followers.append(CellFollower(views, await source.history_of(store.cell), after))
+        return followers
+
     async def status(self) -> SystemStatus:
         """Return the status of the server and of each cell, as `eventsched status --json` does.
 
@@ -183,3 +266,12 @@ class ReadingClient:
             names = ", ".join(self.cells)
             raise InvalidMessage.of("cell", f"no cell {cell!r:.80}", f"the cells are {names}")
         return self.stores[cell]
+
+
+def _start_id(start: str) -> str:
+    """The id after which to read, or `$` for the end of the log. Raises InvalidMessage."""
+    from eventsched.history.position import parse_position
+
+    if start in ("0", "$"):
+        return START if start == "0" else start
+    return parse_position(start, "start").before

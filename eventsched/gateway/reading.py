@@ -20,6 +20,7 @@ from eventsched.gateway.read_limit import in_turn
 from eventsched.gateway.replies import json_reply
 from eventsched.gateway.service import Gateway
 from eventsched.gateway.tenant_view import event_for_tenant, explanation_for_tenant
+from eventsched.history.consumer_groups import ConsumerGroupStatus
 from eventsched.history.dead_letters import read_dead_letters
 from eventsched.history.event_filter import make_filter
 from eventsched.history.event_json import event_json
@@ -59,6 +60,8 @@ class CellGroups(msgspec.Struct, frozen=True, kw_only=True):
 
     cell: str
     consumers: list[ConsumerStatus]
+    consumer_groups: list[ConsumerGroupStatus]
+    """The consumer groups of other programs on the log."""
 
 
 class CellArchive(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,9 +82,16 @@ async def status(request: Request, gateway: Gateway, claims: Claims) -> Response
 
 @in_turn
 async def consumer_groups(request: Request, gateway: Gateway, claims: Claims) -> Response:
-    """The lag of each consumer of each cell."""
+    """The lag of each consumer of each cell, and the consumer groups of other programs."""
     cells = (await read_status(gateway.connection)).cells
-    return json_reply([CellGroups(cell=each.cell, consumers=each.consumers) for each in cells])
+    return json_reply(
+        [
+            CellGroups(
+                cell=each.cell, consumers=each.consumers, consumer_groups=each.consumer_groups
+            )
+            for each in cells
+        ]
+    )
 
 
 @in_turn

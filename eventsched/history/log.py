@@ -14,7 +14,7 @@ are discarded and read from the archive.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from functools import partial
 
 import msgspec
@@ -136,7 +136,7 @@ class History:
 
     async def batches(
         self, after: str = START, upto: str = "", where: EntryFilter = ALL_ENTRIES
-    ) -> AsyncIterator[Sequence[Entry]]:
+    ) -> AsyncGenerator[Sequence[Entry]]:
         """The same entries, in lists."""
         at, end = parse_id(after), parse_id(upto) if upto else AFTER_ALL
         index = self._index(where)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from eventsched.formatting import duration, plural, size
+from eventsched.history.consumer_groups import ConsumerGroupStatus
 from eventsched.history.roles import RoleStatus
 from eventsched.history.status import CellStatus, ConsumerStatus, SystemStatus
 from eventsched.store.lag import ARCHIVE
@@ -16,6 +17,9 @@ from eventsched.store.lag import ARCHIVE
 LATE_MS = {"dispatch": 5_000, ARCHIVE: 600_000}
 """Lag from which a consumer is late; the archiver seals every five minutes."""
 LATE_MS_DEFAULT = 10_000
+HELD_UP_MS = IDLE_MS = 3_600_000
+"""A consumer group of another program that keeps so much of the log, and has not read for so long,
+is probably abandoned."""
 NAMES_MAX = 10
 """Nodes that a line names."""
 
@@ -41,6 +45,10 @@ def _of_cell(cell: CellStatus) -> Iterator[str]:
     for consumer in cell.consumers:
         if _is_late(consumer):
             yield f"{consumer.consumer} is {duration(consumer.oldest_ms)} late"
+    for group in cell.consumer_groups:
+        if _is_abandoned(group):
+            kept = duration(group.holds_up_ms)
+            yield f"consumer group {group.group} is idle and keeps {kept} of the log from trimming"
     for waiting in cell.waiting:
         if waiting.reason == "NO_POOL_FOR_LANG_PAIR":
             pair = f"{waiting.source} → {waiting.target}"
@@ -65,6 +73,11 @@ def _refused_tenants(cell: CellStatus) -> Iterator[str]:
     for lagging in cell.lagging_tenants:
         entries = plural(lagging.lag, "entry", "entries")
         yield f"tenant {lagging.tenant} is refused: {entries} of the log are not folded"
+
+
+def _is_abandoned(group: ConsumerGroupStatus) -> bool:
+    is_idle = group.idle_ms is None or group.idle_ms > IDLE_MS
+    return is_idle and group.holds_up_ms > HELD_UP_MS
 
 
 def _is_late(consumer: ConsumerStatus) -> bool:

@@ -29,6 +29,7 @@ from eventsched.projection.store import ProjectionStore, is_made_by
 from eventsched.schema import keys
 from eventsched.schema.events import Event, SessionOpened, UtteranceFinalized
 from eventsched.schema.ids import START, ms_of, parse_id
+from eventsched.store.transport import Entry
 
 REVISIONS_MAX = 3
 """Tries to read a record while a rebuild changes the active revision."""
@@ -295,6 +296,11 @@ class Reader:
         if not where.matches(event):
             return False
         return not where.tenant or await self.tenant(event) == where.tenant
+
+    async def read_entry(self, cell: str, entry: Entry) -> Event | FailedEvent:
+        """The event of a log entry of a cell, decrypted; a FailedEvent if either fails."""
+        event = await self._decrypted(decode_event(entry))
+        return msgspec.structs.replace(event, cell=cell)
 
     async def _decrypted(self, event: Event | FailedEvent) -> Event | FailedEvent:
         """The event with its text decrypted, if there is a key; a FailedEvent if that fails."""

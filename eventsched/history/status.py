@@ -2,7 +2,7 @@
 
 Owns: the status of the server and its cells; the reads for roles, consumer lag and outboxes.
 Never does: write, decide.
-Read next: node_status.py, waiting.py, store/lag.py, cli/status.py.
+Read next: node_status.py, waiting.py, consumer_groups.py, store/lag.py, cli/status.py.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from eventsched.history.consumer_groups import ConsumerGroupStatus, read_consumer_groups
 from eventsched.history.node_status import ClassStatus, read_classes
 from eventsched.history.roles import RoleStatus, read_roles
 from eventsched.history.waiting import WaitingJobs, read_waiting
@@ -81,6 +82,8 @@ class CellStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Reasons of the backpressure; empty without backpressure."""
     roles: list[RoleStatus]
     consumers: list[ConsumerStatus]
+    consumer_groups: list[ConsumerGroupStatus]
+    """The consumer groups of other programs on the log."""
     waiting: list[WaitingJobs]
     classes: list[ClassStatus]
     dead_letters: int
@@ -151,6 +154,7 @@ class _CellReader:
                 *[await self._set(name) for name in enabled_names()],
                 *await self._archive(),
             ],
+            consumer_groups=await read_consumer_groups(self._store, self._now_ms),
             waiting=await read_waiting(self._store, self._now_ms, settings, classes),
             classes=classes,
             dead_letters=await self._command("XLEN", self._keys.dead_letters),

@@ -63,6 +63,10 @@ class FailedEvent(msgspec.Struct, frozen=True):
     """
     too_large: frozenset[str] = frozenset()
     """The records that would be too large, if nothing else failed."""
+    cell: str = ""
+    """Name of the cell whose log has the entry, if a client has read it by `events`."""
+    fields: Mapping[str, bytes] = {}
+    """The stored fields by name, such as the type `t`, of an entry that could not be decoded."""
 
 
 Change: TypeAlias = "tuple[ProjectionState, str, Any, int]"
@@ -321,7 +325,21 @@ def decode_event(entry: Entry) -> Event | FailedEvent:
     try:
         return decode(*entry)
     except UndecodableEvent as error:
-        return FailedEvent(error.entry_id, None, (), error.reason, error.session, is_permanent=True)
+        return FailedEvent(
+            error.entry_id,
+            None,
+            (),
+            error.reason,
+            error.session,
+            is_permanent=True,
+            fields=_by_name(entry[1]),
+        )
+
+
+def _by_name(fields: Sequence[bytes]) -> dict[str, bytes]:
+    """The fields of an entry that any program may have written."""
+    names = (name.decode(errors="replace") for name in fields[::2])
+    return dict(zip(names, fields[1::2], strict=False))
 
 
 def sessions_of(event: Event | FailedEvent, projection_set: ProjectionSet) -> Iterable[str]:

@@ -569,6 +569,23 @@ class ArchiveSetAside(Data, frozen=True, kw_only=True):
     """Name of the operator, as the command reported it."""
 
 
+class ConsumerGroupDropped(Data, frozen=True, kw_only=True):
+    """A consumer group of another program was deleted from the log. By an operator.
+
+    Trimming no longer waits for the group, and its consumers get no further entries.
+    """
+
+    group: str
+    position: str
+    """Id of the last entry that the group had read."""
+    pending: Int = 0
+    """Number of entries that it had read and not acknowledged."""
+    why: str
+    """The operator's reason."""
+    by: str
+    """Name of the operator, as the command reported it."""
+
+
 class CellRepaired(Data, frozen=True, kw_only=True):
     """A repair changed stored state so that it follows from the log. By an operator."""
 
@@ -684,6 +701,7 @@ AnyData: TypeAlias = (
     | StreamTrimmed
     | ArchiveAbandoned
     | ArchiveSetAside
+    | ConsumerGroupDropped
     | CellRepaired
     | DeadLettersRetried
     | DeadLettersDiscarded
@@ -706,6 +724,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     traceparent: str = ""
     data: AnyData
     body: bytes = b""
+    cell: str = ""
+    """Name of the cell whose log has the entry, if a client has read it by `events`. It is not
+    stored."""
 
     @property
     def ms(self) -> int:

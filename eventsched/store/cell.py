@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 
+from eventsched.store.group_commands import GroupCommands
 from eventsched.store.node_commands import NodeCommands
 from eventsched.store.operator_commands import OperatorCommands
 from eventsched.store.role_commands import RoleCommands
@@ -29,7 +30,7 @@ class Clock(msgspec.Struct, frozen=True):
     """The time of the last call."""
 
 
-class Store(SessionCommands, NodeCommands, RoleCommands, OperatorCommands):
+class Store(SessionCommands, NodeCommands, RoleCommands, OperatorCommands, GroupCommands):
     """The calls of a cell."""
 
     async def configure_cell(

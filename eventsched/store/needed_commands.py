@@ -20,6 +20,8 @@ SENT = {
     "FCALL": "it calls the functions that make every decision",
     "XREAD": "it waits for events, jobs and results",
     "XREADGROUP": "roles read with it as consumers of their groups",
+    "XACK": "consumers of `Client.events` acknowledge with it",
+    "XAUTOCLAIM": "consumers of `Client.events` claim with it what others have left",
     "GET": "it reads which cells the server has",
     "SET": "it names the cells of a new server",
     "EXISTS": "it asks whether the server has cells",
@@ -47,7 +49,8 @@ _WRITE = re.compile(r"\b(?:write|write_stable)(?:\(\s*|, )'([A-Z]+)'(?:, '([A-Z]
 _AFTER_KEY = {
     "HDEL": "f", "HEXISTS": "f", "HGET": "f", "HINCRBY": "f 1", "HMGET": "f", "HSET": "f v",
     "LINDEX": "0", "LRANGE": "0 0", "LTRIM": "0 0", "RPUSH": "v", "SADD": "m", "SET": "v",
-    "SISMEMBER": "m", "SREM": "m", "XADD": "* f v", "XDEL": "0-1", "XGROUP|CREATE": "g 0",
+    "SISMEMBER": "m", "SREM": "m", "XACK": "g 0-1", "XADD": "* f v", "XAUTOCLAIM": "g c 0 0",
+    "XDEL": "0-1", "XGROUP|CREATE": "g 0",
     "XGROUP|CREATECONSUMER": "g c", "XGROUP|DELCONSUMER": "g c", "XGROUP|DESTROY": "g",
     "XGROUP|SETID": "g 0", "XINFO|CONSUMERS": "g", "XPENDING": "g", "XRANGE": "- +",
     "XREVRANGE": "+ -", "XTRIM": "MAXLEN 1", "ZADD": "1 m", "ZRANGE": "0 0",

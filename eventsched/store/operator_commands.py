@@ -1,4 +1,4 @@
-"""Calls of operators: retry and discard dead letters, drain a node.
+"""Calls of operators: retry and discard dead letters, drain a node, drop a consumer group.
 
 Owns: the arguments and replies of these scripts; who acts and why, which their events record.
 Must not: decide, retry or wait; the scripts decide.
@@ -121,3 +121,19 @@ class OperatorCommands(CellConnection):
             "request_drain", name_of(node), within_ms, act.request, act.why, act.by
         )
         return DrainReply(int(epoch), int(leases))
+
+    async def drop_consumer_group(self, group: str, act: Act) -> Literal["dropped", "absent"]:
+        """Delete a consumer group of another program from the log.
+
+        Args:
+            group: Its name.
+            act: Who does it and why.
+
+        Returns:
+            `absent` if there is no such group.
+
+        Raises:
+            InvalidMessage: The group is one of the system, or an argument is not acceptable.
+        """
+        reply = await self.run("drop_consumer_group", group, act.request, act.why, act.by)
+        return reply.decode()  # type: ignore[no-any-return]

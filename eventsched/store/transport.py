@@ -80,9 +80,9 @@ class Transport(Protocol):
         """Entries after the given ids, by key; empty if none was added within `block_ms`."""
 
     async def read_group(
-        self, key: str, group: str, consumer: str, *, block_ms: int, count: int
+        self, key: str, group: str, consumer: str, *, block_ms: int, count: int, noack: bool = True
     ) -> list[Entry]:
-        """The next entries of a consumer group, which nobody acknowledges.
+        """The next entries of a consumer group; with `noack` nobody acknowledges them.
 
         Empty if none was added within `block_ms`; with 0 the read does not wait. A read whose reply
         is lost has moved the group.
@@ -259,10 +259,11 @@ class RedisTransport:
         return await self._read("XREAD", *_limits(block_ms, count), "STREAMS", *streams, *ids)
 
     async def read_group(
-        self, key: str, group: str, consumer: str, *, block_ms: int, count: int
+        self, key: str, group: str, consumer: str, *, block_ms: int, count: int, noack: bool = True
     ) -> list[Entry]:
         start: tuple[Arg, ...] = ("XREADGROUP", "GROUP", group, consumer)
-        streams = await self._read(*start, *_limits(block_ms, count), "NOACK", "STREAMS", key, ">")
+        limits = (*_limits(block_ms, count), *(("NOACK",) if noack else ()))
+        streams = await self._read(*start, *limits, "STREAMS", key, ">")
         return streams.get(key, [])
 
     async def _read(self, *parts: Arg) -> dict[str, list[Entry]]:

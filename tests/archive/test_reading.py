@@ -44,7 +44,7 @@ class Interleaved:
         raise AssertionError("a reader of history does not wait")
 
     async def read_group(
-        self, key: str, group: str, consumer: str, *, block_ms: int, count: int
+        self, key: str, group: str, consumer: str, *, block_ms: int, count: int, noack: bool = True
     ) -> list[Entry]:
         raise AssertionError("a reader of history does not wait")
 

@@ -113,9 +113,11 @@ class Cut(Transport):
         return await self._real.read_blocking(streams, block_ms, count)
 
     async def read_group(
-        self, key: str, group: str, consumer: str, *, block_ms: int, count: int
+        self, key: str, group: str, consumer: str, *, block_ms: int, count: int, noack: bool = True
     ) -> list[Entry]:
-        return await self._real.read_group(key, group, consumer, block_ms=block_ms, count=count)
+        return await self._real.read_group(
+            key, group, consumer, block_ms=block_ms, count=count, noack=noack
+        )
 
     async def sleep(self, seconds: float) -> None:
         await self._real.sleep(min(seconds, 0.01))

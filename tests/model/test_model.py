@@ -53,6 +53,9 @@ RECORD_A_REPORT = {
 for a lag. Their own tests are tests/roles/test_presence.py, tests/archive/test_set_aside.py and
 tests/scripts/test_tenant_lag.py.
 """
+OF_OTHERS = {"drop_consumer_group", "remove_idle_consumers"}
+"""They concern the consumer groups of other programs, on which no other call depends. Their own
+tests are tests/archive/test_consumer_groups.py and tests/client/test_events.py."""
 REPAIR = {"repair_job", "repair_state", "repair_trim"}
 """They write the state that the fold of the log gives; tests/verify/test_repair.py checks it."""
 
@@ -63,7 +66,7 @@ def cannot_write(script: str) -> bool:
 
 
 CALLED_BY_CELLS = {name for name in lua_library.names() if not cannot_write(name)}
-CALLED_BY_CELLS -= CALLED_BY_SETS | RECORD_A_REPORT | REPAIR
+CALLED_BY_CELLS -= CALLED_BY_SETS | RECORD_A_REPORT | REPAIR | OF_OTHERS
 """All others: what has no step yet is missed there."""
 
 

@@ -90,7 +90,7 @@ class Wire:
         raise AssertionError("nothing here waits")
 
     async def read_group(
-        self, key: str, group: str, consumer: str, *, block_ms: int, count: int
+        self, key: str, group: str, consumer: str, *, block_ms: int, count: int, noack: bool = True
     ) -> list[Entry]:
         raise AssertionError("nothing here waits")
 

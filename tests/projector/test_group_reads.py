@@ -73,7 +73,7 @@ class OnRead(Cutting):
         self._meanwhile, self._before = meanwhile, before
 
     async def read_group(
-        self, key: str, group: str, consumer: str, *, block_ms: int, count: int
+        self, key: str, group: str, consumer: str, *, block_ms: int, count: int, noack: bool = True
     ) -> list[Entry]:
         if self._before:
             await self._meanwhile()

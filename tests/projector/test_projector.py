@@ -88,9 +88,11 @@ class Cutting:
         return await self._inner.read_blocking(streams, block_ms, count)
 
     async def read_group(
-        self, key: str, group: str, consumer: str, *, block_ms: int, count: int
+        self, key: str, group: str, consumer: str, *, block_ms: int, count: int, noack: bool = True
     ) -> list[Entry]:
-        return await self._inner.read_group(key, group, consumer, block_ms=block_ms, count=count)
+        return await self._inner.read_group(
+            key, group, consumer, block_ms=block_ms, count=count, noack=noack
+        )
 
     async def sleep(self, seconds: float) -> None:
         await self._inner.sleep(seconds)
@@ -153,9 +155,11 @@ class Waiting(Cutting):
             at += 2 + count * length
 
     async def read_group(
-        self, key: str, group: str, consumer: str, *, block_ms: int, count: int
+        self, key: str, group: str, consumer: str, *, block_ms: int, count: int, noack: bool = True
     ) -> list[Entry]:
-        entries = await super().read_group(key, group, consumer, block_ms=0, count=count)
+        entries = await super().read_group(
+            key, group, consumer, block_ms=0, count=count, noack=noack
+        )
         if block_ms and not entries:
             raise Cut("waits")
         self.calls.append("read")

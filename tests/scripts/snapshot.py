@@ -74,9 +74,11 @@ class _CopiedRecords:
         return await self._server.read_blocking(streams, block_ms, count)
 
     async def read_group(
-        self, key: str, group: str, consumer: str, *, block_ms: int, count: int
+        self, key: str, group: str, consumer: str, *, block_ms: int, count: int, noack: bool = True
     ) -> list[Entry]:
-        return await self._server.read_group(key, group, consumer, block_ms=block_ms, count=count)
+        return await self._server.read_group(
+            key, group, consumer, block_ms=block_ms, count=count, noack=noack
+        )
 
     async def sleep(self, seconds: float) -> None:
         await self._server.sleep(seconds)

@@ -45,6 +45,7 @@ from eventsched.schema import codec
 from eventsched.schema.events import Text
 from eventsched.store.cell import Store
 from eventsched.store.node_commands import NodeGrant, NodeResult
+from eventsched.store.operator_commands import Act
 from eventsched.store.replies import fields_of
 from eventsched.store.session_commands import (
     Chunk,
@@ -597,6 +598,47 @@ class GroupReader:
     async def _command(self, name: str, *parts: Arg) -> None:
         self.cluster.world.foreign[name] += 1
         await self.cluster.store.transport.command(*parts, key=self.cluster.store.keys.log)
+
+
+class Service:
+    """Another program that reads the log as a consumer group of its own.
+
+    It acknowledges some entries, and an operator drops its group at times, and at the end.
+    """
+
+    GROUP = "billing"
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster, self.rng = cluster, cluster.rng
+        self._log = cluster.store.keys.log
+
+    def start(self) -> None:
+        self.cluster.start_role("service", self._run)
+
+    async def _run(self) -> None:
+        is_over = False
+        while not is_over:
+            await self.cluster.sleep(300, 2_000)
+            try:
+                is_over = await self._step()
+            except (ServerUnavailable, redis.ResponseError):
+                continue
+
+    async def _step(self) -> bool:
+        """Read and acknowledge, or drop the group; return whether it was the last step."""
+        store, is_over = self.cluster.store, self.cluster.is_calm
+        if is_over or not self.rng.randrange(8):
+            await store.drop_consumer_group(
+                self.GROUP, Act.of("sim@host", "not needed", self.cluster.token())
+            )
+            return is_over
+        await store.create_group(self.GROUP, self.rng.choice(("0-0", "$")))
+        entries = await store.read_unacknowledged(self.GROUP, "s1", 50)
+        read = ("XREADGROUP", "GROUP", self.GROUP, "s1", "COUNT", self.rng.choice((1, 50, 500)))
+        await store.transport.command(*read, "STREAMS", self._log, ">", key=self._log)
+        for entry_id, _ in entries[: self.rng.choice((0, 5, 50))]:
+            await store.acknowledge(self.GROUP, entry_id)
+        return False
 
 
 class Mischief:

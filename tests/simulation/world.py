@@ -118,8 +118,9 @@ class SimTransport:
         return entries
 
     async def read_group(
-        self, key: str, group: str, consumer: str, *, block_ms: int, count: int
+        self, key: str, group: str, consumer: str, *, block_ms: int, count: int, noack: bool = True
     ) -> list[Entry]:
+        assert noack, "no role acknowledges"
         until_ms = self._world.now_ms + block_ms
         entries: list[Entry] = await Request(
             lambda: self._world.read_group(key, group, consumer, count), until_ms, is_blocking=True

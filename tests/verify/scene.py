@@ -556,6 +556,33 @@ async def is_set_aside(scene: Scene) -> None:
     assert len(await scene.store.log("ArchiveSetAside")) == 1
 
 
+async def foreign_group(scene: Scene) -> None:
+    await scene.redis.xgroup_create(scene.store.keys.log, "billing", "0", mkstream=True)
+
+
+async def foreign_consumers(scene: Scene) -> None:
+    for name in ("b1", "b2"):
+        await scene.redis.xgroup_createconsumer(scene.store.keys.log, "billing", name)
+
+
+async def remove_consumers(scene: Scene) -> None:
+    await scene.store.remove_idle_consumers("billing", "b3", 0)
+
+
+async def has_no_consumers(scene: Scene) -> None:
+    assert await scene.redis.xinfo_consumers(scene.store.keys.log, "billing") == []
+
+
+async def drop_group(scene: Scene) -> None:
+    await scene.store.drop_consumer_group("billing", ACT)
+
+
+async def is_dropped(scene: Scene) -> None:
+    assert len(await scene.store.log("ConsumerGroupDropped")) == 1
+    groups = await scene.redis.xinfo_groups(scene.store.keys.log)
+    assert b"billing" not in [each["name"] for each in groups]
+
+
 async def long_log(scene: Scene) -> None:
     """A log of more than one node of a stream, which is folded and may be trimmed."""
     for number in range(120):

@@ -332,6 +332,12 @@ function events.ArchiveSetAside(fields, roots)
     by = fields.by })
 end
 
+-- `position` is the id of the last entry that the group had read, `pending` a number.
+function events.ConsumerGroupDropped(group, position, pending, why, by)
+  return append_of_cell('ConsumerGroupDropped', { group = group, position = position,
+    pending = pending > 0 and pending or nil, why = why, by = by })
+end
+
 -- `repair` has the full ids of a session, a job and a node, or empty texts, and the other fields of
 -- the event.
 function events.CellRepaired(repair)

@@ -2,12 +2,20 @@
 -- saves how far it has come. Entries are read without acknowledgement, so the saved position is the
 -- acknowledgement, and the position of the group may be wrong: a process that was suspended, or
 -- another program, may have read from the group or moved it.
+-- include: keys
 -- include: numbers
 -- include: reply
 -- include: strings
 -- include: write
 local groups = {}
 local removed_max = 128
+
+-- Whether the group belongs to the system. The archive and each projection set that has run have a
+-- lease by the name of their group.
+function groups.is_of_system(name)
+  return name == 'archive' or name == 'dispatch' or name == 'core'
+    or redis.call('EXISTS', keys.of('lease', name)) == 1
+end
 
 -- Create the group if it does not exist; returns true if this call has created it. The group reads
 -- the entries after the id `from`. More arguments of XGROUP CREATE may follow.
@@ -54,16 +62,20 @@ function groups.restore_to_end(stream, name)
   groups.move(stream, name, info['last-generated-id'], info['entries-added'])
 end
 
--- Remove the other consumers that have not read for `idle_ms`, at most 128.
-function groups.remove_idle(stream, name, own, idle_ms)
+-- Remove the other consumers that have not read for `idle_ms`, at most 128; with `keeps_pending`
+-- not those that have unacknowledged entries. Returns their number.
+function groups.remove_idle(stream, name, own, idle_ms, keeps_pending)
   local removed = 0
   for _, consumer_reply in ipairs(redis.call('XINFO', 'CONSUMERS', stream, name)) do
     local consumer = reply.by_name(consumer_reply)
-    if consumer.name ~= own and consumer.idle >= idle_ms and removed < removed_max then
+    local may_go = consumer.name ~= own and consumer.idle >= idle_ms
+      and not (keeps_pending and consumer.pending > 0)
+    if may_go and removed < removed_max then
       write('XGROUP', 'DELCONSUMER', stream, name, consumer.name)
       removed = removed + 1
     end
   end
+  return removed
 end
 
 -- The owner is the only consumer of the group.
