@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from eventsched.schema.deliveries import delivery_of
 from eventsched.schema.events import (
     AttemptEnded,
     Event,
@@ -86,20 +87,19 @@ def _attempt_ended(_: CellMetrics, data: AttemptEnded) -> Counted:
     yield ("attempts_ended", data.reason), 1
 
 
-def _recorded(_: CellMetrics, data: ResultRecorded) -> Counted:
+def _recorded(view: CellMetrics, data: ResultRecorded) -> Counted:
     yield ("results_recorded", "result" if data.status == "ok" else data.status), 1
+    yield from _delivered(view, data)
 
 
 def _refused(_: CellMetrics, data: ResultRefused) -> Counted:
     yield ("results_refused", data.code), 1
 
 
-def _delivered(_: CellMetrics, data: ResultDelivered) -> Counted:
-    yield ("deliveries", data.outcome), 1
-
-
-def _missing(_: CellMetrics, __: ResultMissing) -> Counted:
-    yield ("deliveries", "missing"), 1
+def _delivered(_: CellMetrics, data: ResultRecorded | ResultDelivered | ResultMissing) -> Counted:
+    delivery = delivery_of(data)
+    if delivery is not None:
+        yield ("deliveries", delivery.outcome), 1
 
 
 Count: TypeAlias = "Callable[[CellMetrics, Any], Counted]"
@@ -113,7 +113,7 @@ COUNTS: dict[type, Count] = {
     ResultRecorded: _recorded,
     ResultRefused: _refused,
     ResultDelivered: _delivered,
-    ResultMissing: _missing,
+    ResultMissing: _delivered,
 }
 
 

@@ -161,7 +161,8 @@ class CellFollower:
         entries: Sequence[Entry] = ()
         async with self._backoff.attempt(), aclosing(self._history.batches(self._after)) as batches:
             # anext() with a default fails with a SystemError if it is cancelled (Python 3.11).
-            async for entries in batches:
+            async for batch in batches:
+                entries = batch
                 break
         if entries:
             self._after = entries[-1][0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from eventsched.schema.events import (
     AttemptEnded,
     ClassSeen,
+    Delivered,
     JobDispatched,
     ResultDelivered,
     ResultMissing,
@@ -43,9 +44,10 @@ def test_each_event_counts_at_its_labels() -> None:
     log.at(4, dispatched("a")).at(5, dispatched("a")).at(6, dispatched("a", attempt=7))
     log.at(7, AttemptEnded(utterance=0, target="es", attempt=1, epoch=1, reason="lease"))
     delivery = {"utterance": 0, "target": "es", "delivery_no": 0}
-    for at, status in ((8, "ok"), (9, "no_speech")):
-        result = ResultRecorded(**delivery, attempt=1, epoch=1, status=status)  # type: ignore[arg-type]
-        log.at(at, result)
+    log.at(8, ResultRecorded(**delivery, attempt=1, epoch=1, status="ok"))  # type: ignore[arg-type]
+    delivered = ResultRecorded(**delivery, attempt=1, epoch=1, status="no_speech",  # type: ignore[arg-type]
+                               delivered=Delivered())  # fmt: skip
+    log.at(9, delivered)
     log.at(10, ResultDelivered(**delivery, outcome="result"))  # type: ignore[arg-type]
     log.at(11, ResultMissing(**delivery, reason="gap"))  # type: ignore[arg-type]
     log.at(12, SessionClosing(reason="idle"))
@@ -62,6 +64,7 @@ def test_each_event_counts_at_its_labels() -> None:
         "results_recorded|result": 1,
         "results_recorded|no_speech": 1,
         "deliveries|result": 1,
+        "deliveries|no_speech": 1,
         "deliveries|missing": 1,
     }
 
