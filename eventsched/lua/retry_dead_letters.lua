@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- retry_dead_letters: process dead letters again: each as a new entry in the dispatch queue, or as a
--- timer that is due at once. An event that a read model could not fold has been processed again if
--- the read model was rebuilt since.
+-- retry_dead_letters: process dead letters again, each as a new entry in the dispatch queue or as
+-- a timer that is due at once. An event that a read model could not fold has been processed again
+-- if the read model was rebuilt since.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 --   absent_key      es1:{cell}:absent      no key: never exists

@@ -46,7 +46,7 @@ def test_each_event_counts_at_its_labels() -> None:
     delivery = {"utterance": 0, "target": "es", "delivery_no": 0}
     log.at(8, ResultRecorded(**delivery, attempt=1, epoch=1, status="ok"))  # type: ignore[arg-type]
     delivered = ResultRecorded(**delivery, attempt=1, epoch=1, status="no_speech",  # type: ignore[arg-type]
-                               delivered=Delivered())  # fmt: skip
+                               delivered=Delivered(to=["c0.s1"]))  # fmt: skip
     log.at(9, delivered)
     log.at(10, ResultDelivered(**delivery, outcome="result"))  # type: ignore[arg-type]
     log.at(11, ResultMissing(**delivery, reason="gap"))  # type: ignore[arg-type]

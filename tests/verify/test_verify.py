@@ -141,7 +141,7 @@ async def test_an_empty_cell_is_clean(store: TimedStore) -> None:
 async def test_a_cell_in_the_middle_of_its_work_is_clean(busy: BusyCell) -> None:
     report = await verified(busy.store)
     assert report.violations == []
-    assert (report.sessions, report.jobs, report.nodes, report.records) == (1, 8, 1, 11)
+    assert (report.sessions, report.jobs, report.nodes, report.records) == (1, 8, 1, 12)
     assert report.events == len(await busy.store.log())
     assert report.audio_chunks > 0
     assert report.outbox_entries == 1

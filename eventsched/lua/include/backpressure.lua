@@ -4,8 +4,8 @@
 -- have not folded too many of their log entries, with the number of these entries. The role
 -- `backpressure` counts them in the log once a second and sets it; no other call writes it.
 --
--- A refusal names its cause: of a cell the first of the active reasons, of a tenant the backlog that
--- has reached its limit. The hash `tenant_refused` has the backlogs, as `<tenant>|<reason>`, for
+-- A refusal names its cause: of a cell the first of the active reasons, of a tenant the backlog
+-- that has reached its limit. The hash `tenant_refused` has the backlogs, as `<tenant>|<reason>`, for
 -- which the log says that a tenant is refused. Nothing is decided by it.
 -- include: cache
 -- include: keys

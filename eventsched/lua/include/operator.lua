@@ -1,4 +1,4 @@
--- operator: what the calls of operators share: the checks of the texts of their events, and requests.
+-- operator: what the calls of operators share: checks of the texts of their events, and requests.
 -- A request is the id that the caller gives an act. A call with the id of an act that was done
 -- returns the reply of that act and changes nothing. The hash `operator_requests` has the last
 -- 1,024 requests: `time|act|reply`, where `act` is a digest of what the operator asked for.
