@@ -69,7 +69,8 @@ class Fleet:
 
     def drain(self) -> None:
         if self.machine.registered:
-            self.machine.drain(self.rng.randrange(8), self.rng.choice([0, 60_000]))
+            within_ms = self.rng.choice([0, 60_000])
+            self.machine.drain(self.rng.randrange(8), within_ms, self.rng.random() < 0.3)
 
     def pass_time(self) -> None:
         self.machine.tick(self.rng.choice([50, 2_000, 5_000]), 1)

@@ -1163,7 +1163,13 @@ async def test_a_newer_version_waits_then_rebuilds(store: TimedStore) -> None:
 
 
 def test_the_built_in_set_has_the_projections_of_its_modules() -> None:
-    assert [each.name for each in CORE.projections] == ["session", "group", "job", "node"]
+    assert [each.name for each in CORE.projections] == [
+        "session",
+        "group",
+        "job",
+        "node",
+        "metrics",
+    ]
     assert all(isinstance(each, Projection) for each in CORE.projections)
     assert load_core() == CORE
 

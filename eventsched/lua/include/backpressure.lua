@@ -5,8 +5,8 @@
 -- `backpressure` counts them in the log once a second and sets it; no other call writes it.
 --
 -- A refusal names its cause: of a cell the first of the active reasons, of a tenant the backlog
--- that has reached its limit. The hash `tenant_refused` has the backlogs, as `<tenant>|<reason>`, for
--- which the log says that a tenant is refused. Nothing is decided by it.
+-- that has reached its limit. The hash `tenant_refused` has the backlogs, as `<tenant>|<reason>`,
+-- for which the log says that a tenant is refused. Nothing is decided by it.
 -- include: cache
 -- include: keys
 -- include: numbers
