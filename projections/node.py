@@ -52,7 +52,7 @@ class Suspension(msgspec.Struct, frozen=True, order=True, omit_defaults=True, ar
 
     @property
     def word(self) -> str:
-        """The suspension as the scripts store it: the feature, or `*` for the whole node."""
+        """The suspension as the scripts store it: the subject, or `*` for the whole node."""
         return "*" if self.scope == "node" else self.subject
 
 
@@ -88,8 +88,8 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
 
     @property
     def suspension_words(self) -> list[str]:
-        """The suspensions as the scripts store them, in their order: `*` precedes features."""
-        return sorted(each.word for each in self.suspensions if each.scope != "language_pair")
+        """The suspensions as the scripts store them, in their order: `*` precedes the others."""
+        return sorted(each.word for each in self.suspensions)
 
 
 def _registered(view: Node | None, event: Event, data: NodeRegistered) -> Node:

@@ -121,7 +121,7 @@ class FailReport(_OfAttempt, frozen=True, kw_only=True, tag="fail", tag_field="t
     retryable: bool = False
     """Another node may try."""
     feature: _Text = ""
-    """With MODEL_NOT_AVAILABLE: the feature of the job whose model is missing."""
+    """With MODEL_NOT_AVAILABLE: the feature whose model is missing; empty for the language pair."""
 
 
 class Drain(Frame, frozen=True, kw_only=True, tag="drain", tag_field="type"):

@@ -49,7 +49,8 @@ class ClassStatus(msgspec.Struct, frozen=True, kw_only=True):
     targets: list[str]
     features: list[str]
     suspended: list[str]
-    """Features for which the nodes are suspended; `*` means every job."""
+    """Subjects for which the nodes are suspended: features, language pairs as `<source>><target>`,
+    and `*`, which means every job."""
     nodes: list[NodeStatus]
 
 

@@ -68,8 +68,8 @@ local function replace(job, result)
   return true
 end
 
--- The node is not chosen for a while, for this feature or for any job (rule 14, suspended nodes).
--- `subject` is a feature or `nodes.whole`, `reason` the code of the report. Returns whether the
+-- The node is not chosen for the subject for a while (rule 14, suspended nodes). `subject` is a
+-- feature, a language pair or `nodes.whole`, `reason` the code of the report. Returns whether the
 -- node is suspended: the last node that can serve a requirement is never suspended for every job.
 local function suspend(job, subject, reason)
   local registration = nodes.get(job.node)
@@ -82,8 +82,8 @@ local function suspend(job, subject, reason)
     suspended[#suspended + 1] = subject
     nodes.set_suspended(registration, suspended)
   end
-  local scope, feature = nodes.scope_of(subject)
-  events.NodeSuspended(registration, scope, feature, reason, until_ms)
+  local scope, name_of_subject = nodes.scope_of(subject)
+  events.NodeSuspended(registration, scope, name_of_subject, reason, until_ms)
   return true
 end
 
@@ -119,10 +119,13 @@ end
 local function fail(job, result)
   jobs.load_body(job)
   if result.code == 'MODEL_NOT_AVAILABLE' then
-    if not strings.set_of(job.features)[result.feature] then
-      return 'INVALID_MESSAGE field=feature limit=one of the job\'s features'
+    local subject = result.feature
+    if subject == '' then
+      subject = classes.pair_subject(job.source, job.target)
+    elseif not strings.set_of(job.features)[subject] then
+      return 'INVALID_MESSAGE field=feature limit=one of the job\'s features, or empty'
     end
-    suspend(job, result.feature, result.code)
+    suspend(job, subject, result.code)
     attempts.redispatch(job, 'suspended', result.code, '', result)
   elseif result.retryable == '1' then
     attempts.redispatch(job, 'failed', result.code, '', result)

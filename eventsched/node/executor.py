@@ -310,9 +310,12 @@ def result_of(job: Job, returned: Any) -> NodeResult:
     if isinstance(returned, NoSpeech | NoSpeechError):
         return NodeResult(job=job.key, attempt=job.attempt, status="no_speech", code=returned.code)
     if isinstance(returned, JobError):
-        if returned.code == MODEL_NOT_AVAILABLE and returned.feature not in job.features:
+        is_missing_model = returned.code == MODEL_NOT_AVAILABLE
+        if is_missing_model and returned.feature and returned.feature not in job.features:
             features = ", ".join(job.features) or "none"
-            raise InvalidMessage.of("feature", f"one of the job's ({features})", "name it")
+            raise InvalidMessage.of(
+                "feature", f"one of the job's ({features})", "name it, or leave it out"
+            )
         return NodeResult(
             job=job.key,
             attempt=job.attempt,

@@ -67,9 +67,11 @@ class JobError(Exception):
 
     Args:
         code: Why; 1 to 64 characters of A-Z, 0-9 and _. With MODEL_NOT_AVAILABLE this node gets
-            no further jobs that need `feature` for the setting `suspend_ms`.
+            no further jobs that need `feature`, or of the job's language pair without a feature,
+            for the setting `suspend_ms`.
         retryable: Another node may try, at most three times.
-        feature: The feature of the job whose model is missing, with MODEL_NOT_AVAILABLE.
+        feature: The feature of the job whose model is missing, with MODEL_NOT_AVAILABLE. Empty if
+            the node has no model for the language pair.
     """
 
     def __init__(self, code: str, *, retryable: bool = False, feature: str = "") -> None:

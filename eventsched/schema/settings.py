@@ -77,8 +77,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The record of a node that is gone is deleted this long after its last heartbeat; its events
     stay (rule 13, node registration)."""
     suspend_ms: Ms = 60_000
-    """A node that reports a missing model is suspended for the feature for this long, a node with
-    three unreadable results in this time for every job (rule 14, suspended nodes)."""
+    """A node that reports a missing model is suspended for the feature, or for the language pair,
+    for this long, a node with three unreadable results in this time for every job (rule 14,
+    suspended nodes)."""
     session_retention_ms: Ms = 3_600_000
     """The records of a closed session are deleted after this time; its events stay (rule 10, job
     identity)."""

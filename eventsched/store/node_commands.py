@@ -38,7 +38,7 @@ class NodeResult(msgspec.Struct, frozen=True, kw_only=True):
     code: str = ""
     retryable: bool = False
     feature: str = ""
-    """With MODEL_NOT_AVAILABLE: the feature whose model is missing."""
+    """With MODEL_NOT_AVAILABLE: the feature whose model is missing; empty for the language pair."""
     body: bytes = b""
     audio: bytes = b""
     audio_sha256: str = ""

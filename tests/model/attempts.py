@@ -312,9 +312,11 @@ def _replace(w: World, node: str, epoch: int, result: NodeResult) -> None:
 def _failed(w: World, node: str, result: NodeResult) -> None:
     key = result.job
     if result.code == "MODEL_NOT_AVAILABLE":
-        if result.feature not in w.cores[key].features:
+        core = w.cores[key]
+        if result.feature and result.feature not in core.features:
             raise invalid("feature")
-        nodes.suspend(w, name_of(node), result.feature)
+        subject = result.feature or f"{core.source}>{core.target}"
+        nodes.suspend(w, name_of(node), subject)
         redispatch(w, key, "suspended", result.code, result)
     elif result.retryable:
         redispatch(w, key, "failed", result.code, result)

@@ -649,7 +649,8 @@ class Machine(RuleBasedStateMachine):
     def report_a_missing_model(self, which: int, is_known: bool) -> None:
         attempt = self.attempt(which, is_live=True)
         features = self.world.cores[attempt[0]].features if attempt and is_known else []
-        feature = features[which % len(features)] if features else "nothing"
+        choices = [*features, "", "nothing"]
+        feature = choices[which % len(choices)]
         self.say(which, status="failed", code="MODEL_NOT_AVAILABLE", feature=feature)
 
     @precondition(lambda self: self.attempt(0, is_live=True))

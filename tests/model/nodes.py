@@ -23,6 +23,7 @@ from eventsched.schema.events import (
     NodeResumed,
     NodeRetired,
     NodeSuspended,
+    SuspensionScope,
 )
 from eventsched.schema.keys import LANGUAGE, NAME, name_of
 from eventsched.store.node_commands import NodeGrant
@@ -67,13 +68,8 @@ def declares(node: Node, source: str, target: str, features: Sequence[str]) -> b
 
 
 def is_able(node: Node, source: str, target: str, features: Sequence[str]) -> bool:
-    return declares(node, source, target, features) and not _excludes(node, features)
-
-
-def _excludes(node: Node, features: Sequence[str]) -> bool:
-    """Suspended for one of the features, or for every job."""
-    words = node.suspension_words
-    return WHOLE in words or bool(set(features) & set(words))
+    subjects = {WHOLE, f"{source}>{target}", *features}
+    return declares(node, source, target, features) and not subjects & set(node.suspension_words)
 
 
 def others_can_serve(w: World, name: str) -> bool:
@@ -85,6 +81,7 @@ def others_can_serve(w: World, name: str) -> bool:
         any(is_able(other, source, target, usable) for other in others)
         for source in node.sources
         for target in node.targets
+        if f"{source}>{target}" not in node.suspension_words
     )
 
 
@@ -286,12 +283,12 @@ def suspend(
     word: str,
     reason: Literal["MODEL_NOT_AVAILABLE", "RESULT_UNREADABLE"] = "MODEL_NOT_AVAILABLE",
 ) -> None:
-    """Rule 14, suspended nodes: the node is not chosen for this feature, or for any job."""
+    """Rule 14, suspended nodes: the node is not chosen for this subject."""
     node = w.nodes[name]
     until_ms = w.now + w.settings.suspend_ms
     data = NodeSuspended(
         epoch=node.epoch,
-        scope="node" if word == WHOLE else "feature",
+        scope=_scope_of(word),
         subject="" if word == WHOLE else word,
         reason=reason,
         until_ms=until_ms,
@@ -305,12 +302,18 @@ def resume(w: World, name: str, word: str) -> None:
     node = w.nodes[name]
     data = NodeResumed(
         epoch=node.epoch,
-        scope="node" if word == WHOLE else "feature",
+        scope=_scope_of(word),
         subject="" if word == WHOLE else word,
         reason="expired",
         cls=class_id(node, _other_suspended(node, word)),
     )
     w.emit(data, node=node.node)
+
+
+def _scope_of(word: str) -> SuspensionScope:
+    if word == WHOLE:
+        return "node"
+    return "language_pair" if ">" in word else "feature"
 
 
 def _other_suspended(node: Node, word: str) -> list[str]:

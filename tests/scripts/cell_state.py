@@ -295,7 +295,7 @@ def serves(node: Node, requirement: str) -> bool:
     source, target, features = requirement.split(":")
     required = set(features.split(",")) - {""}
     usable = set(node.features) - set(node.suspended("feature"))
-    if node.suspended("node"):
+    if node.suspended("node") or f"{source}>{target}" in node.suspended("language_pair"):
         return False
     return source in node.sources and target in node.targets and required <= usable
 

@@ -1,5 +1,6 @@
-"""Rule 14, suspended nodes: MODEL_NOT_AVAILABLE suspends the node for the feature for 60 s, three
-results whose text cannot be read suspend it for every job. The job is dispatched again.
+"""Rule 14, suspended nodes: MODEL_NOT_AVAILABLE suspends the node for the feature, or for the
+language pair, for 60 s, three results whose text cannot be read suspend it for every job. The job
+is dispatched again.
 """
 
 from __future__ import annotations
@@ -109,10 +110,40 @@ async def test_rule_14_a_feature_that_the_job_does_not_name_is_malformed(
     await store.dispatch()
     (message,) = await assigned(store, node)
     before = await store.types()
-    for feature in ("vad", "", "tts,vad", "nothing"):
+    for feature in ("vad", "tts,vad", "nothing", "en>es"):
         report = MISSING | {"feature": feature}
         assert await reply(store, node, message["j"], **report) == "INVALID_MESSAGE"
     assert await store.types() == before
+    await check(store)
+
+
+async def test_rule_14_a_missing_model_without_a_feature_suspends_the_language_pair(
+    store: TimedStore,
+) -> None:
+    first = await store.join("n1", sources=["de", "en"], targets=["es", "fr"])
+    await speak(store, "s1")
+    await store.dispatch()
+    second = await store.join("n2", sources=["en"], targets=["es"])
+    (message,) = await assigned(store, first)
+    assert await reply(store, first, message["j"], **MISSING | {"feature": ""}) == "ok"
+    suspended = await last(store, "NodeSuspended")
+    assert (suspended.scope, suspended.subject) == ("language_pair", "en>es")
+    assert (await last(store, "AttemptEnded")).reason == "suspended"
+    (again,) = await assigned(store, second)
+    assert again["attempt"] == 2
+    assert (await last(store, "JobDispatched")).affinity.why == "suspended"
+    await check(store)
+    await speak(store, "s2", source="de", targets=["es"])
+    await speak(store, "s3", targets=["fr"])
+    await store.dispatch()
+    assert len(await assigned(store, first)) == 3, "its other pairs"
+    await check(store)
+    for _ in range(6):
+        store.tick(10_001)
+        await store.heartbeat_node(first.node, first.epoch, load=0, attempts=[])
+        await store.timers()
+    resumed = await last(store, "NodeResumed")
+    assert (resumed.scope, resumed.subject, resumed.reason) == ("language_pair", "en>es", "expired")
     await check(store)
 
 
@@ -367,6 +398,29 @@ async def test_rule_14_a_node_that_drains_or_is_suspended_serves_no_requirement(
     await unreadable(store, suspended, 3)
     assert len(await logged(store, "NodeSuspended")) == 1, "n2 drains, n1 is suspended"
     del first, second
+    await check(store)
+
+
+async def test_rule_14_a_pair_for_which_the_other_node_is_suspended_has_no_other_node(
+    store: TimedStore,
+) -> None:
+    """The pair counts for each node: a node suspended for it cannot serve it, and need not."""
+    node = await store.join("n1", slots=8)
+    await speak(store, "s1", count=4)
+    await store.dispatch()
+    other = await busy(store, "n2")
+    (message,) = await assigned(store, other)
+    await reply(store, other, message["j"], **MISSING | {"feature": ""})
+    first, *others = await assigned(store, node)
+    for each in others[:3]:
+        await reply(store, node, each["j"], body=PLAIN)
+    assert [event.data.scope for event in await logged(store, "NodeSuspended")] == ["language_pair"]
+    await reply(store, node, first["j"], **MISSING | {"feature": ""})
+    message = (await assigned(store, node))[-1]
+    assert message["j"] != first["j"]
+    await reply(store, node, message["j"], message["attempt"], body=PLAIN)
+    scopes = [event.data.scope for event in await logged(store, "NodeSuspended")]
+    assert scopes == ["language_pair", "language_pair", "node"]
     await check(store)
 
 

@@ -1,5 +1,5 @@
 -- classes: a capability class is the set of nodes with equal (sources, targets, features, suspended
--- features). Dispatch compares classes instead of nodes: every node of a class can take the same
+-- subjects). Dispatch compares classes instead of nodes: every node of a class can take the same
 -- jobs, and the least loaded node is first.
 -- include: cache
 -- include: class_nodes
@@ -7,7 +7,8 @@
 -- include: reply
 -- include: strings
 -- include: write
--- `whole_node` among the suspended features suspends the nodes of the class for every job.
+-- A suspended subject is a feature, a language pair as `pair_subject` names it, or `whole_node`,
+-- which suspends the nodes of the class for every job.
 local classes = { whole_node = '*' }
 
 function classes.id_of(sources, targets, features, suspended)
@@ -67,29 +68,34 @@ local function contains_all(set, features)
   return true
 end
 
--- Whether the nodes of the class are suspended for a requirement with these features.
-local function is_suspended(class, features)
+-- The subject of a suspension for a language pair. No feature has this form.
+function classes.pair_subject(source, target)
+  return source .. '>' .. target
+end
+
+-- Whether the nodes of the class are suspended for a requirement of this pair with these features.
+local function is_suspended(class, pair, features)
   local set = class.suspended
-  if set[classes.whole_node] then return true end
+  if set[classes.whole_node] or set[pair] then return true end
   for _, feature in ipairs(features) do
     if set[feature] then return true end
   end
   return false
 end
 
--- Whether the nodes of the class can take a job with these features now.
-local function serves(class, features)
-  return contains_all(class.features, features) and not is_suspended(class, features)
+-- Whether the nodes of the class can take a job of this pair with these features now.
+local function serves(class, pair, features)
+  return contains_all(class.features, features) and not is_suspended(class, pair, features)
 end
 
 local function find_matching(requirement)
   local source, target, features = string.match(requirement, '^(.-):(.-):(.*)$')
   features = strings.split(features)
-  local usable, suspended = {}, {}
+  local pair, usable, suspended = classes.pair_subject(source, target), {}, {}
   for _, id in ipairs(ids_of_pair.read_through(source .. ':' .. target)) do
     local class = class_nodes.definition(id)
     if contains_all(class.features, features) then
-      local ids = is_suspended(class, features) and suspended or usable
+      local ids = is_suspended(class, pair, features) and suspended or usable
       ids[#ids + 1] = id
     end
   end
@@ -118,28 +124,32 @@ end
 
 -- Whether the nodes other than this one can serve every requirement that this node can serve now. A
 -- node that drains takes no new job. The requirement with all usable features is the hardest one of
--- each language pair. Bound: the 1,024 language pairs of a node, the classes of each.
+-- each language pair; a pair for which the node is suspended needs no other node. Bound: the 1,024
+-- language pairs of a node, the classes of each.
 function classes.others_can_serve(node)
   local suspended, usable, by_class = strings.set_of(node.suspended), {}, {}
   for _, feature in ipairs(strings.split(node.features)) do
     if not suspended[feature] then usable[#usable + 1] = feature end
   end
+  -- The suspended subjects of a class with another node that has the features, or false.
   local function can_serve(id)
     if by_class[id] == nil then
       local class = class_nodes.definition(id)
       local is_this = id == node.class and node.status == 'alive'
       by_class[id] = class.total - class.draining > (is_this and 1 or 0)
-        and contains_all(class.features, usable) and not is_suspended(class, usable)
+        and serves(class, nil, usable) and class.suspended
     end
     return by_class[id]
   end
   local targets = strings.split(node.targets)
   for _, source in ipairs(strings.split(node.sources)) do
     for _, target in ipairs(targets) do
-      local has_other = false
+      local subject = classes.pair_subject(source, target)
+      local has_other = suspended[subject] or false
       for _, id in ipairs(ids_of_pair.read_through(source .. ':' .. target)) do
-        has_other = can_serve(id)
         if has_other then break end
+        local subjects = can_serve(id)
+        has_other = subjects and not subjects[subject]
       end
       if not has_other then return false end
     end
@@ -147,7 +157,7 @@ function classes.others_can_serve(node)
   return true
 end
 
--- A node joins. `declared` has its sources, targets, features and suspended features as joined
+-- A node joins. `declared` has its sources, targets, features and suspended subjects as joined
 -- text. A new class is added to each of its language pairs (at most 1,024) and gets the waiting
 -- requirements that it serves.
 function classes.join(id, node, declared)
@@ -194,7 +204,8 @@ function classes.watch(id, sources, targets)
   waiting.evict(id)
   for requirement, place in pairs(reply.by_name(redis.call('HGETALL', keys.requirements))) do
     local source, target, features = string.match(requirement, '^(.-):(.-):(.*)$')
-    if sources[source] and targets[target] and serves(class, strings.split(features)) then
+    if sources[source] and targets[target]
+      and serves(class, classes.pair_subject(source, target), strings.split(features)) then
       write('ZADD', items, '0', place .. ':' .. requirement)
     end
   end
@@ -220,7 +231,8 @@ function classes.stored_serving(source, target, features)
     local stored = redis.call('HMGET', keys.of('class', id), 'features', 'suspended')
     local class = { features = strings.set_of(stored[1] or ''),
       suspended = strings.set_of(stored[2] or '') }
-    if serves(class, strings.split(features)) then ids[#ids + 1] = id end
+    local pair = classes.pair_subject(source, target)
+    if serves(class, pair, strings.split(features)) then ids[#ids + 1] = id end
   end
   return ids
 end

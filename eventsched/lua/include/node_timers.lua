@@ -86,7 +86,7 @@ function node_timers.gone(name)
   nodes.retire(node)
 end
 
--- A suspension has ended: the node can be chosen again, for the feature or for any job.
+-- A suspension has ended: the node can be chosen again for the subject.
 function node_timers.suspension(id)
   local name, subject = string.match(id, '^(.-)|(.*)$')
   local node = nodes.get(name)
@@ -97,8 +97,8 @@ function node_timers.suspension(id)
     if other ~= subject then suspended[#suspended + 1] = other end
   end
   nodes.set_suspended(node, suspended)
-  local scope, feature = nodes.scope_of(subject)
-  events.NodeResumed(node, scope, feature, 'expired')
+  local scope, name_of_subject = nodes.scope_of(subject)
+  events.NodeResumed(node, scope, name_of_subject, 'expired')
   assign.fill(node, '')
 end
 return node_timers

@@ -13,7 +13,7 @@
 -- include: timers
 -- include: validate
 -- include: write
--- `whole` in the list of suspensions stands for the whole node; any other word is a feature.
+-- `whole` in the list of suspended subjects is the whole node (module `classes`).
 local nodes = { lease_ms_min = 15000, whole = classes.whole_node }
 local lost_registrations_max = 16
 
@@ -257,10 +257,10 @@ function nodes.finish_drain(node)
   events.NodeDrained(node)
 end
 
--- Scope and subject of a suspension in an event, from a word in the list of suspensions.
-function nodes.scope_of(word)
-  if word == nodes.whole then return 'node', '' end
-  return 'feature', word
+-- Scope and subject of a suspension in an event, from a suspended subject of the node.
+function nodes.scope_of(subject)
+  if subject == nodes.whole then return 'node', '' end
+  return string.find(subject, '>', 1, true) and 'language_pair' or 'feature', subject
 end
 
 -- Set the suspensions of the node. The node moves to the class with these suspensions, with
