@@ -30,8 +30,9 @@ from eventsched.schema.events import (
 )
 from eventsched.schema.keys import job_key
 
-Status: TypeAlias = Literal["queued", "running", "released", "ended"]
-"""`released`: an attempt has ended, and the same script call dispatches, queues or ends the job."""
+Status: TypeAlias = Literal["queued", "backoff", "running", "released", "ended"]
+"""`backoff`: a timer ends the wait before the next attempt (rule 20, dispatching again).
+`released`: an attempt has ended, and the same script call dispatches, queues or ends the job."""
 
 
 class Attempt(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
@@ -69,8 +70,12 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     dispatched_ms: int = 0
     deadline_ms: int = 0
     """While running: when the lease of the dispatch ends. While queued: when the wait ends."""
+    not_before_ms: int = 0
+    """When the backoff ends, or 0."""
+    avoid_until_ms: int = 0
+    """While queued or backing off: until when the job avoids the node of its last attempt, or 0."""
     reason: str = ""
-    """Why the job waits (rule 15, two reasons to wait)."""
+    """Why the job waits (rule 15, two reasons to wait), or `retry_backoff`."""
     priority: int = -1
     tag: int = 0
     """Finish tag of its tenant; with `priority` and `member`, the place in the queue."""
@@ -82,18 +87,25 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     """How many calls of attempts were refused."""
     attempts: tuple[Attempt, ...] = ()
 
+    @property
+    def avoided(self) -> str:
+        """Full id of the node that a waiting job avoids: that of its last attempt; or empty."""
+        return self.attempts[-1].node if self.avoid_until_ms and self.attempts else ""
+
 
 def _queued(view: Job | None, event: Event, data: JobQueued) -> Job:
     if view is None:
         view = _created(event, data)
     return replace(
         view,
-        status="queued",
+        status="backoff" if data.not_before_ms else "queued",
         attempt=data.attempt,
         node="",
         epoch=0,
         dispatched_ms=0,
         deadline_ms=data.deadline_ms,
+        not_before_ms=data.not_before_ms,
+        avoid_until_ms=data.avoid_until_ms,
         reason=data.reason,
         priority=data.priority,
         tag=data.tag,
@@ -132,6 +144,8 @@ def _dispatched(view: Job | None, event: Event, data: JobDispatched) -> Job:
         epoch=data.epoch,
         dispatched_ms=event.ms,
         deadline_ms=data.deadline_ms,
+        not_before_ms=0,
+        avoid_until_ms=0,
         reason="",
         attempts=(*view.attempts, start),
     )
@@ -168,6 +182,7 @@ def _recorded(view: Job, event: Event, data: ResultRecorded | ResultReplaced) ->
 
 
 def _failed(view: Job, event: Event, data: JobFailed) -> Job:
+    view = replace(view, not_before_ms=0, avoid_until_ms=0)
     return replace(view, status="ended", outcome="failed", code=data.code, ended_ms=event.ms)
 
 
@@ -175,6 +190,7 @@ def _missing(view: Job, event: Event, _: ResultMissing) -> Job:
     """End the job; if an attempt is live, its AttemptEnded follows."""
     if view.status == "ended":
         return view
+    view = replace(view, not_before_ms=0, avoid_until_ms=0)
     return replace(view, status="ended", outcome="missing", ended_ms=event.ms)
 
 
@@ -216,7 +232,7 @@ class Jobs:
     """One record per job, by its key."""
 
     name = "job"
-    version = 2
+    version = 3
     view: Any = Job
     handles = handled(STEPS)
 

@@ -23,6 +23,8 @@ UNITS = {
     "KeepMs": "ms",
     "RetentionMs": "ms",
     "NodeRetentionMs": "ms",
+    "BackoffMs": "ms",
+    "AvoidMs": "ms",
     "Bytes": "bytes",
     "OutboxBytes": "bytes",
     "Entries": "entries",

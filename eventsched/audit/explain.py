@@ -14,6 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from eventsched.audit.scheduler_state import (
+    Queue,
     Requirement,
     SchedulerState,
     Verdict,
@@ -23,6 +24,7 @@ from eventsched.audit.scheduler_state import (
     used_slots,
     verdict,
 )
+from eventsched.formatting import clock
 from eventsched.schema.deliveries import Delivery, delivery_of
 from eventsched.schema.events import (
     Affinity,
@@ -138,8 +140,22 @@ def decision(state: SchedulerState | None, event: Event) -> Decision:
             cause=event.cause, context_at=data.context_at,
         )  # fmt: skip
     else:
-        result = Decision(id=event.id, attempt=data.attempt, reason=data.reason, cause=event.cause)
-    return _add_node_states(result, state, event, data) if state else result
+        result = Decision(
+            id=event.id, attempt=data.attempt, reason=data.reason, detail=_times_of_wait(data),
+            last=data.last, cause=event.cause,
+        )  # fmt: skip
+    if state is None or (isinstance(data, JobQueued) and data.not_before_ms):
+        return result
+    return _add_node_states(result, state, event, data)
+
+
+def _times_of_wait(data: JobQueued) -> str:
+    """Until when the job backs off, or avoids its last node."""
+    if data.not_before_ms:
+        return f"backs off until {clock(data.not_before_ms)}"
+    if data.avoid_until_ms:
+        return f"avoids {data.last} until {clock(data.avoid_until_ms)}, another node is able"
+    return ""
 
 
 def _add_node_states(
@@ -161,8 +177,9 @@ def _add_node_states(
     if isinstance(data, JobDispatched):
         return replace(result, nodes=nodes)
     place = data.priority, data.tag, data.member
+    detail = result.detail or _why_it_waits(state, requirement, nodes)
     return replace(
-        result, nodes=nodes, last=last, detail=_why_it_waits(state, requirement, nodes),
+        result, nodes=nodes, last=last, detail=detail,
         ahead=state.waiting.ahead_of(requirement, place),
     )  # fmt: skip
 
@@ -171,7 +188,7 @@ def _why_it_waits(
     state: SchedulerState, requirement: Requirement, nodes: Sequence[NodeState]
 ) -> str:
     """Rule 18, fair waiting: jobs that already wait go first, even if a slot is free."""
-    if state.waiting.head(requirement) is not None:
+    if state.waiting.head(Queue(requirement)) is not None:
         return "other jobs of the same requirement already wait"
     if any(node.verdict == "last" for node in nodes):
         return "the slot that it has just released goes to a waiting job"
@@ -309,6 +326,8 @@ def _stages(
 def _stage_after(event: Event) -> str | None:
     """Return the stage that the event begins: empty at the end, None if it begins none."""
     match event.data:
+        case JobQueued(reason="retry_backoff"):
+            return "backoff"
         case JobQueued():
             return "wait for a slot"
         case JobDispatched(attempt=attempt):
@@ -329,6 +348,12 @@ def _ended_by(begin: Event, event: Event, session_events: Sequence[Event]) -> st
     """Say what ended the stage."""
     node = event.node
     match begin.data, event.data:
+        case JobQueued(reason="retry_backoff"), JobDispatched(rule=rule):
+            return f"over, to {node} by {rule}"
+        case JobQueued(reason="retry_backoff"), JobQueued(reason=reason):
+            return f"over, queued: {reason}" + _avoiding(event)
+        case JobQueued(avoid_until_ms=until_ms), JobQueued() if until_ms:
+            return "no other node had a slot, any node from now on"
         case _, JobQueued(reason=reason):
             return f"queued, {reason}"
         case JobQueued(reason=reason), JobDispatched():
@@ -348,6 +373,12 @@ def _ended_by(begin: Event, event: Event, session_events: Sequence[Event]) -> st
         case _, data:
             delivery = delivery_of(data)
             return _in_order(begin, event, delivery, session_events) if delivery else ""
+
+
+def _avoiding(event: Event) -> str:
+    """The node that the queued job avoids."""
+    assert isinstance(event.data, JobQueued)
+    return f", avoids {event.data.last}" if event.data.avoid_until_ms else ""
 
 
 def _by(event: Event) -> str:
@@ -374,8 +405,10 @@ def _in_order(
 def _waits_for(at: Event) -> str:
     """Say what the open stage that `at` began waits for."""
     match at.data:
+        case JobQueued(reason="retry_backoff", not_before_ms=until_ms):
+            return f"backs off until {clock(until_ms)}"
         case JobQueued(reason=reason):
-            return f"{reason}: still waiting"
+            return f"{reason}: still waiting" + _avoiding(at)
         case JobDispatched():
             return f"still on {at.node}"
         case AttemptEnded():

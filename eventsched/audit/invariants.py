@@ -274,7 +274,8 @@ def _check_outcome_is_open(
 def _queued(event: Event, data: JobQueued, records: Records) -> Findings:
     yield from _check_outcome_is_open(event, data, records)
     job = records.job(event)
-    if job is not None and job.status not in ("released", "queued"):
+    allowed = ("released",) if data.not_before_ms else ("released", "queued", "backoff")
+    if job is not None and job.status not in allowed:
         yield "I2", f"queued while {job.status}"
 
 
@@ -294,7 +295,7 @@ def _dispatched(event: Event, data: JobDispatched, records: Records) -> Findings
     if job is not None:
         if any(attempt.attempt == data.attempt for attempt in job.attempts):
             yield "I2", f"attempt {data.attempt} was dispatched before"
-        if job.status not in ("queued", "released"):
+        if job.status not in ("queued", "backoff", "released"):
             yield "I2", f"dispatched while {job.status}"
     last = job.attempts[-1].attempt if job and job.attempts else 0
     if data.attempt != last + 1:

@@ -65,6 +65,10 @@ def missing_job_timers(view: Session, stored: Mapping[str, Any]) -> Iterator[Req
                 yield RequiredTimer("wait", job["key"], "waits")
             if job.get("priority", 0) > 0 and "age" not in job:
                 yield RequiredTimer("age", job["key"], "waits below the highest priority")
+            if "avoid_until" in job and "avoid" not in job:
+                yield RequiredTimer("avoid", job["key"], "avoids a node")
+        elif job.get("status") == "backoff" and "backoff" not in job:
+            yield RequiredTimer("backoff", job["key"], "backs off")
 
 
 def retry_timer(view: Job) -> RequiredTimer | None:

@@ -51,6 +51,11 @@ class JobRepair:
         writes.append(("SET", f"job:{self._key}", self._record(view)))
         if view.status == "queued":
             writes += self._enter_queue(view)
+        if view.status == "backoff":
+            writes.append(
+                ("ZADD", "backoffs", view.not_before_ms, f"{_requirement(view)} {view.job}")
+            )
+            writes += job_timer("backoff", view, self._settings)
         if view.status == "running":
             writes += job_timer("leases", view, self._settings)
         yield self._change(f"set the record: {view.status}", reason, writes)
@@ -69,13 +74,19 @@ class JobRepair:
     def _leave_queue(self) -> list[Write]:
         """Remove the job from the place at which its record says that it waits."""
         job = self._stored.get("hash", {})
-        if job.get("status") != "queued" or not self._stored.get("requirement"):
+        if not self._stored.get("requirement"):
+            return []
+        if job.get("status") == "backoff":
+            return [("ZREM", "backoffs", f"{self._stored['requirement']} {self._key}")]
+        if job.get("status") != "queued":
             return []
         key = f"waiting:{job['priority']}:{self._stored['requirement']}"
         return [("ZREM", key, job["member"]), ("ZREM", "waiting_tags", job["member"])]
 
     def _enter_queue(self, view: Job) -> list[Write]:
-        requirement = f"{view.source}:{view.target}:{','.join(view.features)}"
+        requirement = _requirement(view)
+        if view.avoided:
+            requirement += f"|{name_of(view.avoided)}"
         writes: list[Write] = [
             ("ZADD", f"waiting:{view.priority}:{requirement}", view.tag, view.member),
             ("ZADD", "waiting_tags", view.tag, view.member),
@@ -83,6 +94,8 @@ class JobRepair:
         ]
         if view.priority:
             writes += job_timer("age", view, self._settings)
+        if view.avoid_until_ms:
+            writes += job_timer("avoid", view, self._settings)
         return writes
 
     def _record(self, view: Job) -> str:
@@ -99,7 +112,9 @@ class JobRepair:
         elif view.status == "running":
             dispatched, deadline = str(view.dispatched_ms), str(view.deadline_ms)
         elif view.status == "queued":
-            deadline = str(view.deadline_ms)
+            dispatched, deadline = str(view.avoid_until_ms or ""), str(view.deadline_ms)
+        elif view.status == "backoff":
+            dispatched, deadline = str(view.not_before_ms), str(view.avoid_until_ms)
         else:
             outcome = _OUTCOMES.get(view.outcome, view.outcome)
         refused = self._stored.get("hash", {}).get("refused", "")
@@ -120,6 +135,10 @@ class JobRepair:
         assert self._session is not None
         assert self._facts is not None
         return msgspec.json.encode(fields | details(self._session, self._facts, view)).decode()
+
+
+def _requirement(view: Job) -> str:
+    return f"{view.source}:{view.target}:{','.join(view.features)}"
 
 
 def details(session: Session, facts: SessionFacts, job: Job) -> dict[str, Any]:

@@ -340,6 +340,10 @@ def job_timer(kind: str, job: Job, settings: Settings) -> list[Write]:
         return [set_timer("leases", id_, job.dispatched_ms + LEASE_MS_MIN)]
     if kind == "age":
         return [set_timer("age", job.job, job.deadline_ms - settings.queue_timeout_ms // 2)]
+    if kind == "avoid":
+        return [set_timer("avoid", job.job, job.avoid_until_ms)]
+    if kind == "backoff":
+        return [set_timer("backoff", job.job, job.not_before_ms)]
     return [set_timer("wait", job.job, job.deadline_ms)]
 
 

@@ -18,6 +18,7 @@ import msgspec
 from eventsched.audit.scheduler_state import (
     NAMED_MAX,
     CapabilityClass,
+    Queue,
     Requirement,
     SchedulerState,
     class_order,
@@ -80,10 +81,18 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def choose(
-    state: SchedulerState, job: Job | None, requirement: Requirement, session: str, turn: int
+    state: SchedulerState,
+    job: Job | None,
+    requirement: Requirement,
+    session: str,
+    turn: int,
+    ms: int,
 ) -> ComputedDecision:
     """Rules 16 (choosing a node) and 20 (dispatching again): the affinity node, else the least
     loaded; the node of the previous attempt only if no other node can take the job.
+
+    Args:
+        ms: The time of the decision.
     """
     serving = state.serving(requirement)
     last = job.attempts[-1].node if job and job.attempts else ""
@@ -94,7 +103,7 @@ def choose(
     computed = ComputedDecision(
         affinity=affinity, last=last, reason=wait_reason(state, requirement)
     )
-    if not node or _must_yield(state, job, node):
+    if not node or _must_yield(state, job, node) or _is_avoided(state, job, requirement, node, ms):
         return computed
     chosen = state.node(node)
     assert chosen is not None
@@ -137,10 +146,22 @@ def _must_yield(state: SchedulerState, job: Job | None, node: str) -> bool:
     """Whether the slot that the job has just released goes to a job that waits for it."""
     if job is None or not job.attempts or job.attempts[-1].node != node:
         return False
+    if job.status == "backoff":
+        return False  # the slot was released before the backoff
     freed = state.node(node)
     if freed is None or freed.epoch != job.attempts[-1].epoch:
         return False
     return next(state.waiting_for(freed), None) is not None
+
+
+def _is_avoided(
+    state: SchedulerState, job: Job | None, requirement: Requirement, node: str, ms: int
+) -> bool:
+    """Whether the job, after its backoff, waits for another node than that of its last attempt."""
+    if job is None or job.status != "backoff" or job.avoided != node:
+        return False
+    able = sum(each.evidence.free + each.evidence.full for each in state.serving(requirement))
+    return ms < job.avoid_until_ms and able > 1
 
 
 def choose_job(state: SchedulerState, full_id: str) -> ComputedDecision:
@@ -153,7 +174,7 @@ def choose_job(state: SchedulerState, full_id: str) -> ComputedDecision:
         node=full_id if heads else "",
         rule="fill",
         classes=[state.class_of(node).evidence],
-        compared=len(heads),
+        compared=len(state.queues_of(node)) if heads else 0,
         winner=heads[0][1] if heads else None,
         runner_up=heads[1][1] if len(heads) > 1 else None,
     )
@@ -233,8 +254,8 @@ def _check_fill_evidence(event: Event, data: JobDispatched) -> Iterator[tuple[st
         yield "winner", data.winner.member, event.job
     if data.runner_up is not None and _order(data.runner_up) < _order(data.winner):
         yield "winner", _order(data.winner), _order(data.runner_up)
-    if (data.runner_up is None) != (data.compared == 1):
-        yield "compared", data.compared, 1 if data.runner_up is None else "two or more"
+    if data.compared < (1 if data.runner_up is None else 2):
+        yield "compared", data.compared, "at least the winner and the runner-up"
 
 
 def check_against_state(
@@ -245,7 +266,7 @@ def check_against_state(
         computed = choose_job(state, event.node)
     else:
         job = state.job(event.job)
-        computed = choose(state, job, Requirement.of(data), event.session, data.turn)
+        computed = choose(state, job, Requirement.of(data), event.session, data.turn, event.ms)
     recorded = {"node": event.node} | {name: getattr(data, name) for name in _COMPARED}
     for name, value in recorded.items():
         if value != getattr(computed, name):
@@ -260,15 +281,36 @@ _COMPARED = (
 def check_queued(
     state: SchedulerState, event: Event, data: JobQueued
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Rules 15 (two reasons to wait) and 18 (fair waiting): whether, and why, the job must wait."""
-    requirement = Requirement.of(data)
+    """Rules 15 (two reasons to wait), 18 (fair waiting) and 20 (dispatching again): whether, and
+    why, the job must wait.
+    """
+    requirement, job = Requirement.of(data), state.job(event.job)
+    if data.reason == "retry_backoff":
+        yield from _check_backoff(job, event, data)
+        return
     if data.reason != (expected := wait_reason(state, requirement)):
         yield "reason", data.reason, expected
-    if state.waiting.head(requirement):
-        return  # jobs of its requirement already wait, so the job must wait as well
-    computed = choose(state, state.job(event.job), requirement, event.session, -1)
+    if job is not None and job.status == "queued" and job.avoid_until_ms:
+        return  # the job has avoided a node until now, and waits for any node from now on
+    avoided = Queue(requirement, data.last)
+    if state.waiting.head(Queue(requirement)) or state.waiting.head(avoided):
+        return  # jobs of its queue already wait, so the job must wait as well
+    computed = choose(state, job, requirement, event.session, -1, event.ms)
     if computed.node:
         yield "node", "", computed.node
+
+
+def _check_backoff(
+    job: Job | None, event: Event, data: JobQueued
+) -> Iterator[tuple[str, Any, Any]]:
+    """A job backs off only after an attempt that its node reported as failed."""
+    ended = job.attempts[-1] if job and job.attempts else None
+    if ended is None or ended.end != "failed":
+        yield "reason", data.reason, "its last attempt has not failed"
+    elif data.last != ended.node:
+        yield "last", data.last, ended.node
+    if data.not_before_ms <= event.ms:
+        yield "not_before_ms", data.not_before_ms, "later than the event"
 
 
 def check_promotion(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -120,44 +120,56 @@ def verdict(node: Node, requirement: Requirement) -> Verdict:
 # --- all nodes and jobs ---------------------------------------------------------------------
 
 
+class Queue(NamedTuple):
+    """Jobs that wait in one order: those of a requirement, by the node that they avoid."""
+
+    requirement: Requirement
+    avoided: str = ""
+    """Full id of the node of their last attempts (rule 20, dispatching again), or empty."""
+
+
 class WaitQueue:
-    """Jobs that wait for a slot, by requirement, in the order of rule 18, fair waiting."""
+    """Jobs that wait for a slot, by queue, in the order of rule 18, fair waiting."""
 
     def __init__(self) -> None:
-        self._places: dict[str, tuple[Requirement, tuple[int, int, str]]] = {}
-        self._queues: dict[Requirement, list[tuple[tuple[int, int, str], str]]] = {}
+        self._places: dict[str, tuple[Queue, tuple[int, int, str]]] = {}
+        self._queues: dict[Queue, list[tuple[tuple[int, int, str], str]]] = {}
 
     def __contains__(self, job: str) -> bool:
         return job in self._places
 
     def put(self, job: Job) -> None:
         """Add the job at its place, or move it there."""
-        requirement, place = Requirement.of(job), (job.priority, job.tag, job.member)
-        if self._places.get(job.job) != (requirement, place):
-            self._places[job.job] = requirement, place
-            heapq.heappush(self._queues.setdefault(requirement, []), (place, job.job))
+        queue = Queue(Requirement.of(job), job.avoided)
+        place = job.priority, job.tag, job.member
+        if self._places.get(job.job) != (queue, place):
+            self._places[job.job] = queue, place
+            heapq.heappush(self._queues.setdefault(queue, []), (place, job.job))
 
     def remove(self, job: str) -> None:
         self._places.pop(job, None)
 
-    def head(self, requirement: Requirement) -> tuple[str, Rank] | None:
-        """Return the next job of this requirement, or None."""
-        queue = self._queues.get(requirement, [])
-        while queue:
-            place, job = queue[0]
-            if self._places.get(job) == (requirement, place):
+    def head(self, queue: Queue) -> tuple[str, Rank] | None:
+        """Return the next job of this queue, or None."""
+        jobs = self._queues.get(queue, [])
+        while jobs:
+            place, job = jobs[0]
+            if self._places.get(job) == (queue, place):
                 return job, Rank(priority=place[0], tag=place[1], member=place[2])
-            heapq.heappop(queue)
-        self._queues.pop(requirement, None)
+            heapq.heappop(jobs)
+        self._queues.pop(queue, None)
         return None
 
-    def requirements(self) -> list[Requirement]:
-        """Requirements with a waiting job."""
-        return [requirement for requirement in list(self._queues) if self.head(requirement)]
+    def queues(self) -> list[Queue]:
+        """Queues with a waiting job."""
+        return [queue for queue in list(self._queues) if self.head(queue)]
 
     def ahead_of(self, requirement: Requirement, place: tuple[int, int, str]) -> int:
         """Count the jobs of the requirement before this place."""
-        return sum(each == requirement and other < place for each, other in self._places.values())
+        return sum(
+            queue.requirement == requirement and other < place
+            for queue, other in self._places.values()
+        )
 
 
 class SchedulerState:
@@ -238,12 +250,16 @@ class SchedulerState:
             if members
         )
 
-    def waiting_for(self, node: Node) -> Iterator[tuple[str, Rank]]:
-        """The next job of every waiting requirement that the node's class serves."""
+    def queues_of(self, node: Node) -> list[Queue]:
+        """The queues with waiting jobs that the node's class serves."""
         capability_class = self.class_of(node)
-        for requirement in self.waiting.requirements():
-            head = self.waiting.head(requirement)
-            if head and capability_class.serves(requirement):
+        return [each for each in self.waiting.queues() if capability_class.serves(each.requirement)]
+
+    def waiting_for(self, node: Node) -> Iterator[tuple[str, Rank]]:
+        """The next job of every queue that the node can take: none that avoids the node."""
+        for queue in self.queues_of(node):
+            head = self.waiting.head(queue)
+            if head and queue.avoided != node.node:
                 yield head
 
     def _class(self, class_id: str) -> CapabilityClass:

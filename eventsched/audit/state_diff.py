@@ -198,8 +198,8 @@ def job_differences(key: str, view: Job | None, stored: Stored) -> Iterator[Viol
         ended = view.attempts[-1]
         fields |= {"status": "running", "node": name_of(ended.node), "epoch": str(ended.epoch)}
     elif view.status == "queued":
-        fields |= {"priority": str(view.priority), "tag": str(view.tag), "member": view.member}
-        fields |= {"deadline": str(view.deadline_ms)}
+        fields |= _place_fields(view) | {"deadline": str(view.deadline_ms)}
+        fields |= {"dispatched": str(view.avoid_until_ms or "")}
         if stored.get("tag") != str(view.tag):
             yield Violation("I7", where, f"its finish tag in the queue is {stored.get('tag')}")
         if stored.get("tag_of_all") != str(view.tag):
@@ -207,10 +207,21 @@ def job_differences(key: str, view: Job | None, stored: Stored) -> Iterator[Viol
             yield Violation("I7", where, f"its finish tag among all waiting jobs is {tag}")
         if "head_fault" in stored:
             yield Violation("I7", where, f"of its requirement: {stored['head_fault']}")
+    elif view.status == "backoff":
+        fields |= _place_fields(view) | {"deadline": str(view.avoid_until_ms)}
+        fields |= {"dispatched": str(view.not_before_ms)}
+        if stored.get("backoff") != str(view.not_before_ms):
+            ends = stored.get("backoff")
+            yield Violation("I7", where, f"the end of its backoff among all backoffs is {ends}")
     else:
         fields |= {"outcome": view.outcome}
         job = {**job, "outcome": _outcome(job.get("outcome", ""))}
     yield from _differences("I7", where, fields, {field: job.get(field, "") for field in fields})
+
+
+def _place_fields(view: Job) -> dict[str, str]:
+    """The place of a waiting job in the queue, as its record has it."""
+    return {"priority": str(view.priority), "tag": str(view.tag), "member": view.member}
 
 
 def _outcome(status: str) -> str:

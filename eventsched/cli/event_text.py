@@ -78,7 +78,10 @@ def _finalized(_: Event, d: events.UtteranceFinalized) -> str:
 
 
 def _queued(_: Event, d: events.JobQueued) -> str:
-    return f"{_job(d)}  {d.reason}, attempt {d.attempt}, priority {d.priority}"
+    wait = f"{_job(d)}  {d.reason}, attempt {d.attempt}, priority {d.priority}"
+    backoff = f"backs off until {clock(d.not_before_ms)}" if d.not_before_ms else ""
+    avoided = f"avoids {name_of(d.last)} until {clock(d.avoid_until_ms)}" if d.last else ""
+    return wait + _suffix(backoff, avoided)
 
 
 def _promoted(_: Event, d: events.JobPromoted) -> str:

@@ -164,7 +164,12 @@ def _outcome(report: Report, audio: bytes | None) -> Result | NoSpeech | JobErro
     if isinstance(report, NoSpeechReport):
         return NoSpeech(code=report.code)
     if isinstance(report, FailReport):
-        return JobError(report.code, retryable=report.retryable, feature=report.feature)
+        return JobError(
+            report.code,
+            retryable=report.retryable,
+            feature=report.feature,
+            retry_in_ms=report.retry_in_ms,
+        )
     if report.audio and not audio:
         raise InvalidMessage.of("audio", "speech expected, got none", "leave `audio` out")
     return Result(

@@ -119,9 +119,11 @@ class FailReport(_OfAttempt, frozen=True, kw_only=True, tag="fail", tag_field="t
     code: _Text
     """Why; 1 to 64 characters of A-Z, 0-9 and _."""
     retryable: bool = False
-    """Another node may try."""
+    """The job is tried again, at most three times."""
     feature: _Text = ""
     """With MODEL_NOT_AVAILABLE: the feature whose model is missing; empty for the language pair."""
+    retry_in_ms: Annotated[int, msgspec.Meta(ge=0, le=10_000)] | None = None
+    """The backoff before the next attempt; such a failure is retryable."""
 
 
 class Drain(Frame, frozen=True, kw_only=True, tag="drain", tag_field="type"):

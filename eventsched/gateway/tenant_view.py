@@ -24,7 +24,7 @@ SHOWN_FIELDS = {
     }),
     "JobQueued": frozenset({
         "utterance", "target", "delivery_no", "source", "features", "attempt", "reason",
-        "priority", "deadline_ms",
+        "priority", "deadline_ms", "not_before_ms",
     }),
 }  # fmt: skip
 """Type of event -> the fields of its data that are shown. Other types name one tenant only."""

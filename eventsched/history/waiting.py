@@ -15,6 +15,7 @@ import msgspec
 from eventsched.history.node_status import ClassStatus
 from eventsched.schema.settings import Settings
 from eventsched.store.cell import Store
+from eventsched.store.replies import scores_of
 
 SCAN_MAX = 2_000
 """Waiting jobs of one requirement and priority that are read to find the oldest."""
@@ -31,14 +32,20 @@ class WaitingJobs(msgspec.Struct, frozen=True, kw_only=True):
     features: list[str]
     jobs: int
     oldest_ms: int
+    """Time since the oldest job began to wait; of backoffs, since the oldest one should have
+    ended."""
     reason: str
-    """NO_POOL_FOR_LANG_PAIR: no node declares it. NO_AVAILABLE_NODE: those that do are busy."""
+    """NO_POOL_FOR_LANG_PAIR: no node declares it. NO_AVAILABLE_NODE: those that do are busy.
+    retry_backoff: the jobs wait before their next attempts."""
 
 
 async def read_waiting(
     store: Store, now_ms: int, settings: Settings, classes: Sequence[ClassStatus]
 ) -> list[WaitingJobs]:
-    """Return the waiting jobs of each requirement that has some, in the order of requirements."""
+    """Return the waiting jobs of each requirement that has some, in the order of requirements.
+
+    The jobs that back off follow.
+    """
     requirements = sorted(await store.read_hash(store.keys.requirements))
     queues = {
         store.keys.waiting(priority, requirement): requirement
@@ -50,16 +57,34 @@ async def read_waiting(
     jobs: Counter[str] = Counter()
     oldest: dict[str, bytes] = {}
     for key, count in lengths.items():
-        jobs[queues[key]] += count
+        jobs[_requirement_of(queues[key])] += count
     for key, member in (await _oldest_members(store, lengths)).items():
-        requirement = queues[key]
+        requirement = _requirement_of(queues[key])
         oldest[requirement] = min(member, oldest.get(requirement, member))
     oldest_ms = await _waiting_ms(store, now_ms, settings, oldest)
     abilities = _Abilities(classes)
-    return [
+    waiting = [
         _waiting_jobs(requirement, jobs[requirement], oldest_ms.get(requirement, 0), abilities)
-        for requirement in requirements
-        if jobs[requirement]
+        for requirement in sorted(jobs)
+    ]
+    return waiting + await _read_backoffs(store, now_ms)
+
+
+def _requirement_of(queue: str) -> str:
+    """The requirement of a queue, whose name may end with the node that its jobs avoid."""
+    return queue.partition("|")[0]
+
+
+async def _read_backoffs(store: Store, now_ms: int) -> list[WaitingJobs]:
+    """Return the jobs that back off, of the 10,000 whose backoffs end first, by requirement."""
+    key = store.keys.backoffs
+    (reply,) = await store.read_many([("ZRANGE", key, 0, MEMBERS_MAX - 1, "WITHSCORES")])
+    ends: dict[str, list[int]] = {}
+    for member, score in scores_of(reply):
+        ends.setdefault(member.decode().partition(" ")[0], []).append(int(float(score)))
+    return [
+        _row(requirement, len(ends_ms), max(0, now_ms - min(ends_ms)), "retry_backoff")
+        for requirement, ends_ms in sorted(ends.items())
     ]
 
 
@@ -125,14 +150,19 @@ class _Abilities:
 def _waiting_jobs(
     requirement: str, jobs: int, oldest_ms: int, abilities: _Abilities
 ) -> WaitingJobs:
+    row = _row(requirement, jobs, oldest_ms, "NO_AVAILABLE_NODE")
+    if abilities.has(row.source, row.target, row.features):
+        return row
+    return msgspec.structs.replace(row, reason="NO_POOL_FOR_LANG_PAIR")
+
+
+def _row(requirement: str, jobs: int, oldest_ms: int, reason: str) -> WaitingJobs:
     source, target, joined = requirement.split(":", 2)
-    features = [feature for feature in joined.split(",") if feature]
-    is_declared = abilities.has(source, target, features)
     return WaitingJobs(
         source=source,
         target=target,
-        features=features,
+        features=[feature for feature in joined.split(",") if feature],
         jobs=jobs,
         oldest_ms=oldest_ms,
-        reason="NO_AVAILABLE_NODE" if is_declared else "NO_POOL_FOR_LANG_PAIR",
+        reason=reason,
     )

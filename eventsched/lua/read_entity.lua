@@ -73,7 +73,8 @@ local function job_of(s, full, target, utterance)
   local lease = job.status == 'running'
     and due('leases|' .. job.node .. '|' .. numbers.text[job.epoch])
   return { key = key, status = job.status, deadline = job.deadline, priority = job.priority,
-    lease = lease or nil, wait = due('wait|' .. key), age = due('age|' .. key) }
+    avoid_until = job.avoid_until, lease = lease or nil, wait = due('wait|' .. key),
+    age = due('age|' .. key), avoid = due('avoid|' .. key), backoff = due('backoff|' .. key) }
 end
 
 -- The kind of each held ending.
@@ -128,21 +129,29 @@ function read.job(key)
   if not has_type(keys.of('job', key), 'string') then return {} end
   local job, core, text = jobs.fields(key)
   if not job then return {} end
-  local tag, requirement, head_fault, tag_of_all
-  if job.status == 'queued' then
+  local tag, requirement, head_fault, tag_of_all, backoff
+  if job.status == 'queued' or job.status == 'backoff' then
     local features = table.concat(core.features or {}, ',')
     requirement = table.concat({ core.source, core.target, features }, ':')
+  end
+  if job.status == 'backoff' and has_type(keys.backoffs, 'zset') then
+    backoff = redis.call('ZSCORE', keys.backoffs, requirement .. ' ' .. key) or nil
+  end
+  if job.status == 'queued' then
+    local features = table.concat(core.features or {}, ',')
+    local avoided = job.dispatched ~= '' and job.node or nil
+    if avoided then requirement = requirement .. '|' .. avoided end
     local waiting = keys.of('waiting', job.priority, requirement)
     if has_type(waiting, 'zset') and has_type(keys.requirements, 'hash') then
       tag = redis.call('ZSCORE', waiting, job.member) or nil
-      head_fault = queue.head_fault(core.source, core.target, features)
+      head_fault = queue.head_fault(core.source, core.target, features, avoided)
     end
     if has_type(keys.waiting_tags, 'zset') then
       tag_of_all = redis.call('ZSCORE', keys.waiting_tags, job.member) or nil
     end
   end
   return { hash = job, tag = tag, tag_of_all = tag_of_all, requirement = requirement, core = text,
-    head_fault = head_fault }
+    head_fault = head_fault, backoff = backoff }
 end
 
 -- The leases of the present registration, of the two before it, and of `epochs`.

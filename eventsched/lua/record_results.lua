@@ -10,8 +10,9 @@
 --   node            node name
 --   epoch_arg       number
 --   then per result, at most 16: job_key, attempt, status (ok|no_speech|failed), code,
---     retryable (0|1), feature, body (empty, or a text as include/result_text describes it; at most
---     1,048,576 B; a text takes less),
+--     retryable (0|1), feature, retry_in_ms (0 to 10000 ms, or empty),
+--     body (empty, or a text as include/result_text describes it; at most 1,048,576 B; a text takes
+--     less),
 --     audio (at most 1,048,576 B; sound takes less), audio_sha256, error_type (of the exception of
 --     the handler, or empty; at most 1,024 B), error_message (at most 1,024 B),
 --     error_place (at most 1,024 B)
@@ -42,6 +43,7 @@
 -- include: validate
 -- include: write
 local body_max, code_max, audio_max, unreadable_max = 65536, 64, 512000, 3
+local retry_in_ms_max = 10000
 local error_max = { error_type = 256, error_message = 800, error_place = 400 }
 
 local function ending_of(job, result)
@@ -107,7 +109,8 @@ local function fail_unreadable(job)
     count, since = 0, clock.text()
   end
   count = tonumber(count) + 1
-  if count >= unreadable_max and suspend(job, nodes.whole, 'RESULT_UNREADABLE') then
+  if count >= unreadable_max
+    and suspend(job, nodes.whole, 'RESULT_UNREADABLE') then
     write('HDEL', node_key, 'unreadable')
   else
     write('HSET', node_key, 'unreadable', count .. '|' .. since)
@@ -153,6 +156,9 @@ local function check(result, attempt)
   end
   if result.feature ~= '' and not validate.is_name(result.feature) then
     return 'INVALID_MESSAGE field=feature limit=a name or empty'
+  end
+  if result.retry_in_ms ~= '' and not validate.int(result.retry_in_ms, 0, retry_in_ms_max) then
+    return 'INVALID_MESSAGE field=retry_in_ms limit=0 to 10000 ms'
   end
   if #result.body > body_max then return 'INVALID_MESSAGE field=body limit=65536 B' end
   if #result.audio > audio_max then return 'INVALID_MESSAGE field=audio limit=512000 B' end

@@ -29,7 +29,6 @@
 -- include: entry_ids
 -- include: events
 -- include: jobs
--- include: queue
 -- include: repair
 -- include: validate
 local steps = { retry = true, cancel = true, requeue = true, fail = true }
@@ -51,11 +50,10 @@ elseif step == 'cancel' then
 elseif job.status ~= 'ended' then
   if job.status == 'running' then
     freed = attempts.stop(job, 'failed', code, '')
+    attempts.fail(job, code, '')
   else
-    queue.remove(job)
+    attempts.end_wait(job, function() attempts.fail(job, code, '') end)
   end
-  attempts.fail(job, code, '')
-  queue.cancel_timers(job)
 end
 if freed then assign.fill(freed, '') end
 return 'repaired'

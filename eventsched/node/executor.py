@@ -323,6 +323,7 @@ def result_of(job: Job, returned: Any) -> NodeResult:
             code=returned.code,
             retryable=returned.retryable,
             feature=returned.feature,
+            retry_in_ms=returned.retry_in_ms,
         )
     if not isinstance(returned, Result):
         raise no_outcome(returned)

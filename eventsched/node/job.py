@@ -24,6 +24,7 @@ from eventsched.encryption.decrypt import load_cipher, not_encrypted
 from eventsched.encryption.keystore import KeyStore, has_key
 from eventsched.errors import (
     DecryptionError,
+    InvalidMessage,
     KeyMissing,
     KeyStoreError,
     LeaseLost,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from eventsched.encryption.cipher import SessionCipher
 
 EXTEND_S_MAX = 300
+RETRY_IN_MS_MAX = 10_000
 READ_COUNT = 64
 """Chunks in one read of audio: up to 4 MiB."""
 
@@ -69,23 +71,46 @@ class JobError(Exception):
         code: Why; 1 to 64 characters of A-Z, 0-9 and _. With MODEL_NOT_AVAILABLE this node gets
             no further jobs that need `feature`, or of the job's language pair without a feature,
             for the setting `suspend_ms`.
-        retryable: Another node may try, at most three times.
+        retryable: The job is tried again, at most three times, after a backoff and on another node
+            if one is able.
         feature: The feature of the job whose model is missing, with MODEL_NOT_AVAILABLE. Empty if
             the node has no model for the language pair.
+        retry_in_ms: The backoff before the next attempt, 0 to 10,000 ms, up to a quarter more; such
+            a failure is retryable. None for the setting `retry_backoff_ms`.
+
+    Raises InvalidMessage for a value beyond its limit.
     """
 
-    def __init__(self, code: str, *, retryable: bool = False, feature: str = "") -> None:
+    def __init__(
+        self,
+        code: str,
+        *,
+        retryable: bool = False,
+        feature: str = "",
+        retry_in_ms: int | None = None,
+    ) -> None:
         self.code = check_code("code", code)
-        self.retryable = bool(retryable)
+        self.retryable = bool(retryable) or retry_in_ms is not None
+        self.retry_in_ms = None if retry_in_ms is None else _check_backoff(retry_in_ms)
         self.feature = check_name("feature", feature) if feature else ""
         super().__init__(code)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _job_error, (self.code, self.retryable, self.feature)
+        return _job_error, (self.code, self.retryable, self.feature, self.retry_in_ms)
 
 
-def _job_error(code: str, retryable: bool, feature: str) -> JobError:
-    return JobError(code, retryable=retryable, feature=feature)
+def _job_error(code: str, retryable: bool, feature: str, retry_in_ms: int | None) -> JobError:
+    return JobError(code, retryable=retryable, feature=feature, retry_in_ms=retry_in_ms)
+
+
+def _check_backoff(retry_in_ms: int) -> int:
+    if type(retry_in_ms) is not int or not 0 <= retry_in_ms <= RETRY_IN_MS_MAX:
+        raise InvalidMessage.of(
+            "retry_in_ms",
+            f"a whole number from 0 to {RETRY_IN_MS_MAX:,} ms expected, got {retry_in_ms!r:.80}",
+            "change it",
+        )
+    return retry_in_ms
 
 
 def outcome_of(error: BaseException) -> NoSpeechError | JobError | None:

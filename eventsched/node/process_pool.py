@@ -424,7 +424,12 @@ def _outcome(ended: Ended) -> Result | NoSpeech | JobError:
         return ended.result
     if ended.no_speech:
         return NoSpeech(code=ended.no_speech)
-    return JobError(ended.failed, retryable=ended.retryable, feature=ended.feature)
+    return JobError(
+        ended.failed,
+        retryable=ended.retryable,
+        feature=ended.feature,
+        retry_in_ms=ended.retry_in_ms,
+    )
 
 
 # --- starting a process -------------------------------------------------------------------------

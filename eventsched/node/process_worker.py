@@ -124,6 +124,7 @@ class Ended(msgspec.Struct, tag="ended"):
     """Code of a JobError."""
     retryable: bool = False
     feature: str = ""
+    retry_in_ms: int | None = None
 
 
 class Raised(msgspec.Struct, tag="raised"):
@@ -406,7 +407,12 @@ def encode_outcome(outcome: Any) -> Ended:
     if isinstance(outcome, NoSpeech | NoSpeechError):
         return Ended(no_speech=outcome.code)
     if isinstance(outcome, JobError):
-        return Ended(failed=outcome.code, retryable=outcome.retryable, feature=outcome.feature)
+        return Ended(
+            failed=outcome.code,
+            retryable=outcome.retryable,
+            feature=outcome.feature,
+            retry_in_ms=outcome.retry_in_ms,
+        )
     if not isinstance(outcome, Result):
         raise no_outcome(outcome)
     return Ended(

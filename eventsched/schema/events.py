@@ -191,7 +191,7 @@ class RoomLeft(Data, frozen=True, kw_only=True):
 
 
 class JobQueued(Data, frozen=True, kw_only=True):
-    """The job waits for a slot. By dispatch, a timer, a node or a session."""
+    """The job waits for a slot, or backs off. By dispatch, a timer, a node or a session."""
 
     utterance: Int
     target: str
@@ -200,12 +200,19 @@ class JobQueued(Data, frozen=True, kw_only=True):
     features: list[str] = []
     attempt: Int
     """The attempt that the next slot will start."""
-    reason: Literal["NO_POOL_FOR_LANG_PAIR", "NO_AVAILABLE_NODE"]
+    reason: Literal["NO_POOL_FOR_LANG_PAIR", "NO_AVAILABLE_NODE", "retry_backoff"]
     priority: Int
     tag: Int
     member: str
     """Its place among equals in the queue: `<16-digit entry count>:<job_key>`."""
     deadline_ms: Int
+    """When the job fails without a slot; of a backoff, if it waits from `not_before_ms` on."""
+    not_before_ms: Int = 0
+    """When the backoff ends; 0 for a job that waits for a slot."""
+    last: str = ""
+    """Node of the previous attempt, if the job avoids it; another able node takes the job."""
+    avoid_until_ms: Int = 0
+    """Until when the job avoids `last`, while another node is able."""
 
 
 class JobPromoted(Data, frozen=True, kw_only=True):

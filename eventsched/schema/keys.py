@@ -33,8 +33,10 @@ S  ephemeral state: it may be lost.
     pair:<src>:<tgt>        set    D  capability classes that serve the language pair
     requirements            hash   D  requirement with waiting jobs -> place of its next job
     requirements:<class>    zset   D  `<place>:<requirement>` that the class can serve, in order
-    waiting:<p>:<requirement> zset D  waiting jobs, by tag
+    waiting:<p>:<requirement> zset D  waiting jobs, by tag; of jobs that avoid a node, the
+                                     requirement ends with `|<node>`, as in requirements
     waiting_tags            zset   D  all waiting jobs, by tag
+    backoffs                zset   D  `<requirement> <job_key>` of jobs that back off, by its end
     tenant_queued           hash   D  tenant -> waiting jobs
     tenant_undispatched     hash   D  tenant -> outcomes of utterances in the dispatch queue
     tenant_outbox           hash   S  tenant -> bytes of results that wait to be read
@@ -85,8 +87,8 @@ SINGLE_TYPES = {
     "tenant_outbox": "hash", "tenant_lag": "hash", "tenant_finish_tag": "zset", "counters": "hash",
     "clock": "hash", "settings": "hash", "timers": "zset", "stalled_timers": "zset",
     "lease:core": "hash", "checkpoint:core": "string", "node_index_starts": "zset",
-    "session_index_ends": "zset", "erased": "zset", "archive": "hash", "presence": "hash",
-    "operator_requests": "hash", "tenant_refused": "hash",
+    "backoffs": "zset", "session_index_ends": "zset", "erased": "zset", "archive": "hash",
+    "presence": "hash", "operator_requests": "hash", "tenant_refused": "hash",
 }  # fmt: skip
 """The types of the keys of a cell that exist once."""
 CELLS = f"{LAYOUT}:cells"
@@ -242,6 +244,10 @@ class Keys:
     @property
     def tenant_queued(self) -> str:
         return self._key("tenant_queued")
+
+    @property
+    def backoffs(self) -> str:
+        return self._key("backoffs")
 
     @property
     def tenant_undispatched(self) -> str:

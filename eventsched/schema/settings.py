@@ -21,6 +21,8 @@ from eventsched.errors import InvalidMessage
 Ms = Annotated[int, msgspec.Meta(ge=1, le=86_400_000)]
 LeaseMs = Annotated[int, msgspec.Meta(ge=10_000, le=60_000)]
 """A lease lasts 15 to 60 s whatever the settings say: other values would have no effect."""
+BackoffMs = Annotated[int, msgspec.Meta(ge=0, le=10_000)]
+AvoidMs = Annotated[int, msgspec.Meta(ge=0, le=60_000)]
 Bytes = Annotated[int, msgspec.Meta(ge=1, le=100_000_000)]
 OutboxBytes = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000_000)]
 Entries = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
@@ -80,6 +82,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A node that reports a missing model is suspended for the feature, or for the language pair,
     for this long, a node with three unreadable results in this time for every job (rule 14,
     suspended nodes)."""
+    retry_backoff_ms: BackoffMs = 100
+    """A job backs off this long after a retryable failure that its node reports, then 4 and 16
+    times as long, and up to a quarter more; 0 retries at once (rule 20, dispatching again). A
+    handler may choose the time with `retry_in_ms`."""
+    retry_avoid_ms: AvoidMs = 2_000
+    """After its backoff, a job avoids the node that failed for this long while another node is able
+    to serve it, free or full (rule 20, dispatching again)."""
     session_retention_ms: Ms = 3_600_000
     """The records of a closed session are deleted after this time; its events stay (rule 10, job
     identity)."""

@@ -39,6 +39,8 @@ class NodeResult(msgspec.Struct, frozen=True, kw_only=True):
     retryable: bool = False
     feature: str = ""
     """With MODEL_NOT_AVAILABLE: the feature whose model is missing; empty for the language pair."""
+    retry_in_ms: int | None = None
+    """Of a retryable failure: the backoff before the next attempt; none for the setting's."""
     body: bytes = b""
     audio: bytes = b""
     audio_sha256: str = ""
@@ -104,8 +106,9 @@ class NodeCommands(CellConnection):
         """Each result took effect (none), or is refused and the log records the refusal."""
         args: list[Arg] = []
         for r in results:
-            args += (r.job, r.attempt, r.status, r.code, int(r.retryable), r.feature, r.body)
-            args += (r.audio, r.audio_sha256, r.error_type, r.error_message, r.error_place)
+            args += (r.job, r.attempt, r.status, r.code, int(r.retryable), r.feature)
+            args += ("" if r.retry_in_ms is None else r.retry_in_ms, r.body, r.audio)
+            args += (r.audio_sha256, r.error_type, r.error_message, r.error_place)
         replies = await self.run("record_results", name_of(node), epoch, *args)
         return [refusal_in(item) for item in replies]
 

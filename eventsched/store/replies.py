@@ -29,6 +29,13 @@ def fields_of(reply: Sequence[bytes] | dict[bytes, bytes]) -> dict[bytes, bytes]
     return dict(zip(reply[::2], reply[1::2], strict=True))
 
 
+def scores_of(reply: Sequence[Any]) -> list[tuple[bytes, Any]]:
+    """The members of a sorted set with their scores, from a flat list or from pairs (RESP3)."""
+    if reply and isinstance(reply[0], list | tuple):
+        return [(member, score) for member, score in reply]
+    return list(zip(reply[::2], reply[1::2], strict=True))
+
+
 def named_fields_of(reply: Any) -> dict[str, Any]:
     """The same with names as text; values stay as they are."""
     return {decode_text(name): value for name, value in fields_of(reply).items()}

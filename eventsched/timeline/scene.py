@@ -249,6 +249,7 @@ class _SceneBuilder:
 
     def on_job_queued(self, event: Event, data: JobQueued) -> None:
         self._end_dispatch_wait(event, data)
+        self._end_wait(event, "in the queue")
         self._queued[event.job] = event
         self._promoted.pop(event.job, None)
 

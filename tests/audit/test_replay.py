@@ -91,6 +91,7 @@ async def eventful(store: TimedStore) -> Sequence[Event]:
     await store.say(session, 1, end_of_utterance=True)
     await store.dispatch()
     failed: dict[str, Any] = {"status": "failed", "code": "BROKEN", "retryable": True}
+    failed["retry_in_ms"] = 0
     (job, *_) = [message["j"] for message in await assigned(store, a)]
     await reply(store, a, job, **failed)
     await speak(store, "s2", count=5)
@@ -193,7 +194,9 @@ async def many_classes(store: TimedStore) -> Sequence[Event]:
     await speak(store, "s2")
     await store.dispatch()
     (message,) = await assigned(store, nodes[0])
-    await reply(store, nodes[0], message["j"], status="failed", code="BROKEN", retryable=True)
+    await reply(
+        store, nodes[0], message["j"], status="failed", code="BROKEN", retryable=True, retry_in_ms=0
+    )
     log = await store.log()
     assert replayed(log).differences == []
     return log

@@ -86,7 +86,9 @@ async def test_a_second_attempt_has_the_node_and_the_end_of_the_first(
     store.tick(7)
     await store.dispatch()
     store.tick(200)
-    await reply(store, first, key(store), status="failed", code="BROKEN", retryable=True)
+    await reply(
+        store, first, key(store), status="failed", code="BROKEN", retryable=True, retry_in_ms=0
+    )
     store.tick(300)
     assert await reply(store, second, key(store), 2) == "ok"
     explanation = await explain_job(store, redis, key(store))
@@ -103,6 +105,45 @@ async def test_a_second_attempt_has_the_node_and_the_end_of_the_first(
     first_decision, second_decision = explanation.decisions
     assert (first_decision.last, second_decision.last) == ("", n1)
     assert verdicts(store, second_decision)["n1"] == ("last", "the previous attempt ran there")
+
+
+async def test_a_backoff_and_an_avoided_node_are_stages_of_their_own(
+    store: TimedStore, redis: Client
+) -> None:
+    """n1 fails; n2 is full, so the job waits for it, and gets its slot."""
+    first, second = await store.join("n1", slots=1), await store.join("n2", slots=1)
+    await speak(store, "s1")
+    await speak(store, "s2")
+    await store.dispatch()
+    await reply(
+        store, first, key(store), status="failed", code="BROKEN", retryable=True, retry_in_ms=1
+    )
+    n1, n2 = first.node, second.node
+    explanation = await explain_job(store, redis, key(store))
+    assert explanation.stages[-1].name == "backoff"
+    assert explanation.stages[-1].waited_for.startswith("backs off until ")
+    store.tick(1)
+    await store.timers()
+    explanation = await explain_job(store, redis, key(store))
+    assert stages(explanation)[-2:] == [
+        ("backoff", 1, f"over, queued: NO_AVAILABLE_NODE, avoids {n1}"),
+        ("wait for a slot", 0, f"NO_AVAILABLE_NODE: still waiting, avoids {n1}"),
+    ]
+    store.tick(300)
+    await reply(store, second, key(store, "s2"))
+    explanation = await explain_job(store, redis, key(store))
+    assert stages(explanation)[3:] == [
+        ("attempt 1", 0, f"on {n1}: failed, BROKEN"),
+        ("next attempt", 0, "queued, retry_backoff"),
+        ("backoff", 1, f"over, queued: NO_AVAILABLE_NODE, avoids {n1}"),
+        ("wait for a slot", 300, explanation.stages[6].waited_for),
+        ("attempt 2", 0, f"still on {n2}"),
+    ]
+    _, backoff, queued, dispatched = explanation.decisions
+    assert (backoff.reason, backoff.last, backoff.nodes) == ("retry_backoff", n1, [])
+    assert backoff.detail.startswith("backs off until ")
+    assert queued.detail.startswith(f"avoids {n1} until ")
+    assert (dispatched.rule, dispatched.node) == ("fill", n2)
 
 
 async def test_a_wait_has_its_reason_the_jobs_ahead_and_its_end(
@@ -135,7 +176,9 @@ async def test_a_released_slot_is_given_to_a_waiting_job(store: TimedStore, redi
     await store.dispatch()
     await speak(store, "s2", targets=["fr"])
     await store.dispatch()
-    await reply(store, node, key(store), status="failed", code="BROKEN", retryable=True)
+    await reply(
+        store, node, key(store), status="failed", code="BROKEN", retryable=True, retry_in_ms=0
+    )
     explanation = await explain_job(store, redis, key(store))
     assert explanation.decisions[1].detail == (
         "the slot that it has just released goes to a waiting job"

@@ -21,6 +21,7 @@ from eventsched.store.client import Client, check_server
 from eventsched.store.connection import Connection
 from eventsched.store.transport import Arg, RedisTransport
 from tests.fixtures_store import TimedStore
+from tests.scripts.jobs_of import assigned, reply
 
 
 async def system_status(store: Store, redis: Client) -> SystemStatus:
@@ -148,6 +149,35 @@ async def test_waiting_jobs_are_listed_by_requirement_with_age_and_reason(
     assert (waiting["es"].jobs, waiting["es"].oldest_ms) == (3, 1_500)
     assert waiting["es"].reason == "NO_AVAILABLE_NODE"
     assert (waiting["pt"].jobs, waiting["pt"].reason) == (1, "NO_POOL_FOR_LANG_PAIR")
+
+
+async def test_jobs_that_back_off_or_avoid_a_node_are_listed(
+    store: TimedStore, redis: Client
+) -> None:
+    """Those that avoid a node wait with the others of their requirement."""
+    await store.configure_cell({"idle_ms": 600_000}, overwrite=True)
+    broken = await store.join("n1", slots=3)
+    for name in ("s1", "s2", "s3"):
+        await store.say(await store.open(name), 0, end_of_utterance=True)
+    await store.dispatch()
+    await store.join("n2", slots=1)
+    await store.say(await store.open("s4"), 0, end_of_utterance=True)
+    await store.dispatch()
+    messages = await assigned(store, broken)
+    failed: dict[str, Any] = {"status": "failed", "code": "BROKEN", "retryable": True}
+    for message, retry_in_ms in zip(messages, (100, 5_000, 5_000), strict=True):
+        await reply(store, broken, message["j"], retry_in_ms=retry_in_ms, **failed)
+    store.tick(125)
+    await store.timers()
+    rows = (await cell_status(store, redis)).waiting
+    assert [(row.jobs, row.reason, row.oldest_ms) for row in rows] == [
+        (1, "NO_AVAILABLE_NODE", 0), (2, "retry_backoff", 0),
+    ]  # fmt: skip
+    store.tick(9_000)
+    await store.dispatch()  # no timer role runs
+    (row,) = [each for each in (await cell_status(store, redis)).waiting if each.jobs == 2]
+    assert 9_125 - 6_250 <= row.oldest_ms <= 9_125 - 5_000
+    assert (row.source, row.target, row.features) == ("en", "es", [])
 
 
 async def test_nodes_are_listed_by_class_with_their_load(store: TimedStore, redis: Client) -> None:

@@ -1,4 +1,6 @@
-"""`client`: a client of the fresh cell of `store`, whose clock and roles the test moves by hand."""
+"""`client`: a client of the fresh cell of `store`, whose clock and roles the test moves by hand. A
+failed attempt is tried again at once.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,6 +14,7 @@ from tests.systems import client_of
 
 @pytest_asyncio.fixture
 async def client(store: TimedStore) -> AsyncIterator[Client]:
+    await store.configure_cell({"retry_backoff_ms": 0}, overwrite=True)
     # A client lives in one task, and a fixture's two halves run in two.
     opened: asyncio.Future[Client] = asyncio.get_running_loop().create_future()
     over = asyncio.Event()

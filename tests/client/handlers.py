@@ -19,5 +19,9 @@ def for_ever(job: eventsched.BlockingJob) -> eventsched.Result:
         time.sleep(60)  # sleeps: work that no cancel ends
 
 
+def busy(job: eventsched.BlockingJob) -> eventsched.Result:
+    raise eventsched.JobError("GPU_BUSY", retry_in_ms=700)
+
+
 def lacking(job: eventsched.BlockingJob) -> eventsched.Result:
     raise eventsched.JobError("GPU_LOST", retryable=True)

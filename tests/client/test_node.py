@@ -7,6 +7,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Awaitable, Callable
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +311,42 @@ def test_a_code_is_a_code() -> None:
     for kind in (eventsched.NoSpeech, eventsched.NoSpeechError, eventsched.JobError):
         with pytest.raises(eventsched.InvalidMessage, match="A-Z"):
             kind(code="not a code")
+
+
+@pytest.mark.parametrize("retry_in_ms", [-1, 10_001, 1.5, True, "1"])
+def test_a_backoff_is_a_whole_number_of_at_most_10_s(retry_in_ms: Any) -> None:
+    with pytest.raises(eventsched.InvalidMessage, match="retry_in_ms"):
+        eventsched.JobError("GPU_BUSY", retry_in_ms=retry_in_ms)
+
+
+def test_an_error_with_a_backoff_is_retryable_and_can_be_copied() -> None:
+    error = copy(eventsched.JobError("GPU_BUSY", retry_in_ms=0))
+    assert (error.code, error.retryable, error.retry_in_ms) == ("GPU_BUSY", True, 0)
+    assert eventsched.JobError("GPU_BUSY").retry_in_ms is None
+
+
+@pytest.mark.parametrize("processes", [False, True])
+async def test_rule_20_a_handler_chooses_the_backoff(
+    client: Client, store: TimedStore, processes: bool
+) -> None:
+    async with serving(client, node_of(handlers.busy, processes=processes)):
+        await say(client, store)
+        queued = await recorded(store, "JobQueued")
+    (event,) = await store.log("JobQueued")
+    assert queued.reason == "retry_backoff"
+    assert 700 <= queued.not_before_ms - event.ms < 875
+
+
+async def test_rule_14_a_missing_model_without_a_feature_suspends_the_language_pair(
+    client: Client, store: TimedStore
+) -> None:
+    async def handler(job: Job) -> eventsched.Result:
+        raise eventsched.JobError("MODEL_NOT_AVAILABLE")
+
+    async with serving(client, node_of(handler, features=["voice"])):
+        await say(client, store, features=["voice"])
+        suspended = await recorded(store, "NodeSuspended")
+    assert (suspended.scope, suspended.subject) == ("language_pair", "en>es")
 
 
 # --- threads and processes ------------------------------------------------------------------

@@ -62,6 +62,10 @@ async def test_a_job_with_its_audio_goes_to_the_node_and_its_result_to_the_speak
         assert (await anext(results)).outcome == "no_speech"
         await speak(session)
         third = await node.expect("job")
+        await node.send("fail", **held(third), code="GPU_BUSY", retry_in_ms=1)
+        await node.expect("recorded")
+        third = await node.expect("job")
+        assert third["attempt"] == 2
         await node.send("fail", **held(third), code="OUT_OF_MEMORY")
         await node.expect("recorded")
         failed: Any = await anext(results)
@@ -256,6 +260,8 @@ async def check_bad_frames(system: GatewaySystem, session: Session) -> None:
         ):
             await node.send(kind, **job, **fields)
             await node.error("INVALID_MESSAGE", field=field, **job)
+        await node.send("fail", **job, code="GPU_BUSY", retry_in_ms=10_001)
+        await node.error("INVALID_MESSAGE", field="retry_in_ms")
         await node.send("result", **job, audio=True)
         await node.send("heartbeat")
         await node.error("INVALID_MESSAGE", field="audio", **job)

@@ -100,7 +100,11 @@ def redispatch(
     freed = stop(w, key, reason, code, report)
     if held.attempt > REDISPATCHED_MAX:
         fail(w, key, code or LOST_CODES[reason])
-    else:
+    elif not (
+        report
+        and reason == "failed"
+        and queue.back_off(w, key, held.attempt + 1, report.retry_in_ms)
+    ):
         last = name_of(held.node)
         queue.place(w, key, held.attempt + 1, "", last=last, freed=freed)
     if freed:
@@ -130,6 +134,7 @@ def skip(w: World, key: str, name: str, target: str, number: int, reason: str) -
     delivery.send(w, name, target, number, Ending("missing", key), reason)
     if status == "queued":
         queue.leave(w, key)
+    w.drop_timer("backoff", key)
     return stop(w, key, "cancelled") if status == "running" else ""
 
 
@@ -142,7 +147,7 @@ def refusal(w: World, key: str, node: str, epoch: int, attempt: int) -> str:
     held = job.attempts[-1] if job.attempts else None
     if held is None or (held.node, held.epoch) != (node, epoch):
         return "NODE_MISMATCH"
-    if job.status == "queued":
+    if job.status in ("queued", "backoff"):
         return "LEASE_LOST"
     if job.attempt != attempt:
         return "ATTEMPT_MISMATCH"

@@ -43,6 +43,8 @@ SETTINGS = Settings(
     node_lost_ms=15_000,
     node_retention_ms=30_000,
     suspend_ms=12_000,
+    retry_backoff_ms=300,
+    retry_avoid_ms=3_000,
     session_retention_ms=40_000,
     outbox_retention_ms=7_000,
     lease_base_ms=14_000,
@@ -62,6 +64,8 @@ OTHER: dict[str, int] = {
     "node_lost_ms": 11_000,
     "node_retention_ms": 2_000,
     "suspend_ms": 7_000,
+    "retry_backoff_ms": 0,
+    "retry_avoid_ms": 0,
     "session_retention_ms": 25_000,
     "outbox_retention_ms": 30_000,
     "lease_base_ms": 20_000,
@@ -85,6 +89,7 @@ BAD_SETTINGS: tuple[dict[str, Any], ...] = (
 DECIDE: tuple[ModuleType, ...] = (cell, session, nodes, attempts, timers, operators)
 PROSE = {"limit", "remedy"}
 """Fields of a refusal that are for people."""
+RETRY_IN_MS = st.sampled_from([None, None, 0, 1, 700, 10_000])
 TENANTS = ("acme", "tiny")
 ROOM = "r1"
 LANGUAGES = ("es", "fr", "de")
@@ -689,6 +694,23 @@ class Machine(RuleBasedStateMachine):
             body=codec.encode_text(Text(source_text="late")),
         )
         self.both("record_results", node, epoch, [result])
+
+    @precondition(lambda self: self.attempt(0, is_live=True))
+    @rule(which=st.integers(0, 40), count=st.integers(1, 6), retry_in_ms=RETRY_IN_MS)
+    def fail_again_and_again(self, which: int, count: int, retry_in_ms: int | None) -> None:
+        """One node, several times; timers fire in between."""
+        target_attempt = self.attempt(which, is_live=True)
+        assert target_attempt is not None
+        node = target_attempt[1]
+        for _ in range(count):
+            live = self.world.nodes[node.partition(".")[2]].live
+            for key, held in sorted(live.items())[:1]:
+                result = NodeResult(
+                    job=key, attempt=held.attempt, status="failed", code="BROKEN",
+                    retryable=True, retry_in_ms=retry_in_ms,
+                )  # fmt: skip
+                self.both("record_results", node, held.epoch, [result])
+            self.both("fire_timers")
 
     @precondition(lambda self: self.held_empty())
     @rule(is_complete=st.booleans())

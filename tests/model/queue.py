@@ -6,6 +6,7 @@ Never does: how an attempt ends (attempts.py). Read next: attempts.py.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Literal
@@ -31,6 +32,7 @@ FILLED_MAX = 8
 CHARGE_MIN_MS = 1_000
 """A tenant is charged for so much audio at least, for each job."""
 NAMED_MAX = 8
+BACKOFF_MS_MAX = 10_000
 Why = Literal["NO_POOL_FOR_LANG_PAIR", "NO_AVAILABLE_NODE"]
 Order = tuple[int, int, str]
 """Priority, tag, member: the smallest goes first."""
@@ -41,15 +43,26 @@ def priority_of(w: World, key: str) -> int:
     return job.priority if job is not None and job.priority >= 0 else w.cores[key].priority
 
 
-def waiting(w: World, requirement: str) -> list[tuple[Order, str]]:
-    """The waiting jobs of this requirement, in order."""
-    jobs = [(key, job) for key, job in w.queued() if w.cores[key].requirement == requirement]
+def queue_of(w: World, key: str) -> str:
+    """The queue in which a job waits: its requirement, and the node that it avoids."""
+    job = w.jobs[key]
+    name = w.cores[key].requirement
+    return avoiding(name, name_of(job.attempts[-1].node)) if job.avoid_until_ms else name
+
+
+def avoiding(requirement: str, node: str) -> str:
+    return f"{requirement}|{node}"
+
+
+def waiting(w: World, queue: str) -> list[tuple[Order, str]]:
+    """The waiting jobs of this queue, in order."""
+    jobs = [(key, job) for key, job in w.queued() if queue_of(w, key) == queue]
     return sorted(((job.priority, job.tag, job.member), key) for key, job in jobs)
 
 
-def place_of(w: World, requirement: str) -> str:
-    """The place of the first waiting job of this requirement, as text that sorts like the jobs."""
-    (priority, tag, member), _ = waiting(w, requirement)[0]
+def place_of(w: World, queue: str) -> str:
+    """The place of the first waiting job of this queue, as text that sorts like the jobs."""
+    (priority, tag, member), _ = waiting(w, queue)[0]
     return f"{priority}:{tag:016d}:{member[:16]}"
 
 
@@ -61,7 +74,61 @@ def why_waiting(w: World, core: Core) -> Why:
     return reason(nodes.serving(w, core.source, core.target, core.features)[1])
 
 
-def add(w: World, key: str, attempt: int, why: Why, cause: str) -> None:
+def add(w: World, key: str, attempt: int, why: Why, cause: str, avoid_until_ms: int = 0) -> None:
+    """The job waits for a slot."""
+    deadline_ms = w.now + w.settings.queue_timeout_ms
+    w.set_timer(deadline_ms, "wait", key)
+    if priority_of(w, key) > 0:
+        w.set_timer(w.now + w.settings.queue_timeout_ms // 2, "age", key)
+    if avoid_until_ms:
+        w.set_timer(avoid_until_ms, "avoid", key)
+    _emit_queued(w, key, attempt, why, cause, deadline_ms, avoid_until_ms=avoid_until_ms)
+
+
+def back_off(w: World, key: str, attempt: int, asked_ms: int | None) -> bool:
+    """Rule 20, dispatching again: the job waits before its next attempt, unless for 0 ms."""
+    delay_ms = asked_ms
+    if delay_ms is None:
+        delay_ms = min(w.settings.retry_backoff_ms * 4 ** (attempt - 2), BACKOFF_MS_MAX)
+    digest = hashlib.sha1(f"{key}|{attempt}".encode(), usedforsecurity=False).hexdigest()
+    delay_ms += delay_ms * int(digest[:4], 16) // (4 * 65_536)
+    if not delay_ms:
+        return False
+    not_before_ms = w.now + delay_ms
+    w.set_timer(not_before_ms, "backoff", key)
+    _emit_queued(
+        w, key, attempt, "retry_backoff", "", not_before_ms + w.settings.queue_timeout_ms,
+        not_before_ms=not_before_ms, avoid_until_ms=not_before_ms + w.settings.retry_avoid_ms,
+    )  # fmt: skip
+    return True
+
+
+def end_backoff(w: World, key: str) -> None:
+    job = w.jobs[key]
+    last, until_ms = name_of(job.attempts[-1].node), job.avoid_until_ms
+    place(w, key, job.attempt, "", last=last, avoid_until_ms=until_ms if w.now < until_ms else 0)
+
+
+def end_avoidance(w: World, key: str) -> None:
+    """Any node of its requirement takes the job from now on."""
+    job = w.jobs[key]
+    node = name_of(job.attempts[-1].node)
+    _emit_queued(w, key, job.attempt, why_waiting(w, w.cores[key]), "", job.deadline_ms)
+    if node in w.nodes:
+        fill(w, node, "")
+
+
+def _emit_queued(
+    w: World,
+    key: str,
+    attempt: int,
+    why: Why | Literal["retry_backoff"],
+    cause: str,
+    deadline_ms: int,
+    *,
+    not_before_ms: int = 0,
+    avoid_until_ms: int = 0,
+) -> None:
     """Rule 18, fair waiting: the tenant is charged once; a later attempt keeps its tag."""
     core, job = w.cores[key], w.jobs.get(key)
     if job is not None and job.member:
@@ -72,11 +139,6 @@ def add(w: World, key: str, attempt: int, why: Why, cause: str) -> None:
         w.finish[core.tenant] = tag + max(core.ms, CHARGE_MIN_MS)
         w.entries += 1
         member = f"{w.entries:016d}:{key}"
-    priority = priority_of(w, key)
-    deadline_ms = w.now + w.settings.queue_timeout_ms
-    w.set_timer(deadline_ms, "wait", key)
-    if priority > 0:
-        w.set_timer(w.now + w.settings.queue_timeout_ms // 2, "age", key)
     data = JobQueued(
         utterance=core.utterance,
         target=core.target,
@@ -85,10 +147,13 @@ def add(w: World, key: str, attempt: int, why: Why, cause: str) -> None:
         features=core.features,
         attempt=attempt,
         reason=why,
-        priority=priority,
+        priority=priority_of(w, key),
         tag=tag,
         member=member,
         deadline_ms=deadline_ms,
+        not_before_ms=not_before_ms,
+        last=job.attempts[-1].node if job is not None and avoid_until_ms else "",
+        avoid_until_ms=avoid_until_ms,
     )
     w.emit(data, session=core.session, job=key, cause=cause)
 
@@ -110,6 +175,7 @@ def leave(w: World, key: str) -> None:
     """The job no longer waits: its timers are cancelled."""
     w.drop_timer("wait", key)
     w.drop_timer("age", key)
+    w.drop_timer("avoid", key)
 
 
 # --- the choice -----------------------------------------------------------------------------
@@ -254,21 +320,37 @@ def give(w: World, key: str, attempt: int, choice: Choice, cause: str) -> None:
 # --- placing and filling --------------------------------------------------------------------
 
 
-def requirements_of(w: World, node: str) -> list[str]:
-    """The waiting requirements that the class of this node serves."""
+def has_other(w: World, core: Core, name: str) -> bool:
+    """Whether this node and another one are able to take the job, with a free slot or full."""
+    able = [
+        each
+        for each, node in w.nodes.items()
+        if node.status == "alive" and nodes.is_able(node, core.source, core.target, core.features)
+    ]
+    return name in able and len(able) > 1
+
+
+def queues_of(w: World, node: str) -> list[str]:
+    """The queues with waiting jobs that the class of this node serves."""
     able = set()
     for key, _ in w.queued():
         core = w.cores[key]
         if nodes.is_able(w.nodes[node], core.source, core.target, core.features):
-            able.add(core.requirement)
+            able.add(queue_of(w, key))
     return sorted(able)
+
+
+def open_to(w: World, node: str) -> list[str]:
+    """The queues of its class whose jobs this node can take: they do not avoid it."""
+    return [each for each in queues_of(w, node) if each.partition("|")[2] != node]
 
 
 def fill(w: World, name: str, cause: str) -> int:
     """The free slots of a node go to the best waiting jobs, at most 8 in a step; how many do."""
     filled = 0
     while filled < FILLED_MAX and nodes.has_slot(w.nodes[name]):
-        heads = sorted(waiting(w, requirement)[0] for requirement in requirements_of(w, name))
+        compared = len(queues_of(w, name))
+        heads = sorted(waiting(w, queue)[0] for queue in open_to(w, name))
         if not heads:
             return filled
         order, key = heads[0]
@@ -279,13 +361,13 @@ def fill(w: World, name: str, cause: str) -> int:
             name,
             "fill",
             classes=[class_.seen(w)],
-            compared=len(heads),
+            compared=compared,
             winner=ranks[0],
             runner_up=ranks[1] if len(ranks) > 1 else None,
         )
         give(w, key, w.jobs[key].attempt, choice, cause)
         filled += 1
-    if nodes.has_slot(w.nodes[name]) and requirements_of(w, name):
+    if nodes.has_slot(w.nodes[name]) and open_to(w, name):
         w.append(w.keys.dispatch, k="fill", d=name)
     return filled
 
@@ -297,24 +379,38 @@ def _serve(w: World, key: str, order: Order) -> None:
     w.has_new_tags = True
 
 
-def place(w: World, key: str, attempt: int, cause: str, *, last: str = "", freed: str = "") -> str:
+def place(
+    w: World,
+    key: str,
+    attempt: int,
+    cause: str,
+    *,
+    last: str = "",
+    freed: str = "",
+    avoid_until_ms: int = 0,
+) -> str:
     """Queue the job if jobs of its requirement wait, else dispatch it to the chosen node.
 
     `freed` is the node whose slot the job has just released: other jobs that wait for it go first.
-    Returns why the job waits; empty if it was dispatched.
+    The node of the last attempt is avoided until a time, if another node is able. Returns why the
+    job waits; empty if it was dispatched.
     """
     core = w.cores[key]
-    if waiting(w, core.requirement):
+    if avoid_until_ms and not has_other(w, core, last):
+        avoid_until_ms = 0
+    is_behind = avoid_until_ms and waiting(w, avoiding(core.requirement, last))
+    if waiting(w, core.requirement) or is_behind:
         why = why_waiting(w, core)
-        add(w, key, attempt, why, cause)
-        node = least_loaded(w, core, "")
+        add(w, key, attempt, why, cause, avoid_until_ms)
+        node = least_loaded(w, core, last if avoid_until_ms else "")
         if node:
             fill(w, node, cause)
         return "" if node else why
     choice = choose(w, key, last)
-    is_awaited = bool(freed) and choice.node == freed and bool(requirements_of(w, freed))
-    if choice.node and not is_awaited:
+    is_awaited = bool(freed) and choice.node == freed and bool(open_to(w, freed))
+    is_avoided = bool(avoid_until_ms) and choice.node == last
+    if choice.node and not is_awaited and not is_avoided:
         give(w, key, attempt, choice, cause)
         return ""
-    add(w, key, attempt, choice.why, cause)
+    add(w, key, attempt, choice.why, cause, avoid_until_ms)
     return choice.why

@@ -37,6 +37,7 @@ SCORED = {
     "out_of_order_at",
     "waiting",
     "waiting_tags",
+    "backoffs",
 }
 """Sorted sets: a score of 0 says something."""
 HEADS = "requirements:"
@@ -229,7 +230,11 @@ def _job(w: World, key: str) -> dict[str, Any]:
     if job.status == "running":
         fields["dispatched"] = job.attempts[-1].dispatched_ms
         fields["deadline"] = w.deadlines[key]
+    elif job.status == "backoff":
+        fields["dispatched"] = job.not_before_ms
+        fields["deadline"] = job.avoid_until_ms
     else:
+        fields["dispatched"] = job.avoid_until_ms
         fields["deadline"] = job.deadline_ms
     return fields | {"core": core}
 
@@ -278,8 +283,8 @@ def _classes(w: World) -> Content:
         free = {name: node for name, node in class_.nodes.items() if nodes.has_slot(node)}
         content[f"free:{class_.id}"] = {name: nodes.load(node) for name, node in free.items()}
         content[f"requirements:{class_.id}"] = {
-            f"{queue.place_of(w, requirement)}:{requirement}"
-            for requirement in queue.requirements_of(w, next(iter(class_.nodes)))
+            f"{queue.place_of(w, each)}:{each}"
+            for each in queue.queues_of(w, next(iter(class_.nodes)))
         }
         for source in member.sources:
             for target in member.targets:
@@ -290,11 +295,16 @@ def _classes(w: World) -> Content:
 def _queues(w: World) -> Content:
     content: Content = {"requirements": {}, "tenant_queued": {}, "tenant_finish_tag": w.finish}
     for key, job in w.queued():
-        core = w.cores[key]
-        content["requirements"][core.requirement] = queue.place_of(w, core.requirement)
+        core, name = w.cores[key], queue.queue_of(w, key)
+        content["requirements"][name] = queue.place_of(w, name)
         content["tenant_queued"][core.tenant] = content["tenant_queued"].get(core.tenant, 0) + 1
-        content.setdefault(f"waiting:{job.priority}:{core.requirement}", {})[job.member] = job.tag
+        content.setdefault(f"waiting:{job.priority}:{name}", {})[job.member] = job.tag
         content.setdefault("waiting_tags", {})[job.member] = job.tag
+    content["backoffs"] = {
+        f"{w.cores[key].requirement} {key}": job.not_before_ms
+        for key, job in w.jobs.items()
+        if job.status == "backoff"
+    }
     return content
 
 

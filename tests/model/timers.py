@@ -174,6 +174,16 @@ def _wait(w: World, key: str) -> None:
         attempts.fail(w, key, why)
 
 
+def _backoff(w: World, key: str) -> None:
+    if key in w.jobs and w.jobs[key].status == "backoff":
+        queue.end_backoff(w, key)
+
+
+def _avoid(w: World, key: str) -> None:
+    if key in w.jobs and w.jobs[key].status == "queued" and w.jobs[key].avoid_until_ms:
+        queue.end_avoidance(w, key)
+
+
 def _node(w: World, name: str) -> None:
     node = w.nodes.get(name)
     if node is None or node.status == "gone":
@@ -256,6 +266,8 @@ FIRE: dict[str, Callable[[World, str], None]] = {
     "close": _close,
     "age": _age,
     "wait": _wait,
+    "backoff": _backoff,
+    "avoid": _avoid,
     "node": _node,
     "lost": _lost,
     "drain": _drain,

@@ -126,6 +126,23 @@ def test_rule_15_and_18_a_queued_job_has_its_place_and_its_reason(log: JobLog) -
     assert (job.session, job.source, job.features) == (S1, "en", ("tone",))
 
 
+def test_rule_20_a_job_backs_off_then_avoids_its_last_node(log: JobLog) -> None:
+    log.dispatched(1_000)
+    log.ended(1_500, 1, "failed")
+    backoff = {"reason": "retry_backoff", "not_before_ms": 1_600}
+    log.queued(1_500, attempt=2, last="c0.n1", avoid_until_ms=3_600, **backoff)
+    job = log.job
+    assert (job.status, job.attempt, job.reason) == ("backoff", 2, "retry_backoff")
+    assert (job.not_before_ms, job.avoid_until_ms) == (1_600, 3_600)
+    log.queued(1_600, attempt=2, last="c0.n1", avoid_until_ms=3_600)
+    job = log.job
+    assert (job.status, job.not_before_ms, job.avoid_until_ms) == ("queued", 0, 3_600)
+    log.queued(3_600, attempt=2)
+    assert (log.job.status, log.job.avoid_until_ms) == ("queued", 0)
+    log.dispatched(3_700, attempt=2)
+    assert (log.job.status, log.job.not_before_ms, log.job.avoid_until_ms) == ("running", 0, 0)
+
+
 def test_rule_18_promotion_changes_the_priority_alone(log: JobLog) -> None:
     log.queued(1_000)
     before = log.job

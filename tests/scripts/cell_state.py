@@ -89,6 +89,10 @@ async def _check_job(store: TimedStore, key: str, job: Job) -> None:
         assert int(fields["priority"]) == job.priority
         assert (int(fields["tag"]), fields["member"]) == (job.tag, job.member)
         assert int(fields["deadline"]) == job.deadline_ms
+        assert int(fields["dispatched"] or 0) == job.avoid_until_ms
+    if job.status == "backoff":
+        assert int(fields["dispatched"]) == job.not_before_ms
+        assert int(fields["deadline"]) == job.avoid_until_ms
     if job.status == "ended":
         assert _OUTCOMES[fields["outcome"]] == job.outcome
         assert fields["code"] == job.code
@@ -144,9 +148,9 @@ async def _check_classes(
         }
         assert await zset(store, store.keys.free(class_id)) == free
         listed = [
-            f"{place}:{requirement}"
-            for requirement, place in places_of(waiting).items()
-            if serves(member, requirement)
+            f"{place}:{queue}"
+            for queue, place in places_of(waiting).items()
+            if serves(member, queue.partition("|")[0])
         ]
         assert list(await zset(store, store.keys.requirements_of(class_id))) == sorted(listed)
     await _check_pairs(store, nodes, by_class)
@@ -183,14 +187,19 @@ async def _check_no_class_is_left(
 
 async def _check_queues(store: TimedStore, jobs: dict[str, Job], waiting: dict[str, Job]) -> None:
     assert await store.read_hash(store.keys.requirements) == places_of(waiting)
-    for requirement in {requirement_of(job) for job in jobs.values()}:
+    for queue in {queue_of(job) for job in jobs.values()} | set(map(requirement_of, jobs.values())):
         for priority in (0, 1, 2):
             queued = {
                 job.member: job.tag
                 for job in waiting.values()
-                if requirement_of(job) == requirement and job.priority == priority
+                if queue_of(job) == queue and job.priority == priority
             }
-            assert await zset(store, store.keys.waiting(priority, requirement)) == queued
+            assert await zset(store, store.keys.waiting(priority, queue)) == queued
+    assert await zset(store, store.keys.backoffs) == {
+        f"{requirement_of(job)} {key}": job.not_before_ms
+        for key, job in jobs.items()
+        if job.status == "backoff"
+    }
     tenants: dict[str, int] = {}
     for key in waiting:
         tenant = key.partition(":")[0]
@@ -240,6 +249,16 @@ async def _check_timers(store: TimedStore, jobs: dict[str, Job], nodes: dict[str
     await _check_lease_timers(store, jobs, due)
     expected = {f"wait|{key}" for key, job in jobs.items() if job.status == "queued"}
     assert {member for member in due if member.startswith("wait|")} == expected
+    backoffs = {
+        f"backoff|{key}": job.not_before_ms for key, job in jobs.items() if job.status == "backoff"
+    }
+    assert {timer: ms for timer, ms in due.items() if timer.startswith("backoff|")} == backoffs
+    avoidances = {
+        f"avoid|{key}": job.avoid_until_ms
+        for key, job in jobs.items()
+        if job.status == "queued" and job.avoid_until_ms
+    }
+    assert {timer: ms for timer, ms in due.items() if timer.startswith("avoid|")} == avoidances
     alive = {f"node|{name}" for name, node in nodes.items() if node.status != "gone"}
     assert {member for member in due if member.startswith("node|")} == alive
     assert {f"gone|{name}" for name, node in nodes.items() if node.status == "gone"} <= due.keys()
@@ -269,7 +288,11 @@ async def _check_nobody_waits_for_a_free_slot(
     assert await store.transport.command("XLEN", store.keys.dispatch, key=store.keys.dispatch) == 0
     for node in nodes.values():
         if node.status == "alive" and live_of(node) < node.slots:
-            stuck = [key for key, job in waiting.items() if serves(node, requirement_of(job))]
+            stuck = [
+                key
+                for key, job in waiting.items()
+                if serves(node, requirement_of(job)) and not avoids(job, node)
+            ]
             assert not stuck, f"{node.node} is free for {stuck}"
 
 
@@ -281,13 +304,23 @@ def requirement_of(job: Job) -> str:
     return f"{job.source}:{job.target}:{','.join(job.features)}"
 
 
+def avoids(job: Job, node: Node) -> bool:
+    return job.avoid_until_ms > 0 and job.attempts[-1].node == node.node
+
+
+def queue_of(job: Job) -> str:
+    """The queue in which the job waits: its requirement, and the node that it avoids."""
+    name = requirement_of(job)
+    return f"{name}|{name_of(job.attempts[-1].node)}" if job.avoid_until_ms else name
+
+
 def places_of(waiting: dict[str, Job]) -> dict[str, str]:
-    """The place of the next job of each requirement."""
+    """The place of the next job of each queue."""
     places: dict[str, str] = {}
     for job in waiting.values():
         place = f"{job.priority}:{job.tag:016d}:{job.member[:16]}"
-        requirement = requirement_of(job)
-        places[requirement] = min(place, places.get(requirement, place))
+        queue = queue_of(job)
+        places[queue] = min(place, places.get(queue, place))
     return places
 
 

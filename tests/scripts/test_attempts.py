@@ -206,7 +206,9 @@ async def test_rule_20_another_node_is_preferred_even_when_it_is_more_loaded(
     await speak(store, "s2")
     await store.dispatch()
     (message,) = await assigned(store, node)
-    await reply(store, node, message["j"], status="failed", code="BROKEN", retryable=True)
+    await reply(
+        store, node, message["j"], status="failed", code="BROKEN", retryable=True, retry_in_ms=0
+    )
     event = (await logged(store, "JobDispatched"))[-1]
     assert event.node == store.keys.full("n2")
     await check(store)
@@ -225,6 +227,7 @@ async def test_rule_20_the_last_node_is_taken_if_it_is_the_only_candidate(
         status="failed",
         code="BROKEN",
         retryable=True,
+        retry_in_ms=0,
     )
     dispatch = await last(store, "JobDispatched")
     assert (dispatch.rule, dispatch.last, dispatch.attempt) == ("last", node.node, 2)
@@ -243,6 +246,7 @@ async def test_rule_20_a_fill_excludes_nobody(store: TimedStore) -> None:
         status="failed",
         code="BROKEN",
         retryable=True,
+        retry_in_ms=0,
     )
     assert await order_of_dispatch(store) == ["s1/0", "s2/0"]
     assert (await last(store, "JobQueued")).attempt == 2
@@ -293,7 +297,7 @@ async def test_rule_20_at_most_three_dispatches_again_then_the_nodes_code(
     await speak(store, "s1")
     await store.dispatch()
     job = (await assigned(store, node))[0]["j"]
-    failure: dict[str, Any] = {"status": "failed", "retryable": True}
+    failure: dict[str, Any] = {"status": "failed", "retryable": True, "retry_in_ms": 0}
     for attempt in range(1, 5):
         assert await reply(store, node, job, attempt, code=f"BROKEN{attempt}", **failure) == "ok"
     assert (await last(store, "JobFailed")).code == "BROKEN4"
@@ -375,7 +379,12 @@ async def test_whatever_its_traceparent_is_a_job_goes_again_waits_and_ends(
     await speak(store, "s1", count=2, traceparent=tp)
     await store.dispatch()
     (first,) = await assigned(store, node)
-    assert await reply(store, node, first["j"], status="failed", code="BAD", retryable=True) == "ok"
+    assert (
+        await reply(
+            store, node, first["j"], status="failed", code="BAD", retryable=True, retry_in_ms=0
+        )
+        == "ok"
+    )
     second = (await assigned(store, node))[-1]
     empty = await reply(store, node, second["j"], status="no_speech", code="ASR_EMPTY")
     assert (empty, await reply(store, node, second["j"])) == ("ok", "ok")

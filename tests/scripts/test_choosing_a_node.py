@@ -435,7 +435,9 @@ async def test_rule_17_evidence_follows_a_suspension_within_one_call(store: Time
     second = await store.join("n2", features=["tts"], slots=4)
     first_job, second_job = [message["j"] for message in await assigned(store, first)]
     results = [
-        NodeResult(job=first_job, attempt=1, status="failed", code="BROKEN", retryable=True),
+        NodeResult(
+            job=first_job, attempt=1, status="failed", code="BROKEN", retryable=True, retry_in_ms=0
+        ),
         NodeResult(
             job=second_job, attempt=1, status="failed", code="MODEL_NOT_AVAILABLE", feature="tts"
         ),

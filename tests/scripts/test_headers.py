@@ -215,7 +215,7 @@ async def test_the_typed_calls_give_as_many_arguments_as_the_headers_name(
             node=node, token="t", sources=["en"], targets=["es"], features=[], slots=1,
             version="")),
         ("heartbeat_node", 2, lambda: counted.heartbeat_node(node, 1, load=0, attempts=[("j", 1)])),
-        ("record_results", 12, lambda: counted.record_results(node, 1, [result])),
+        ("record_results", 13, lambda: counted.record_results(node, 1, [result])),
         ("send_partials", 3, lambda: counted.send_partials(node, 1, [("j", 1, b"")])),
         ("extend_lease", 0, lambda: counted.extend_lease(node, 1, job="j", attempt=1, more_ms=1)),
         ("drain_node", 0, lambda: counted.drain_node(node, 1, within_ms=0)),

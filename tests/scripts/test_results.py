@@ -137,7 +137,7 @@ async def test_rule_21_an_unknown_job_is_refused_and_not_recorded(store: TimedSt
 async def test_rule_21_the_older_attempt_on_the_same_node_is_stale(store: TimedStore) -> None:
     node, job = await running(store, slots=1)
     failure: dict[str, Any] = {"status": "failed", "code": "BROKEN", "retryable": True}
-    assert await reply(store, node, job, 1, **failure) == "ok"
+    assert await reply(store, node, job, 1, retry_in_ms=0, **failure) == "ok"
     assert await refusals_of_token(store, node, job, 1) == {"ATTEMPT_MISMATCH"}
     assert await reply(store, node, job, 2) == "ok"
     await check(store)
@@ -342,7 +342,7 @@ async def test_malformed_calls_are_refused_as_a_whole(store: TimedStore) -> None
     for script, args, field in (
         ("record_results", ["n1", "x"], "epoch"),
         ("record_results", ["n1", 1, job, 1, "ok"], "results"),
-        ("record_results", ["n1", 1, *[job, 1, "ok", "", 0, *[""] * 7] * 65], "results"),
+        ("record_results", ["n1", 1, *[job, 1, "ok", "", 0, *[""] * 8] * 65], "results"),
         ("send_partials", ["n1", "x"], "epoch"),
         ("send_partials", ["n1", 1, job, 1], "partials"),
         ("send_partials", ["n1", 1, *[job, 1, ""] * 65], "partials"),
@@ -447,7 +447,8 @@ async def test_the_next_attempt_does_not_inherit_why_the_last_one_failed(
     store: TimedStore,
 ) -> None:
     node, job = await running(store)
-    await reply(store, node, job, status="failed", code="HANDLER_ERROR", retryable=True, **ERROR)
+    report: dict[str, Any] = {"status": "failed", "code": "HANDLER_ERROR", "retryable": True}
+    await reply(store, node, job, retry_in_ms=0, **report, **ERROR)
     again: dict[str, Any] = {"attempt": 2, "status": "failed", "code": "NO_MODEL"}
     assert await reply(store, node, job, **again) == "ok"
     first, second = await logged(store, "AttemptEnded")

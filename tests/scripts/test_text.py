@@ -162,7 +162,7 @@ async def test_rule_33_a_result_whose_code_is_no_text_is_refused_and_its_job_run
 
 def _result(job: str, status: str = "ok", code: bytes = b"") -> list[Any]:
     text = codec.encode_text(Text(text="hola"))
-    return [job, 1, status, code, 0, "", text, b"", b"", "", "", ""]
+    return [job, 1, status, code, 0, "", "", text, b"", b"", "", "", ""]
 
 
 @pytest.mark.parametrize("odd", [*NOT_TEXT, b"", b"a b", b'"', b"x" * 65])

@@ -295,7 +295,9 @@ async def test_rule_18_a_dispatched_again_job_keeps_its_tag_and_does_not_pay_aga
     await speak(store, "s2", tenant="other", priority=0)
     await store.dispatch()
     before = await zset(store, store.keys.tenant_finish_tag)
-    await reply(store, node, message["j"], status="failed", code="BROKEN", retryable=True)
+    await reply(
+        store, node, message["j"], status="failed", code="BROKEN", retryable=True, retry_in_ms=0
+    )
     again = [e.data for e in await logged(store, "JobQueued") if e.data.attempt == 2]
     first = (await logged(store, "JobQueued"))[0].data
     assert (again[0].tag, again[0].member) == (first.tag, first.member)
@@ -321,7 +323,9 @@ async def test_rule_18_the_slot_of_a_failed_attempt_is_compared_for_all_waiting_
     await speak(store, "s2", targets=["fr"], priority=0)
     await store.dispatch()
     if how == "failed":
-        await reply(store, node, message["j"], status="failed", code="BROKEN", retryable=True)
+        await reply(
+            store, node, message["j"], status="failed", code="BROKEN", retryable=True, retry_in_ms=0
+        )
     else:
         store.tick(6_000)
         await store.timers()
@@ -424,7 +428,9 @@ async def end_one(store: TimedStore, *, fails: bool) -> None:
     for job in await store.transport.command("ZRANGE", key, 0, 0, key=key):
         attempt = int((await job_record(store, job.decode()))["attempt"])
         failure: dict[str, Any] = (
-            {"status": "failed", "code": "BROKEN", "retryable": True} if fails else {}
+            {"status": "failed", "code": "BROKEN", "retryable": True, "retry_in_ms": 0}
+            if fails
+            else {}
         )
         grant = await store.join(targets=["es", "fr"])
         assert await reply(store, grant, job.decode(), attempt, **failure) == "ok"

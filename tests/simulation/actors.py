@@ -358,9 +358,12 @@ class SimNode:
     def __init__(self, cluster: Cluster, name: str, settings: dict[str, Any]) -> None:
         self.cluster, self.world, self.rng = cluster, cluster.world, cluster.rng
         self.store, self.name, self.settings = cluster.store, name, settings
+        self.is_broken = False
+        """Each attempt fails at once, until the process is replaced."""
 
     def start(self) -> None:
         """An older process of this id that is frozen is superseded."""
+        self.is_broken = self.rng.random() < 0.15
         group = self.cluster.process(f"node-{self.name}")
         self.world.on_crash[group] = self.start
         self.world.start(f"{group} main", group, self._main(group))
@@ -449,7 +452,8 @@ class SimNode:
         attempt = data["attempt"]
         is_whole: bool = await self.cluster.patiently(lambda: self._has_audio(data))
         try:
-            await self._linger(grant, job, attempt)
+            if not self.is_broken:
+                await self._linger(grant, job, attempt)
         except (LeaseLost, JobUnknown):
             held.pop(job, None)
             return
@@ -502,6 +506,10 @@ class SimNode:
 
     def _result(self, job: str, data: dict[str, Any], is_whole: bool) -> NodeResult | None:
         attempt, dice = data["attempt"], self.rng.random()
+        if self.is_broken and not self.cluster.is_calm:
+            return NodeResult(
+                job=job, attempt=attempt, status="failed", code="GPU_LOST", retryable=True
+            )
         if not is_whole:
             return NodeResult(job=job, attempt=attempt, status="failed", code="AUDIO_GONE")
         if dice < 0.04 and not self.cluster.is_calm:
@@ -510,8 +518,9 @@ class SimNode:
             return NodeResult(job=job, attempt=attempt, status="no_speech", code="ASR_EMPTY")
         if dice < 0.2:
             return NodeResult(
-                job=job, attempt=attempt, status="failed", code="GPU_FELL_OVER", retryable=True
-            )
+                job=job, attempt=attempt, status="failed", code="GPU_FELL_OVER", retryable=True,
+                retry_in_ms=self.rng.choice((None, None, 0, 40, 2_000)),
+            )  # fmt: skip
         if dice < 0.24:
             return NodeResult(job=job, attempt=attempt, status="failed", code="BAD_AUDIO")
         features: Sequence[str] = data.get("features", ())

@@ -86,6 +86,7 @@ SETTINGS = Settings(
     node_lost_ms=3_000,
     node_retention_ms=4_000,
     suspend_ms=4_000,
+    retry_avoid_ms=800,
     session_retention_ms=5_000,
     outbox_retention_ms=3_000,
     log_keep_ms=1_000,

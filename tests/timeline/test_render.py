@@ -181,7 +181,9 @@ async def test_retries_waits_and_missing_outcomes_are_drawn(store: TimedStore) -
     await store.dispatch()
     store.tick(500)
     (message,) = await assigned(store, node)
-    await reply(store, node, message["j"], status="failed", code="BROKEN", retryable=True)
+    await reply(
+        store, node, message["j"], status="failed", code="BROKEN", retryable=True, retry_in_ms=0
+    )
     for _ in range(3):
         store.tick(300)
         await finish_one(store, node)

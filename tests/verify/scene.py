@@ -65,6 +65,7 @@ for at = 2, #ARGV, 2 do redis.call('RESTORE', ARGV[at], 0, ARGV[at + 1]) end
 """
 WRITES_MAX = 150
 SETTINGS = Settings()
+BACKOFF_MS_MAX = SETTINGS.retry_backoff_ms * 5 // 4
 KEY = "0123456789abcdef"
 ACT = Act(by="ann@host", why="the cause is gone", request="r1")
 TIMER_HANDLERS = "include/timer_handlers.lua"
@@ -441,6 +442,16 @@ async def many_leases(scene: Scene) -> None:
 async def short_suspension(scene: Scene) -> None:
     await scene.store.configure_cell({"suspend_ms": 5_000}, overwrite=True)
     await missing_model(scene)
+
+
+async def avoiding(scene: Scene) -> None:
+    """Two jobs wait for the only other node, and the time to avoid their last node is over."""
+    await scene.store.join("n2", slots=1, features=["tone"])
+    await retryable(scene)
+    scene.store.tick(BACKOFF_MS_MAX)
+    await scene.store.timers()
+    scene.store.tick(SETTINGS.retry_avoid_ms)
+    assert any(member.startswith("avoid|") for member in await scene.timers())
 
 
 async def retired(scene: Scene) -> None:

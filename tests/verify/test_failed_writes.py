@@ -21,6 +21,7 @@ from tests.scripts.session_state import assert_order
 from tests.session_buffer import buffer_of
 from tests.verify import scene as scene_module
 from tests.verify.scene import (
+    BACKOFF_MS_MAX,
     SETTINGS,
     WRITES_MAX,
     Scene,
@@ -28,6 +29,7 @@ from tests.verify.scene import (
     Step,
     abandon,
     archive_lease,
+    avoiding,
     before_dispatch,
     clock_back,
     close_first,
@@ -178,6 +180,8 @@ CALLS: dict[str, tuple[Step, Step]] = {
     "fire_timers gone": (gone_for_long, fire),
     "fire_timers lost": (in_turn(many_leases, pass_time(1)), fire),
     "fire_timers suspension": (in_turn(short_suspension, pass_time(5_000)), fire),
+    "fire_timers backoff": (in_turn(retryable, pass_time(BACKOFF_MS_MAX)), fire),
+    "fire_timers avoid": (avoiding, fire),
     "fire_timers retire": (retired, fire),
     "fire_timers retry": (half_dispatched_again, fire),
     "acquire_set_lease": (other_owner, take_over),

@@ -298,7 +298,7 @@ async def _forged_context(busy: BusyCell, redis: Any) -> None:
 
 
 async def _lost_view(busy: BusyCell, redis: Any) -> None:
-    await redis.delete(busy.store.keys.view("job", "2.1", busy.key(0)))
+    await redis.delete(busy.store.keys.view("job", "3.1", busy.key(0)))
 
 
 async def _unknown_view(busy: BusyCell, redis: Any) -> None:

@@ -130,19 +130,14 @@ local function dispatch(job, choice, cause)
       .. '"}', 'b', context)
 end
 
--- Whether jobs wait for the nodes of this class.
-local function has_waiting(class)
-  return classes.waiting(class)[1] ~= nil
-end
-
 -- Fill the free slots of a node: the best job of all waiting requirements of its class takes a
 -- slot, for at most 8 slots. If free slots and waiting jobs are left, one `fill` entry in the
 -- dispatch queue continues. Returns how many jobs were dispatched.
 function assign.fill(node, cause)
-  if not nodes.has_slot(node) or not has_waiting(node.class) then return 0 end
+  if not nodes.has_slot(node) or not queue.has_waiting_for(node) then return 0 end
   local free, filled = node.slots - nodes.lease_count(node), 0
   while free > 0 and filled < assign.fills_max do
-    local best, second, compared = queue.first_heads(node.class)
+    local best, second, compared = queue.first_heads(node)
     if not best then break end
     local job = jobs.load(string.sub(best.member, 18))
     if job and job.status == 'queued' then
@@ -157,7 +152,7 @@ function assign.fill(node, cause)
     end
     filled = filled + 1
   end
-  if free > 0 and has_waiting(node.class) then
+  if free > 0 and queue.has_waiting_for(node) then
     dispatch_entry.append_fill(node.name)
   end
   return filled
@@ -165,23 +160,28 @@ end
 
 -- Dispatch the job, or queue it. While jobs with the same requirement wait, the job is queued as
 -- well, and a free node takes the best of them. `job.attempt` is the attempt to start, `job.avoid`
--- the node of the previous attempt. `freed` is the node whose slot this job has just released: jobs
--- that wait for that node are compared before the job gets the slot back. Returns nil, or the
--- reason to wait (rule 15, two reasons to wait).
+-- the node of the previous attempt. Until `job.avoid_until` (nil unless the job has backed off)
+-- that node does not take the job while another node is able to, with a free slot or without.
+-- `freed` is the node whose slot this job has just released: jobs that wait for that node are
+-- compared before the job gets the slot back. Returns nil, or the reason to wait (rule 15, two
+-- reasons to wait).
 function assign.place(job, cause, freed)
   local requirement = queue.requirement_of(job)
   local matching = classes.matching(requirement)
-  if queue.has_waiting(requirement) then
+  local avoided = job.avoid_until and nodes.get(job.avoid)
+  if not avoided or not class_nodes.has_other(matching, avoided) then job.avoid_until = nil end
+  if queue.has_waiting(requirement) or queue.has_waiting(queue.name_of(job)) then
     local reason = queue.reason(matching.is_declared)
     queue.add(job, reason, cause)
-    local node = least_loaded(matching, nil)
+    local node = least_loaded(matching, job.avoid_until and job.avoid)
     if not node then return reason end
     assign.fill(node, cause)
     return nil
   end
   local choice = choose(job, matching)
-  if choice.node and not (freed and choice.node.name == freed.name
-    and has_waiting(freed.class)) then
+  local name = choice.node and choice.node.name
+  if name and not (job.avoid_until and name == job.avoid)
+    and not (freed and name == freed.name and queue.has_waiting_for(freed)) then
     choice.classes, choice.others = class_nodes.evidence(matching, choice.node.class)
     dispatch(job, choice, cause)
     return nil

@@ -1,6 +1,7 @@
 -- attempts: ends attempts that have no result, and starts the next ones (rules 13, node
 -- registration; 14, suspended nodes; 20, dispatching again; 25, ordered delivery).
 -- include: assign
+-- include: backoff
 -- include: call
 -- include: clock
 -- include: delivery
@@ -44,18 +45,25 @@ function attempts.fail(job, code, cause)
     { kind = 'failed', code = code, job = job.key, cause = cause, tp = job.tp })
 end
 
--- Dispatch or queue the next attempt. After three re-dispatches the job fails.
-function attempts.retry(job, reason, code, cause, freed)
+-- Dispatch or queue the next attempt, or let the job back off first after a retryable failure that
+-- its node reports. After three re-dispatches the job fails. `report` as for `stop`.
+function attempts.retry(job, reason, code, cause, freed, report)
   if job.attempt > attempts.redispatched_max then
     attempts.fail(job, json.optional(code) or code_of_reason[reason], cause)
     return
   end
   job.avoid, job.attempt = job.node, job.attempt + 1
-  assign.place(job, cause, freed)
+  local delay_ms = report and reason == 'failed'
+    and backoff.delay_ms(job, tonumber(report.retry_in_ms)) or 0
+  if delay_ms > 0 then
+    backoff.start(job, delay_ms, cause)
+  else
+    assign.place(job, cause, freed)
+  end
 end
 
--- Stop the attempt and start the next one on another node; then fill the freed slot. If the next
--- one cannot be started, a timer starts it. `report` as for `stop`.
+-- Stop the attempt and start the next one, on another node or after a backoff; then fill the freed
+-- slot. If the next one cannot be started, a timer starts it. `report` as for `stop`.
 function attempts.redispatch(job, reason, code, cause, report)
   local id = table.concat({ job.key, numbers.text[job.attempt], reason, code or '' }, '|')
   local freed, has_ended
@@ -67,7 +75,7 @@ function attempts.redispatch(job, reason, code, cause, report)
       has_ended = true
     end)
     send_cancel(job, reason)
-    attempts.retry(job, reason, code, cause, freed)
+    attempts.retry(job, reason, code, cause, freed, report)
   end)
   if freed then assign.fill(freed, cause) end
 end
@@ -132,14 +140,25 @@ function attempts.end_registration(node, reason, code)
   events.NodeLost(node, reason, leases)
 end
 
+-- A job that waits for a slot, or that backs off, waits no longer. `store_end` stores its end: if
+-- the call fails before, the timers of the job end it.
+function attempts.end_wait(job, store_end)
+  local backs_off = job.status == 'backoff'
+  if not backs_off then queue.remove(job) end
+  store_end()
+  if backs_off then
+    backoff.cancel(job)
+  else
+    queue.cancel_timers(job)
+  end
+end
+
 -- The outcome of the job has been skipped: the job ends in the same step (rule 25, ordered
 -- delivery). Returns the node that can take a job now. The caller fills the node after all skips;
 -- otherwise the slot could go to a job that is skipped next.
 function attempts.cancel(job, cause)
-  if job.status == 'queued' then
-    queue.remove(job)
-    jobs.set_ended(job, 'missing')
-    queue.cancel_timers(job)
+  if job.status == 'queued' or job.status == 'backoff' then
+    attempts.end_wait(job, function() jobs.set_ended(job, 'missing') end)
   elseif job.status == 'running' then
     jobs.set_ended(job, 'missing')
     return attempts.stop(job, 'cancelled', nil, cause)

@@ -157,6 +157,13 @@ function class_nodes.first_heads(match)
   return ordered_set.first_two(order_of(match).heads)
 end
 
+-- Whether this node and another one can take a job of the match, with a free slot or full.
+function class_nodes.has_other(match, node)
+  if node.status ~= 'alive' or not match.has[node.class] then return false end
+  local order = order_of(match)
+  return order.free + order.full > 1
+end
+
 -- The least loaded node of a class after its head: { name, load }, or nil.
 function class_nodes.second_free(id)
   return first_free(definitions.read_through(id), free_nodes.read_through(id))[2]

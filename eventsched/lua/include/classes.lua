@@ -10,6 +10,8 @@
 -- A suspended subject is a feature, a language pair as `pair_subject` names it, or `whole_node`,
 -- which suspends the nodes of the class for every job.
 local classes = { whole_node = '*' }
+-- Source, target and features of a requirement, or of a queue of it that avoids a node.
+local queue_pattern, scanned_last = '^(.-):(.-):([^|]*)', '63'
 
 function classes.id_of(sources, targets, features, suspended)
   local signature = table.concat({ sources, targets, features, suspended }, '|')
@@ -89,7 +91,7 @@ local function serves(class, pair, features)
 end
 
 local function find_matching(requirement)
-  local source, target, features = string.match(requirement, '^(.-):(.-):(.*)$')
+  local source, target, features = string.match(requirement, queue_pattern)
   features = strings.split(features)
   local pair, usable, suspended = classes.pair_subject(source, target), {}, {}
   for _, id in ipairs(ids_of_pair.read_through(source .. ':' .. target)) do
@@ -186,6 +188,15 @@ function classes.waiting(id)
   return heads.first, heads.count
 end
 
+-- The first two of the first 64 of these requirements that do not end with `suffix`.
+function classes.waiting_without(id, suffix)
+  local items = {}
+  for _, item in ipairs(redis.call('ZRANGE', keys.of('requirements', id), '0', scanned_last)) do
+    if not items[2] and string.sub(item, -#suffix) ~= suffix then items[#items + 1] = item end
+  end
+  return items
+end
+
 -- The next job of a requirement has changed from `old` to `head`; nil stands for none.
 function classes.set_head(id, old, head)
   local items, heads, change = keys.of('requirements', id), waiting.peek(id), 0
@@ -203,7 +214,7 @@ function classes.watch(id, sources, targets)
   local class, items = class_nodes.definition(id), keys.of('requirements', id)
   waiting.evict(id)
   for requirement, place in pairs(reply.by_name(redis.call('HGETALL', keys.requirements))) do
-    local source, target, features = string.match(requirement, '^(.-):(.-):(.*)$')
+    local source, target, features = string.match(requirement, queue_pattern)
     if sources[source] and targets[target]
       and serves(class, classes.pair_subject(source, target), strings.split(features)) then
       write('ZADD', items, '0', place .. ':' .. requirement)

@@ -123,14 +123,19 @@ end
 
 -- Jobs. `job` is a job as `jobs` creates and loads it; `cause` names an entry, or is empty.
 
-function events.JobQueued(job, reason, cause, tag, deadline)
+-- Until `avoid_until` the job avoids the node of its last attempt, until `not_before` it backs off;
+-- nil if it does not.
+function events.JobQueued(job, reason, cause, tag, deadline, avoid_until, not_before)
   return append(keys.log, 'JobQueued', job.session, job.key, '', cause, job.tp,
     '{"utterance":' .. job.utterance .. ',"target":"' .. job.target .. '","delivery_no":'
       .. job.delivery_no .. ',"source":"' .. job.source .. '"'
       .. json.list_field('features', job.features) .. ',"attempt":' .. as_text[job.attempt]
       .. ',"reason":"' .. reason .. '","priority":'
       .. as_text[job.priority] .. ',"tag":' .. tag .. ',"member":"' .. job.member
-      .. '","deadline_ms":' .. deadline .. '}', '')
+      .. '","deadline_ms":' .. deadline
+      .. (not_before and ',"not_before_ms":' .. not_before or '')
+      .. (avoid_until and ',"last":"' .. keys.full(job.node) .. '","avoid_until_ms":' .. avoid_until
+        or '') .. '}', '')
 end
 
 -- The job keeps its tag, its member and its deadline.

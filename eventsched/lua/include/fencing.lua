@@ -11,7 +11,7 @@ local ended_by_the_server = { JOB_TIMEOUT = true, NODE_LOST = true }
 -- Why the token is refused, or nil if it is the current token of a running job.
 function fencing.refusal(job, node, epoch, attempt)
   if job.node ~= node or job.epoch ~= epoch then return 'NODE_MISMATCH' end
-  if job.status == 'queued' then return 'LEASE_LOST' end
+  if job.status == 'queued' or job.status == 'backoff' then return 'LEASE_LOST' end
   if job.attempt ~= attempt then return 'ATTEMPT_MISMATCH' end
   if job.status == 'ended' then
     -- If the job ended without a report with this token, the report is no duplicate: it is late.

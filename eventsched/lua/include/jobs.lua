@@ -1,10 +1,12 @@
 -- jobs: the job record. Its existence is the idempotency key (rules 10, job identity; 11, one
 -- atomic dispatch). The record is one line,
 --   status|attempt|node|epoch|at|deadline|place|outcome|refused|core
--- node, epoch: of the last attempt. at: when a running job was dispatched. deadline: when the lease
--- of a running job ends, or the wait of a queued job. place: `priority,tag,entry` in the queue,
--- once the job has waited. refused: the refused reports that the log has, as `fencing` writes them;
--- mostly empty. core: JSON that never changes and that assignments repeat; of an ended
+-- node, epoch: of the last attempt. at: when a running job was dispatched; until when a job with
+-- the status `backoff` backs off; until when a queued job avoids the node of its last attempt, or
+-- empty. deadline: when the lease of a running job ends, or the wait of a queued job; of a job that
+-- backs off, until when it will avoid the node of its last attempt. place: `priority,tag,entry` in
+-- the queue, once the job has waited. refused: the refused reports that the log has, as `fencing`
+-- writes them; mostly empty. core: JSON that never changes and that assignments repeat; of an ended
 -- job only the first fields, and the code.
 -- include: clock
 -- include: json
@@ -70,6 +72,7 @@ function jobs.load_header(key)
     local priority, tag, entry = string.match(place, '^(%d+),(%d+),(%d+)$')
     job.priority, job.tag, job.member = as_number[priority], tonumber(tag), entry .. ':' .. key
   end
+  if status == 'queued' and at ~= '' then job.avoid_until = at end
   if not session then decode_core(job) end
   job.name = keys.name(job.session)
   return job
@@ -150,11 +153,24 @@ function jobs.set_deadline(job, deadline)
   store(job, 'running', job.at, deadline, '', job.head, job.rest)
 end
 
--- The job waits in the queue until `deadline`. `tag` and `deadline` are text.
-function jobs.set_queued(job, tag, deadline)
+local function set_place(job)
+  job.place = as_text[job.priority] .. ',' .. as_text[job.tag] .. ','
+    .. string.sub(job.member, 1, 16)
+end
+
+-- The job waits in the queue until `deadline`, which is text. It avoids the node of its last
+-- attempt until `job.avoid_until`, text or nil.
+function jobs.set_queued(job, deadline)
   job.deadline = deadline
-  job.place = as_text[job.priority] .. ',' .. tag .. ',' .. string.sub(job.member, 1, 16)
-  store(job, 'queued', '', deadline, '', job.head, job.rest)
+  set_place(job)
+  store(job, 'queued', job.avoid_until or '', deadline, '', job.head, job.rest)
+end
+
+-- The job backs off until `not_before`, and avoids the node of its last attempt until
+-- `avoid_until`. Both are text.
+function jobs.set_backing_off(job, not_before, avoid_until)
+  set_place(job)
+  store(job, 'backoff', not_before, avoid_until, '', job.head, job.rest)
 end
 
 -- The first fields of the core, which `load_header` reads.

@@ -8,7 +8,7 @@ local single_keys = {
   'node_index_starts',
   'waiting_tags', 'tenant_queued', 'tenant_undispatched', 'tenant_finish_tag', 'tenant_outbox',
   'tenant_lag', 'archive', 'erased', 'presence', 'stalled_timers', 'session_index_ends',
-  'operator_requests', 'tenant_refused',
+  'operator_requests', 'tenant_refused', 'backoffs',
 }
 
 call.on_begin(function()

@@ -11,6 +11,11 @@
 -- `requirements` has the place of each head, and each class that serves the requirement has
 -- `<place>:<requirement>` in a sorted set. So the best job of all requirements of a class is found
 -- without reading the others: the work of a fill does not depend on how many requirements wait.
+--
+-- Avoided nodes. A job that avoids the node of its last attempt (rule 20, dispatching again) waits
+-- in a queue of its own, `<requirement>|<node>`, which has its own sorted sets and its own head.
+-- The other nodes compare this head with those of the requirements; the avoided node passes over
+-- it.
 -- include: cache
 -- include: call
 -- include: classes
@@ -47,6 +52,12 @@ end)
 
 function queue.requirement_of(job)
   return job.source .. ':' .. job.target .. ':' .. job.features
+end
+
+-- The name of the queue in which the job waits.
+function queue.name_of(job)
+  local requirement = queue.requirement_of(job)
+  return job.avoid_until and requirement .. '|' .. job.node or requirement
 end
 
 function queue.has_waiting(requirement)
@@ -164,7 +175,7 @@ end
 -- A job gets its tag and its member when it waits for the first time, and keeps both when it waits
 -- again. The tenant is charged for the audio of the job, and for at least `charge_min_ms`: a job
 -- takes a slot for a time of its own, however short the utterance is.
-local function assign_place(job)
+function queue.assign_place(job)
   if job.member then return end
   read_counters()
   local finish = queue.finish[job.tenant]
@@ -226,10 +237,12 @@ function queue.rebuild_waiting(class)
   classes.rebuild_waiting(class)
 end
 
--- For `verify`, without the cache: what is wrong with the stored place of the head of a
--- requirement; nil for a right one. Bound: the classes of the language pair.
-function queue.head_fault(source, target, features)
+-- For `verify`, without the cache: what is wrong with the stored place of the head of a queue, of a
+-- requirement and of `avoided`, the name of the avoided node or nil; nil for a right one. Bound:
+-- the classes of the language pair.
+function queue.head_fault(source, target, features, avoided)
   local requirement = source .. ':' .. target .. ':' .. features
+  if avoided then requirement = requirement .. '|' .. avoided end
   local head, stored = queue.head(requirement), redis.call('HGET', keys.requirements, requirement)
   local place = head and queue.place_of(head) or false
   if stored ~= place then
@@ -269,26 +282,44 @@ local function head_of_item(class, item)
   return nil
 end
 
--- The next two jobs of all requirements that the class serves, and how many requirements wait. A
--- call corrects at most 8 wrong items; then the jobs are nil.
-function queue.first_heads(class)
-  local items, count = classes.waiting(class)
+-- The first two items of the class of the node that do not avoid the node, and the number of all.
+local function items_for(node)
+  local items, count = classes.waiting(node.class)
+  local suffix = '|' .. node.name
+  local first, second = items[1], items[2]
+  if first and string.sub(first, -#suffix) == suffix
+    or second and string.sub(second, -#suffix) == suffix then
+    items = classes.waiting_without(node.class, suffix)
+  end
+  return items, count
+end
+
+-- Whether jobs wait that the node can take.
+function queue.has_waiting_for(node)
+  return items_for(node)[1] ~= nil
+end
+
+-- The next two jobs of all queues that the class of the node serves and that do not avoid the node,
+-- and how many queues the class serves. A call corrects at most 8 wrong items; then the jobs are
+-- nil.
+function queue.first_heads(node)
+  local items, count = items_for(node)
   for _ = 1, corrected_max do
-    local best = items[1] and head_of_item(class, items[1])
-    local second = best and items[2] and head_of_item(class, items[2])
+    local best = items[1] and head_of_item(node.class, items[1])
+    local second = best and items[2] and head_of_item(node.class, items[2])
     if (best or not items[1]) and (second or not items[2]) then return best, second, count end
-    items, count = classes.waiting(class)
+    items, count = items_for(node)
   end
   return nil, nil, count
 end
 
 local function enqueue(job, requirement, reason, cause, tag, deadline)
-  jobs.set_queued(job, tag, deadline)
+  jobs.set_queued(job, deadline)
   write('ZADD', keys.waiting_tags, tag, job.member)
   add_to_set(job.priority, requirement, tag, job.member)
   queue.changes[job.tenant] = (queue.changes[job.tenant] or 0) + 1
   raise_head(requirement, job)
-  events.JobQueued(job, reason, cause, tag, deadline)
+  events.JobQueued(job, reason, cause, tag, deadline, job.avoid_until, nil)
 end
 
 local function undo_enqueue(job)
@@ -300,28 +331,37 @@ end
 -- Queue the job. The timers that end the wait are set first. If the call fails before the event,
 -- the job is as before.
 function queue.add(job, reason, cause)
-  local now, requirement = clock.now(), queue.requirement_of(job)
-  assign_place(job)
+  local now, requirement = clock.now(), queue.name_of(job)
+  queue.assign_place(job)
   local tag = as_text[job.tag]
   local deadline = as_text[now + settings.queue_timeout_ms]
   timers.set(deadline, 'wait', job.key)
   if job.priority > 0 then
     timers.set(now + math.floor(settings.queue_timeout_ms / 2), 'age', job.key)
   end
+  if job.avoid_until then timers.set(job.avoid_until, 'avoid', job.key) end
   call.or_else(undo_enqueue, enqueue, job, requirement, reason, cause, tag, deadline)
 end
 
 -- The job has waited for half of its time: it waits at the highest priority from now on (rule 18,
 -- fair waiting).
 function queue.promote(job)
-  local requirement = queue.requirement_of(job)
+  local requirement = queue.name_of(job)
   remove_from_set(job.priority, requirement, job.member)
   job.priority = 0
   local tag = as_text[job.tag]
   add_to_set(0, requirement, tag, job.member)
   raise_head(requirement, job)
-  jobs.set_queued(job, tag, job.deadline)
+  jobs.set_queued(job, job.deadline)
   events.JobPromoted(job)
+end
+
+-- The job waits for any node of its requirement from now on, with the same tag and deadline.
+function queue.end_avoidance(job, is_declared)
+  queue.remove(job)
+  job.avoid_until = nil
+  call.or_else(jobs.restore, enqueue, job, queue.name_of(job), queue.reason(is_declared), '',
+    as_text[job.tag], job.deadline)
 end
 
 -- Remove a head whose job does not wait: a call failed before it had stored the job.
@@ -337,7 +377,7 @@ end
 -- Remove the job from the queue. The caller cancels its timers when it has ended or dispatched the
 -- job: if that fails, the timer ends the job.
 function queue.remove(job)
-  local requirement = queue.requirement_of(job)
+  local requirement = queue.name_of(job)
   write('ZREM', keys.waiting_tags, job.member)
   if remove_from_set(job.priority, requirement, job.member) then
     queue.changes[job.tenant] = (queue.changes[job.tenant] or 0) - 1
@@ -348,6 +388,7 @@ end
 -- The job waits no longer.
 function queue.cancel_timers(job)
   timers.cancel_both('wait', 'age', job.key)
+  if job.avoid_until then timers.cancel('avoid', job.key) end
 end
 
 -- Remove the job from the queue to dispatch it. Virtual time advances to its tag.

@@ -7,7 +7,8 @@
 -- include: retire_timer
 -- include: session_timers
 local timer_handlers = {
-  age = job_timers.age, close = outcome_timers.close, drain = node_timers.drain,
+  age = job_timers.age, avoid = job_timers.avoid, backoff = job_timers.backoff,
+  close = outcome_timers.close, drain = node_timers.drain,
   gap = outcome_timers.gap, gone = node_timers.gone, idle = session_timers.idle,
   leases = node_timers.leases, lost = node_timers.lost,
   suspension = node_timers.suspension, node = node_timers.node, pause = session_timers.pause,
