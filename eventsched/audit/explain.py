@@ -364,8 +364,6 @@ def _ended_by(begin: Event, event: Event, session_events: Sequence[Event]) -> st
             return ", ".join(filter(None, [f"on {node}: {reason}", code, error]))
         case _, ResultRecorded(status=status, code=code):
             return f"on {node}: {status}" + (f", {code}" if code else "")
-        case _, ResultReplaced(status=status, code=code):
-            return f"on {node}: {status}" + (f", {code}" if code else "")
         case _, JobFailed(code=code):
             return f"failed: {code}"
         case _, ResultMissing(reason=reason):

@@ -34,6 +34,7 @@
 -- include: jobs
 -- include: json
 -- include: keys
+-- include: node_failures
 -- include: nodes
 -- include: result_text
 -- include: sessions
@@ -55,6 +56,7 @@ end
 -- A result with status ok or no_speech: the job ends, its outcome is delivered or held, and its
 -- slot is filled.
 local function record(job, result)
+  node_failures.clear(job.node)
   local id, freed = delivery.record_result(job, result, ending_of(job, result), nodes.release_slot)
   if freed then assign.fill(freed, 'log/' .. id) end
 end
@@ -73,11 +75,11 @@ end
 -- The node is not chosen for the subject for a while (rule 14, suspended nodes). `subject` is a
 -- feature, a language pair or `nodes.whole`, `reason` the code of the report. Returns whether the
 -- node is suspended: the last node that can serve a requirement is never suspended for every job.
-local function suspend(job, subject, reason)
+local function suspend(job, subject, reason, suspend_ms)
   local registration = nodes.get(job.node)
   if not nodes.is_current(registration, job.epoch) then return false end
   if subject == nodes.whole and not classes.others_can_serve(registration) then return false end
-  local until_ms = clock.now() + settings.suspend_ms
+  local until_ms = clock.now() + suspend_ms
   timers.set(until_ms, 'suspension', job.node .. '|' .. subject)
   if not strings.set_of(registration.suspended)[subject] then
     local suspended = strings.split(registration.suspended)
@@ -110,13 +112,24 @@ local function fail_unreadable(job)
   end
   count = tonumber(count) + 1
   if count >= unreadable_max
-    and suspend(job, nodes.whole, 'RESULT_UNREADABLE') then
+    and suspend(job, nodes.whole, 'RESULT_UNREADABLE', settings.suspend_ms) then
     write('HDEL', node_key, 'unreadable')
   else
     write('HSET', node_key, 'unreadable', count .. '|' .. since)
   end
   jobs.load_body(job)
   attempts.redispatch(job, 'failed', 'RESULT_UNREADABLE', '')
+end
+
+-- The node reports a retryable failure. A node that fails fast again and again is suspended for
+-- every job. A further failure of an attempt that began before does not extend the suspension.
+local function suspend_if_failing(job)
+  local suspend_ms = node_failures.count(job)
+  if not suspend_ms then return end
+  if strings.set_of(nodes.get(job.node).suspended)[nodes.whole] then return end
+  if suspend(job, nodes.whole, 'ATTEMPTS_FAILED', suspend_ms) then
+    node_failures.set_suspended(job.node)
+  end
 end
 
 local function fail(job, result)
@@ -128,9 +141,10 @@ local function fail(job, result)
     elseif not strings.set_of(job.features)[subject] then
       return 'INVALID_MESSAGE field=feature limit=one of the job\'s features, or empty'
     end
-    suspend(job, subject, result.code)
+    suspend(job, subject, result.code, settings.suspend_ms)
     attempts.redispatch(job, 'suspended', result.code, '', result)
   elseif result.retryable == '1' then
+    suspend_if_failing(job)
     attempts.redispatch(job, 'failed', result.code, '', result)
   else
     local freed = attempts.stop(job, 'failed', result.code, '', result)

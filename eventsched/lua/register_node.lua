@@ -28,6 +28,7 @@
 -- include: clock
 -- include: events
 -- include: keys
+-- include: node_failures
 -- include: nodes
 -- include: numbers
 -- include: settings
@@ -83,6 +84,7 @@ end, function()
   local new = nodes.register(name, epoch_text, class_id, numbers.text[slots_no], sources, targets,
     features, 'token', token, 'version', version, 'inbox_from', inbox_from, 'seen', clock.text(),
     'load', '0', 'drained_by', '')
+  node_failures.clear(name)
   events.NodeRegistered(new, version)
   return new
 end)

@@ -474,8 +474,8 @@ class NodeSuspended(Data, frozen=True, kw_only=True):
     scope: SuspensionScope
     subject: str = ""
     """The feature, or the language pair as `<source>><target>`; empty for the whole node."""
-    reason: Literal["MODEL_NOT_AVAILABLE", "RESULT_UNREADABLE"]
-    """Code of the report that led to the suspension."""
+    reason: Literal["MODEL_NOT_AVAILABLE", "RESULT_UNREADABLE", "ATTEMPTS_FAILED"]
+    """Code of the report that led to the suspension; ATTEMPTS_FAILED for five fast failures."""
     until_ms: Int
     cls: str = msgspec.field(name="class")
     """Capability class of the node with this suspension."""

@@ -24,7 +24,8 @@ S  ephemeral state: it may be lost.
     room:<tenant>/<room>    hash   D  member session -> language that it listens to
     job:<job_key>           string D  the job; its existence is the idempotency key
                                    + S while it runs: the deadline of the attempt's lease
-    node:<node>             hash   D  + S fields seen, load, unreadable (count|since), drained_by
+    node:<node>             hash   D  + S fields seen, load, unreadable (count|since), drained_by,
+                                     failures (count|session|has_other|suspensions)
     leases:<node>:<epoch>   zset   D  live attempts, by time of dispatch
     classes                 set    D  ids of capability classes
     class:<id>              hash   D  sources, targets, features, suspended, draining

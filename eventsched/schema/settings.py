@@ -89,6 +89,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     retry_avoid_ms: AvoidMs = 2_000
     """After its backoff, a job avoids the node that failed for this long while another node is able
     to serve it, free or full (rule 20, dispatching again)."""
+    fast_failure_ms: Ms = 1_000
+    """A retryable failure counts against its node if it comes within this time of the dispatch
+    (rule 14, suspended nodes)."""
+    failing_suspend_ms: Ms = 30_000
+    """A node with five fast failures in a row, of at least two sessions, is suspended for this
+    long, and twice as long for each further time until it succeeds (rule 14, suspended nodes)."""
+    failing_suspend_ms_max: Ms = 300_000
+    """A failing node is suspended for at most this long (rule 14, suspended nodes)."""
     session_retention_ms: Ms = 3_600_000
     """The records of a closed session are deleted after this time; its events stay (rule 10, job
     identity)."""

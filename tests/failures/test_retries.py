@@ -10,7 +10,7 @@ from anyio.to_thread import run_sync
 
 import eventsched
 from eventsched.client.client import Client
-from eventsched.schema.events import AttemptEnded, Event, JobQueued
+from eventsched.schema.events import AttemptEnded, Event, JobQueued, NodeSuspended
 from eventsched.server.testing import LocalServer
 from eventsched.store.cell import Store
 from tests.failures.programs import Program, Programs, ask
@@ -56,7 +56,7 @@ async def outcomes(session: eventsched.Session, count: int) -> list[eventsched.O
 async def test_a_broken_node_beside_a_sound_one_loses_no_job(
     own_server: LocalServer, fleet: Programs
 ) -> None:
-    """`why` and `history` have the backoffs."""
+    """The broken one is suspended, and `status`, `why` and `history` say why."""
     url = own_server.url
     await fleet.role(url, *ROLES)
     async with eventsched.connect(url) as es:
@@ -68,12 +68,18 @@ async def test_a_broken_node_beside_a_sound_one_loses_no_job(
                     await session.append(SECOND, end_of_utterance=True)
             received = await outcomes(first, 8) + await outcomes(second, 8)
         assert [outcome.outcome for outcome in received] == ["result"] * 16
+        (suspended, *_) = await data_of(es.stores["c0"], NodeSuspended)
+        assert isinstance(suspended.data, NodeSuspended)
+        assert (suspended.node, suspended.data.reason) == ("c0.a-broken", "ATTEMPTS_FAILED")
         (ended, *_) = await data_of(es.stores["c0"], AttemptEnded)
+    status = await run_sync(partial(ask, url, "status"))
+    assert "a-broken" in status.stdout
+    assert "suspended" in status.stdout
     why = await run_sync(partial(ask, url, "why", ended.job))
     assert "GPU_LOST" in why.stdout
     assert "backoff" in why.stdout
-    history = await run_sync(partial(ask, url, "history", ended.session))
-    assert "retry_backoff" in history.stdout
+    history = await run_sync(partial(ask, url, "history", "--node", "a-broken"))
+    assert "ATTEMPTS_FAILED" in history.stdout
 
 
 async def test_a_broken_node_alone_fails_a_job_after_three_backoffs(
@@ -94,6 +100,7 @@ async def test_a_broken_node_alone_fails_a_job_after_three_backoffs(
             later - earlier >= backoff_ms
             for earlier, later, backoff_ms in zip(ends, ends[1:], (100, 400, 1_600), strict=False)
         )
+        assert not await has(es.stores["c0"], NodeSuspended)
 
 
 async def test_a_backoff_outlives_the_processes_of_the_roles(

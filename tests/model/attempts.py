@@ -8,6 +8,7 @@ Never does: time (timers.py). Read next: timers.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeVar, cast
 
 import msgspec
@@ -24,7 +25,7 @@ from eventsched.schema.events import (
 from eventsched.schema.keys import name_of
 from eventsched.store.node_commands import NodeGrant, NodeResult
 from tests.model import delivery, nodes, queue, session
-from tests.model.world import Ending, World, invalid
+from tests.model.world import Ending, Failures, World, invalid
 
 Said = TypeVar("Said", ResultRecorded, ResultReplaced)
 
@@ -33,6 +34,7 @@ RECOVERED_MAX = 16
 HELD_MS_MAX = 300_000
 AUDIO_MAX, PARTIAL_MAX, REFUSED_MAX = 512_000, 65_536, 16
 UNREADABLE_MAX = 3
+FAILURES_MAX = 5
 LOST_CODES = {
     "lease": "JOB_TIMEOUT",
     "node_lost": "NODE_LOST",
@@ -286,6 +288,7 @@ def _ending(result: NodeResult, cause: str = "") -> Ending:
 def _record(w: World, node: str, epoch: int, result: NodeResult) -> None:
     """The job ends, its outcome is delivered or held, and its slot is filled."""
     core, key, freed = w.cores[result.job], result.job, ""
+    w.processes[name_of(node)].failures = None
 
     def emit(data: ResultRecorded) -> str:
         nonlocal freed
@@ -314,6 +317,25 @@ def _replace(w: World, node: str, epoch: int, result: NodeResult) -> None:
     delivery.hold(w, name, core.target, core.delivery_no, _ending(result, f"log/{log_id}"))
 
 
+def _suspend_if_failing(w: World, name: str, key: str) -> None:
+    """Rule 14, suspended nodes: five fast failures in a row, of two sessions, suspend the node."""
+    if w.now - w.jobs[key].dispatched_ms > w.settings.fast_failure_ms:
+        return
+    session = w.cores[key].session
+    process = w.processes[name]
+    old = process.failures or Failures(0, session, False, 0)
+    has_other = old.has_other or session != old.session
+    new = Failures(min(old.count + 1, FAILURES_MAX), old.session, has_other, old.suspensions)
+    process.failures = new
+    if new.count < FAILURES_MAX or not has_other or nodes.WHOLE in w.nodes[name].suspension_words:
+        return
+    if nodes.others_can_serve(w, name):
+        suspend_ms = w.settings.failing_suspend_ms * 2**new.suspensions
+        suspend_ms = min(suspend_ms, w.settings.failing_suspend_ms_max)
+        nodes.suspend(w, name, nodes.WHOLE, "ATTEMPTS_FAILED", suspend_ms)
+        process.failures = replace(new, suspensions=new.suspensions + 1)
+
+
 def _failed(w: World, node: str, result: NodeResult) -> None:
     key = result.job
     if result.code == "MODEL_NOT_AVAILABLE":
@@ -324,6 +346,7 @@ def _failed(w: World, node: str, result: NodeResult) -> None:
         nodes.suspend(w, name_of(node), subject)
         redispatch(w, key, "suspended", result.code, result)
     elif result.retryable:
+        _suspend_if_failing(w, name_of(node), key)
         redispatch(w, key, "failed", result.code, result)
     else:
         freed = stop(w, key, "failed", result.code, result)

@@ -45,6 +45,9 @@ SETTINGS = Settings(
     suspend_ms=12_000,
     retry_backoff_ms=300,
     retry_avoid_ms=3_000,
+    fast_failure_ms=2_000,
+    failing_suspend_ms=6_000,
+    failing_suspend_ms_max=15_000,
     session_retention_ms=40_000,
     outbox_retention_ms=7_000,
     lease_base_ms=14_000,
@@ -66,6 +69,7 @@ OTHER: dict[str, int] = {
     "suspend_ms": 7_000,
     "retry_backoff_ms": 0,
     "retry_avoid_ms": 0,
+    "failing_suspend_ms": 3_000,
     "session_retention_ms": 25_000,
     "outbox_retention_ms": 30_000,
     "lease_base_ms": 20_000,
@@ -698,7 +702,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.attempt(0, is_live=True))
     @rule(which=st.integers(0, 40), count=st.integers(1, 6), retry_in_ms=RETRY_IN_MS)
     def fail_again_and_again(self, which: int, count: int, retry_in_ms: int | None) -> None:
-        """One node, several times; timers fire in between."""
+        """One node: the fifth failure may suspend it; timers fire in between."""
         target_attempt = self.attempt(which, is_live=True)
         assert target_attempt is not None
         node = target_attempt[1]

@@ -281,11 +281,14 @@ def suspend(
     w: World,
     name: str,
     word: str,
-    reason: Literal["MODEL_NOT_AVAILABLE", "RESULT_UNREADABLE"] = "MODEL_NOT_AVAILABLE",
+    reason: Literal[
+        "MODEL_NOT_AVAILABLE", "RESULT_UNREADABLE", "ATTEMPTS_FAILED"
+    ] = "MODEL_NOT_AVAILABLE",
+    suspend_ms: int = 0,
 ) -> None:
     """Rule 14, suspended nodes: the node is not chosen for this subject."""
     node = w.nodes[name]
-    until_ms = w.now + w.settings.suspend_ms
+    until_ms = w.now + (suspend_ms or w.settings.suspend_ms)
     data = NodeSuspended(
         epoch=node.epoch,
         scope=_scope_of(word),

@@ -262,6 +262,7 @@ def _node(w: World, name: str) -> Content:
     if name in w.unreadable:
         count, since_ms = w.unreadable[name]
         content[f"node:{name}"]["unreadable"] = f"{count}|{since_ms}"
+    content[f"node:{name}"]["failures"] = str(process.failures or "")
     for key, held in node.live.items():
         content.setdefault(f"leases:{name}:{held.epoch}", {})[key] = held.since_ms
     return content

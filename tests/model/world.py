@@ -71,6 +71,19 @@ class SessionState:
         self.tokens = [*self.tokens, (token, epoch)][-TOKENS_MAX:]
 
 
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """Fast failures in a row on one node."""
+
+    count: int
+    session: str
+    has_other: bool
+    suspensions: int
+
+    def __str__(self) -> str:
+        return f"{self.count}|{self.session}|{int(self.has_other)}|{self.suspensions}"
+
+
 @dataclass(slots=True)
 class Process:
     """The process that holds the registration of a node."""
@@ -82,6 +95,7 @@ class Process:
     load: int = 0
     drained_by: str = ""
     """The operator who drains the node."""
+    failures: Failures | None = None
 
 
 class DispatchEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

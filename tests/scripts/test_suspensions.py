@@ -443,3 +443,157 @@ async def test_rule_14_a_feature_for_which_the_node_is_suspended_needs_no_other_
     scopes = [event.data.scope for event in await logged(store, "NodeSuspended")]
     assert scopes == ["feature", "node"]
     await check(store)
+
+
+async def five_jobs(store: TimedStore, *, sessions: int = 2, **given: Any) -> NodeGrant:
+    """A node that holds five jobs of so many sessions, before another node joins."""
+    node = await store.join("n1", slots=8, **given)
+    for number in range(sessions):
+        await speak(store, f"s{number}", count=5 // sessions + (number < 5 % sessions))
+    await store.dispatch()
+    assert len(await assigned(store, node)) == 5
+    await store.join("n2", slots=8, **given)
+    return node
+
+
+async def fail_all(store: TimedStore, node: NodeGrant, **report: Any) -> None:
+    """Each attempt that the node holds fails, oldest first."""
+    held = await store.transport.command(
+        "ZRANGE", key := store.keys.leases("n1", node.epoch), 0, -1, key=key
+    )
+    attempts = {message["j"]: message["attempt"] for message in await assigned(store, node)}
+    failed: dict[str, Any] = {"status": "failed", "code": "BROKEN", "retryable": True}
+    for job in held:
+        await reply(store, node, job.decode(), attempts[job.decode()], **failed | report)
+    await check(store)
+
+
+async def test_rule_14_five_fast_failures_of_two_sessions_suspend_the_node(
+    store: TimedStore,
+) -> None:
+    node = await five_jobs(store)
+    store.tick(1_000)
+    await fail_all(store, node)
+    (event,) = await logged(store, "NodeSuspended")
+    assert (event.node, event.data.scope, event.data.subject) == (node.node, "node", "")
+    assert (event.data.reason, event.data.until_ms) == ("ATTEMPTS_FAILED", store.at_ms + 30_000)
+    assert [e.data.reason for e in await logged(store, "JobQueued")] == ["retry_backoff"] * 5
+    store.tick(125)
+    await store.timers()
+    assert {e.node for e in (await logged(store, "JobDispatched"))[-5:]} == {store.keys.full("n2")}
+    await check(store)
+
+
+@pytest.mark.parametrize(
+    ("sessions", "after_ms", "report"),
+    [
+        (1, 0, {}),
+        (2, 1_001, {}),
+        (2, 0, {"retryable": False}),
+    ],
+    ids=["one session", "slow failures", "failures that the job causes"],
+)
+async def test_rule_14_other_failures_suspend_no_node(
+    store: TimedStore, sessions: int, after_ms: int, report: dict[str, Any]
+) -> None:
+    node = await five_jobs(store, sessions=sessions)
+    store.tick(after_ms)
+    await fail_all(store, node, **report)
+    assert await logged(store, "NodeSuspended") == []
+
+
+async def test_rule_14_one_success_begins_the_row_anew(store: TimedStore) -> None:
+    node = await five_jobs(store)
+    await store.configure_cell({"retry_backoff_ms": 0}, overwrite=True)
+    messages = await assigned(store, node)
+    for message in messages[:4]:
+        await reply(store, node, message["j"], status="failed", code="BROKEN", retryable=True)
+    await reply(store, node, messages[4]["j"], status="no_speech")
+    assert (await store.read_hash(store.keys.node("n1")))["failures"] == ""
+    await store.drain_node(store.keys.full("n2"), 1, within_ms=0)
+    await store.join("n3", slots=8)
+    await fail_all(store, node)
+    assert len([e for e in await logged(store, "AttemptEnded") if e.node == node.node]) > 4
+    assert await logged(store, "NodeSuspended") == []
+
+
+async def test_rule_14_each_further_suspension_is_twice_as_long_until_a_success(
+    store: TimedStore,
+) -> None:
+    """After it has resumed, one fast failure suspends the node again."""
+    await store.configure_cell({"idle_ms": 10_000_000, "retry_backoff_ms": 0}, overwrite=True)
+    node = await five_jobs(store)
+    other = NodeGrant(store.keys.full("n2"), 1, "", 0)
+    await fail_all(store, node)
+    await store.drain_node(other.node, other.epoch, within_ms=0)
+    for index, suspend_ms in enumerate((30_000, 60_000, 120_000, 240_000, 300_000, 300_000)):
+        suspended = (await logged(store, "NodeSuspended"))[-1]
+        assert suspended.data.until_ms - suspended.ms == suspend_ms
+        for _ in range(suspend_ms // 10_000):
+            store.tick(10_000)
+            await store.heartbeat_node(node.node, node.epoch, load=0, attempts=[])
+            await store.timers()
+        assert len(await logged(store, "NodeResumed")) == index + 1
+        await speak(store, f"t{index}")
+        await store.dispatch()
+        await store.join(f"o{index}")
+        await fail_all(store, node)
+        await store.drain_node(store.keys.full(f"o{index}"), 1, within_ms=0)
+        await check(store)
+    for _ in range(30):
+        store.tick(10_000)
+        await store.heartbeat_node(node.node, node.epoch, load=0, attempts=[])
+        await store.timers()
+    await speak(store, "u1")
+    await store.dispatch()
+    message = (await assigned(store, node))[-1]
+    assert await reply(store, node, message["j"], message["attempt"]) == "ok"
+    await speak(store, "u2")
+    await store.dispatch()
+    await store.join("n4")
+    before = len(await logged(store, "NodeSuspended"))
+    await fail_all(store, node)
+    assert len(await logged(store, "NodeSuspended")) == before
+    await check(store)
+
+
+async def test_rule_14_failures_of_a_suspended_node_do_not_extend_its_suspension(
+    store: TimedStore,
+) -> None:
+    node = await store.join("n1", slots=8)
+    await speak(store, "s1", count=4)
+    await speak(store, "s2", count=4)
+    await store.dispatch()
+    await store.join("n2", slots=8)
+    await fail_all(store, node)
+    assert len(await logged(store, "AttemptEnded")) == 8
+    assert len(await logged(store, "NodeSuspended")) == 1
+
+
+async def test_rule_14_the_last_able_node_is_not_suspended_for_its_failures(
+    store: TimedStore,
+) -> None:
+    """The next fast failure suspends it, once another node is able."""
+    await store.configure_cell({"retry_backoff_ms": 0}, overwrite=True)
+    node = await store.join("n1", slots=8)
+    await speak(store, "s1", count=3)
+    await speak(store, "s2", count=3)
+    await store.dispatch()
+    await fail_all(store, node)
+    assert await logged(store, "NodeSuspended") == []
+    await store.join("n2", targets=["fr"])
+    await fail_all(store, node)
+    assert await logged(store, "NodeSuspended") == []
+    await store.join("n3", slots=8)
+    await fail_all(store, node)
+    assert (await last(store, "NodeSuspended")).reason == "ATTEMPTS_FAILED"
+
+
+async def test_rule_14_a_new_registration_has_no_failures(store: TimedStore) -> None:
+    node = await five_jobs(store)
+    messages = await assigned(store, node)
+    for message in messages[:4]:
+        await reply(store, node, message["j"], status="failed", code="BROKEN", retryable=True)
+    await store.join("n1", token="newer", slots=8)
+    assert (await store.read_hash(store.keys.node("n1")))["failures"] == ""
+    await check(store)

@@ -454,6 +454,12 @@ async def avoiding(scene: Scene) -> None:
     assert any(member.startswith("avoid|") for member in await scene.timers())
 
 
+async def almost_failing(scene: Scene) -> None:
+    """The next fast failure suspends the node."""
+    await scene.store.join("n2", slots=1, features=["tone"])
+    await scene.redis.hset(scene.store.keys.node("n1"), "failures", "4|c0.s|1|0")
+
+
 async def retired(scene: Scene) -> None:
     await scene.end()
     scene.store.tick(SETTINGS.session_retention_ms)
