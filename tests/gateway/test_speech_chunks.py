@@ -129,7 +129,7 @@ async def speak(socket: Socket, audio: Recording, first: int, last: int, ms: int
     size = ms * audio.rate * 2 // 1_000
     for number in range(first, last):
         await socket.chunk(number, audio.pcm[number * size : (number + 1) * size])
-        if number % 50 == 49:  # the credit is larger
+        if number % 50 == 49 and number >= first + 50:  # the credit is larger
             await socket.stored(number - 20)
 
 
