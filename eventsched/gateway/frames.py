@@ -79,10 +79,16 @@ class Error(Reply, frozen=True, kw_only=True, omit_defaults=True, tag="error", t
 
 
 class FrameDecoder(Generic[FrameT]):
-    """Decodes the text frames of one kind of client."""
+    """Decodes the text frames of one kind of client.
 
-    def __init__(self, frames: Any) -> None:
+    Args:
+        frames: The union of the frames.
+        page: The document that describes them.
+    """
+
+    def __init__(self, frames: Any, *, page: str = "docs/protocol.md") -> None:
         self._decoder: msgspec.json.Decoder[FrameT] = msgspec.json.Decoder(frames)
+        self._remedy = f"see {page}"
 
     def decode(self, text: str) -> FrameT:
         """Return the frame. Raises InvalidMessage, which names the field."""
@@ -90,12 +96,12 @@ class FrameDecoder(Generic[FrameT]):
         try:
             return self._decoder.decode(check_json(data))
         except msgspec.ValidationError as error:
-            raise _invalid(error) from None
+            raise _invalid(error, self._remedy) from None
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise InvalidMessage.of("frame", f"JSON expected: {error}", "send one object") from None
 
 
-def _invalid(error: msgspec.ValidationError) -> InvalidMessage:
+def _invalid(error: msgspec.ValidationError, remedy: str) -> InvalidMessage:
     message = str(error)
     path = _PATH.search(message)
     missing = _MISSING.search(message)
@@ -103,7 +109,7 @@ def _invalid(error: msgspec.ValidationError) -> InvalidMessage:
     if missing:
         field = f"{field}.{missing['name']}".lstrip(".")
     limit = message[: path.start()] if path else message
-    return InvalidMessage.of(field or "type", limit, "see docs/protocol.md")
+    return InvalidMessage.of(field or "type", limit, remedy)
 
 
 def error_frame(error: Exception, *, fatal: bool = False, job: str = "", attempt: int = 0) -> Error:

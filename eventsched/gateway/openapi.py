@@ -150,8 +150,8 @@ def _responses(route: Any) -> dict[str, Any]:
     done: dict[str, Any]
     if route.method == "WS":
         done = {"101": {"description": "The connection is a socket of docs/protocol.md."}}
-    elif route.is_stream:
-        done = {"200": {"description": "Events.", "content": {"text/event-stream": {}}}}
+    elif route.reply is None:
+        done = {"200": {"description": "Done.", "content": {route.content: {}}}}
     else:
         done = {"200": {"description": "Done.", "content": _json(route.reply)}}
     failed = {

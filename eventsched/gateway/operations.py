@@ -1,7 +1,11 @@
-"""Operations: retrying a dead letter.
+"""Operations: retrying and discarding dead letters, draining a node, rebuilding read models.
 
-Owns: the body of the request; who acts is the subject of the token.
-Never does: decide. Read next: routes.py, audit/dead_letters.py.
+Owns: the bodies of these requests; who acts is the subject of the token.
+Never does: decide; run a rebuild (rebuilds.py).
+Read next: routes.py, audit/dead_letters.py, docs/adr/0039-operator-acts.md.
+
+Each act is an event with its operator and its reason. A request may name the id of the act: a
+repeated request with the same id changes nothing, so a client repeats a request without a reply.
 """
 
 from __future__ import annotations
@@ -12,43 +16,132 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from eventsched.audit.dead_letters import retry_dead_letter
-from eventsched.errors import InvalidMessage, NotFound
+from eventsched.audit.dead_letters import discard_dead_letter, retry_dead_letter
+from eventsched.errors import InvalidMessage, NodeUnknown, NotFound
 from eventsched.gateway.frames import FrameDecoder
+from eventsched.gateway.rebuilds import RebuildReply
 from eventsched.gateway.replies import json_reply
 from eventsched.gateway.service import Gateway
+from eventsched.projection.installed import missing_read_model
+from eventsched.schema import keys
 from eventsched.schema.ids import is_id
+from eventsched.store.cell import Store
 from eventsched.store.operator_commands import Act
 from eventsched.tokens.claims import Claims
 
 BODY_BYTES_MAX = 65_536
+BY_BYTES_MAX = 200
+PAGE = "docs/gateway.md"
 _Why: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
-Body = TypeVar("Body")
+_RequestId: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_-]{0,48}\Z")]
+_Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Body = TypeVar("Body", bound="ActRequest")
 
 
-class RetryRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The body of a retry."""
+class ActRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The fields of every act."""
 
     why: _Why
-    """The reason; the event DeadLettersRetried records it with the subject of the token."""
-    request: str = ""
-    """Id of the act, a name: a repeated request with the same id changes nothing."""
+    """The reason; the event of the act records it with the subject of the token."""
+    request: _RequestId = ""
+    """Id of the act: a repeated request with the same id changes nothing. Random if it is empty."""
+
+    def act(self, claims: Claims) -> Act:
+        """Return who does it and why."""
+        by = claims.sub.encode()[:BY_BYTES_MAX].decode(errors="ignore")
+        return Act.of(by, self.why, self.request)
+
+
+class RetryRequest(ActRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of a retry."""
+
     force: bool = False
     """Retry even an entry that was processed partially."""
 
 
-_RETRY: FrameDecoder[RetryRequest] = FrameDecoder(RetryRequest)
+class DrainRequest(ActRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of a drain."""
+
+    within_ms: Annotated[int, msgspec.Meta(ge=0, le=300_000)] = 60_000
+    """After this time, attempts that still run go to other nodes."""
+
+
+class RebuildRequest(ActRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of a rebuild."""
+
+    read_models: Annotated[list[_Name], msgspec.Meta(min_length=1, max_length=16)]
+    """Names of the read models to fold anew, in every cell."""
+    failures_max: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
+    """How many events may be left out because they cannot be folded."""
+
+
+class DrainReply(msgspec.Struct, frozen=True, kw_only=True):
+    """A node drains, or has drained."""
+
+    node: str
+    """Full id."""
+    epoch: int
+    """Number of the registration that ends."""
+    leases: int
+    """Attempts that the node has not ended."""
+
+
+_ACT: FrameDecoder[ActRequest] = FrameDecoder(ActRequest, page=PAGE)
+_RETRY: FrameDecoder[RetryRequest] = FrameDecoder(RetryRequest, page=PAGE)
+_DRAIN: FrameDecoder[DrainRequest] = FrameDecoder(DrainRequest, page=PAGE)
+_REBUILD: FrameDecoder[RebuildRequest] = FrameDecoder(RebuildRequest, page=PAGE)
 
 
 async def retry(request: Request, gateway: Gateway, claims: Claims) -> Response:
     """Process a dead letter again (`eventsched dead-letters retry`)."""
     body = await _body(request, _RETRY)
+    store, entry_id = _dead_letter(request, gateway)
+    outcome = await retry_dead_letter(store, entry_id, body.act(claims), force=body.force)
+    return json_reply(outcome)
+
+
+async def discard(request: Request, gateway: Gateway, claims: Claims) -> Response:
+    """Delete a dead letter that is no work (`eventsched dead-letters discard`)."""
+    body = await _body(request, _ACT)
+    store, entry_id = _dead_letter(request, gateway)
+    return json_reply(await discard_dead_letter(store, entry_id, body.act(claims)))
+
+
+async def drain(request: Request, gateway: Gateway, claims: Claims) -> Response:
+    """Drain a node: it gets no new jobs and finishes those that it has (`eventsched drain`)."""
+    body = await _body(request, _DRAIN)
+    node = gateway.history_source().complete(request.path_params["id"])
+    store = gateway.connection.stores[keys.cell_of(node)]
+    try:
+        reply = await store.request_drain(node, body.act(claims), within_ms=body.within_ms)
+    except NodeUnknown:
+        raise NotFound(f"no node {node} is registered") from None
+    return json_reply(DrainReply(node=node, epoch=reply.epoch, leases=reply.leases))
+
+
+async def rebuild(request: Request, gateway: Gateway, claims: Claims) -> Response:
+    """Fold the log into new records of read models, then make them live (`eventsched rebuild`).
+
+    The reply comes after at most 20 s, with status 202 while the rebuild goes on. A repeated
+    request with the same id waits again.
+    """
+    body = await _body(request, _REBUILD)
+    known = gateway.read_models
+    for name in body.read_models:
+        if name not in known:
+            raise missing_read_model("read_models", name, known)
+    names = list(dict.fromkeys(body.read_models))
+    reply: RebuildReply = await gateway.rebuilds.run(names, body.act(claims), body.failures_max)
+    return json_reply(reply, 202 if reply.is_running else 200)
+
+
+def _dead_letter(request: Request, gateway: Gateway) -> tuple[Store, str]:
+    """Return the cell and the entry id in the path of a request. Raises NotFound."""
     cell, entry_id = request.path_params["cell"], request.path_params["id"]
     store = gateway.connection.stores.get(cell)
     if store is None or not is_id(entry_id):
         raise NotFound(f"no dead letter {cell}/{entry_id}")
-    act = Act.of(claims.sub, body.why, body.request)
-    return json_reply(await retry_dead_letter(store, entry_id, act, force=body.force))
+    return store, entry_id
 
 
 async def _body(request: Request, decoder: FrameDecoder[Body]) -> Body:
@@ -58,4 +151,7 @@ async def _body(request: Request, decoder: FrameDecoder[Body]) -> Body:
         content += part
         if len(content) > BODY_BYTES_MAX:
             raise InvalidMessage.of("body", f"at most {BODY_BYTES_MAX:,} bytes", "shorten it")
-    return decoder.decode(content.decode("utf-8", "replace"))
+    body = decoder.decode(content.decode("utf-8", "replace"))
+    if not body.why.strip():
+        raise InvalidMessage.of("why", "a reason", "say why; the log records it")
+    return body

@@ -30,6 +30,7 @@ from eventsched.errors import (
 )
 from eventsched.gateway.authentication import TooManyFailures
 from eventsched.gateway.read_limit import TooManyReads
+from eventsched.gateway.rebuilds import RebuildRefused
 from eventsched.gateway.service import TooManySockets
 
 log = structlog.get_logger("eventsched.gateway")
@@ -65,6 +66,7 @@ STATUS: tuple[tuple[type[Exception], int, str], ...] = (
     (JobUnknown, 404, ""),
     (NodeUnknown, 404, ""),
     (ActRefused, 409, "ACT_REFUSED"),
+    (RebuildRefused, 409, "REBUILD_REFUSED"),
     (TooManyFailures, 429, "TOO_MANY_FAILURES"),
     (TooManyReads, 429, "TOO_MANY_READS"),
     (TooManySockets, 503, "TOO_MANY_SOCKETS"),

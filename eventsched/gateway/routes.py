@@ -36,7 +36,14 @@ from eventsched.gateway.access import (
     SERVE,
     Access,
 )
-from eventsched.gateway.operations import RetryRequest
+from eventsched.gateway.operations import (
+    ActRequest,
+    DrainReply,
+    DrainRequest,
+    RebuildRequest,
+    RetryRequest,
+)
+from eventsched.gateway.rebuilds import RebuildReply
 from eventsched.history.lists import ItemPage
 from eventsched.history.reader import State
 from eventsched.history.status import SystemStatus
@@ -54,16 +61,13 @@ class Route(NamedTuple):
     access: Access | None
     """None for a route that needs no token."""
     reply: Any = None
-    """Type of the JSON of the reply; none for a socket and a stream."""
+    """Type of the JSON of the reply; none for a socket and for a reply of other content."""
     parameters: tuple[str, ...] = ()
     """Names of the parameters in the query."""
     body: Any = None
     """Type of the JSON of the request; none without a body."""
-
-    @property
-    def is_stream(self) -> bool:
-        """Whether the reply is a stream of events."""
-        return self.method == "GET" and self.reply is None
+    content: str = "application/json"
+    """Media type of the reply."""
 
 
 AT = ("at",)
@@ -71,7 +75,7 @@ PAGED = ("cell", "after", "count")
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/healthz", health.healthz, PUBLIC, health.Health),
     Route("GET", "/readyz", health.readyz, PUBLIC, health.Ready),
-    Route("GET", "/metrics", metrics.metrics, SCRAPE),
+    Route("GET", "/metrics", metrics.metrics, SCRAPE, content="text/plain"),
     Route("GET", "/v1/login", login.login, PUBLIC, login.Login, ("code",)),
     Route("POST", "/v1/logout", login.logout, PUBLIC, health.Health),
     Route("GET", "/v1/who", login.who, ANY, login.Login),
@@ -103,6 +107,17 @@ ROUTES: tuple[Route, ...] = (
         (),
         RetryRequest,
     ),
+    Route(
+        "POST",
+        "/v1/dead-letters/{cell}/{id}/discard",
+        operations.discard,
+        OPERATE,
+        LetterOutcome,
+        (),
+        ActRequest,
+    ),
+    Route("POST", "/v1/nodes/{id}/drain", operations.drain, OPERATE, DrainReply, (), DrainRequest),
+    Route("POST", "/v1/rebuild", operations.rebuild, OPERATE, RebuildReply, (), RebuildRequest),
     Route("GET", "/v1/archive", reading.archive, AUDIT, list[reading.CellArchive]),
     Route("GET", "/v1/state/{kind}/{id:path}", reading.state, READ, State, AT),
     Route("GET", "/v1/sessions", listing.sessions, READ, ItemPage, (*PAGED, "tenant", "status")),
@@ -114,7 +129,15 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/jobs/{id}/why", reading.why, READ, JobExplanation),
     Route("GET", "/v1/groups/{id:path}", reading.group, READ, State, AT),
     Route("GET", "/v1/nodes/{id}", reading.node, READ_SYSTEM, State, AT),
-    Route("GET", "/v1/events", event_stream.events, READ, None, ("cells", "after")),
+    Route(
+        "GET",
+        "/v1/events",
+        event_stream.events,
+        READ,
+        None,
+        ("cells", "after"),
+        content="text/event-stream",
+    ),
     Route(
         "GET",
         "/v1/history",

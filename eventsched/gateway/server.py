@@ -95,6 +95,7 @@ async def serving_gateway(connection: Connection, config: GatewayConfig) -> Asyn
         server = _Server(_uvicorn_config(gateway), connections)
         with _listen(config) as listening:
             async with anyio.create_task_group() as tasks, anyio.create_task_group() as feeds:
+                gateway.rebuilds.tasks = feeds
                 for feed in gateway.feeds.values():
                     feeds.start_soon(feed.run)
                 tasks.start_soon(server.run_to_end, listening)

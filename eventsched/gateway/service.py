@@ -22,6 +22,7 @@ from eventsched.gateway.login_codes import LoginCodes
 from eventsched.gateway.metrics_reader import MetricsReader
 from eventsched.gateway.read_limit import ReadLimit
 from eventsched.gateway.readiness import Readiness
+from eventsched.gateway.rebuilds import Rebuilds
 from eventsched.history.reader import Reader
 from eventsched.history.session_tenants import SessionTenants
 from eventsched.history.source import HistorySource
@@ -52,6 +53,8 @@ class Gateway:
         """The tenants of sessions, for all readers."""
         self.archive = ArchiveFolder.open(config.archive) if config.archive else None
         self._sets = load_sets()
+        self.read_models = [part.name for each in self._sets for part in each.projections]
+        self.rebuilds = Rebuilds(connection.url, str(config.archive or ""))
         self.feeds = {
             cell: EventFeed(cell, self.history_source(), self.tenants) for cell in connection.stores
         }

@@ -14,6 +14,7 @@ from eventsched.cli import gateway_options
 from eventsched.cli.gateway_options import local_gateway
 from eventsched.cli.options import Options
 from eventsched.errors import MissingDependencyError
+from eventsched.tokens import TokenKey, issue
 from tests.cli.programs import program, run
 
 LOOPBACK = ("--listen", "127.0.0.1:0")
@@ -36,6 +37,7 @@ def test_a_gateway_of_up_logs_a_browser_in_and_another_process_serves_beside_it(
         http.cookies.clear()
         base = link.partition("/v1/")[0]
         assert http.get(f"{base}/v1/status", headers=cookie).json()["cells"][0]["cell"] == "c0"
+        check_rebuild(http, base, TokenKey.read(data / "token.key"))
         keys = data / "token.key.jwks.json"
         words = ("run", "gateway", *LOOPBACK, "--token-keys", str(keys), "--url", ready["url"])
         with program(data, *words, "--json") as other:
@@ -55,6 +57,30 @@ def test_a_gateway_of_up_logs_a_browser_in_and_another_process_serves_beside_it(
         os.kill(system.pid, signal.SIGTERM)
         assert system.ended() == 0
         assert "Traceback" not in system.log.read_text()
+
+
+def check_rebuild(http: httpx.Client, base: str, key: TokenKey) -> None:
+    """An operator rebuilds a read model; a repeated request is one act."""
+    token = issue(key, role="operator", tenant="*", subject="ann")
+    headers = {"authorization": f"Bearer {token}"}
+    body = {"why": "-- a test", "read_models": ["session", "node"], "request": "rebuild-1"}
+    for _ in range(2):
+        reply = http.post(f"{base}/v1/rebuild", json=body, headers=headers)
+        while reply.status_code == 202:
+            assert reply.json()["is_running"]
+            reply = http.post(f"{base}/v1/rebuild", json=body, headers=headers)
+        assert reply.status_code == 200, reply.text
+        (rebuilt,) = reply.json()["rebuilds"]
+        assert (rebuilt["cell"], rebuilt["set"]) == ("c0", "core")
+        assert rebuilt["revisions"].keys() == {"session", "node"}
+    kinds = {"type": ["RebuildStarted", "RebuildPromoted"]}
+    reply = http.get(f"{base}/v1/history", params=kinds, headers=headers)
+    events = reply.json()["events"]
+    assert [event["type"] for event in events] == kinds["type"]
+    assert {(each["data"]["by"], each["data"]["why"]) for each in events} == {("ann", body["why"])}
+    unknown = body | {"read_models": ["sesion"]}
+    reply = http.post(f"{base}/v1/rebuild", json=unknown, headers=headers)
+    assert (reply.status_code, reply.json()["error"]["field"]) == (400, "read_models")
 
 
 def test_up_runs_a_gateway_of_its_own_server_only(

@@ -1,0 +1,155 @@
+"""Rebuilds that operators ask a gateway for: each is a process of its own.
+
+Owns: the processes, by the id of the act; the wait for their end.
+Never does: fold. Read next: operations.py, cli/rebuild.py, roles/rebuild.py.
+
+Folding the whole log takes a core for minutes, and the event loop of a gateway serves sockets. So
+the command `eventsched rebuild` does it. A gateway that ends stops its rebuilds; the same request
+at any gateway starts them again.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import anyio
+import msgspec
+import structlog
+from anyio.abc import Process, TaskGroup
+
+from eventsched.errors import EventschedError
+from eventsched.server.choice import URL_VARIABLE
+from eventsched.store.operator_commands import Act
+
+WAIT_S = 20.0
+"""How long a request waits for the end of its rebuild."""
+RUNNING_MAX = 2
+ENDED_MAX = 100
+"""Rebuilds that have ended and whose outcome is remembered."""
+OUTPUT_BYTES_MAX = 65_536
+
+log = structlog.get_logger("eventsched.gateway")
+
+
+class RebuildRefused(EventschedError):
+    """Raised when a rebuild failed, or when too many run; the old records stay live."""
+
+
+class RebuildReply(msgspec.Struct, frozen=True, kw_only=True):
+    """A rebuild, as far as it is."""
+
+    request: str
+    """Id of the act: repeat the request with it to wait for the end."""
+    is_running: bool
+    rebuilds: list[dict[str, Any]] = []
+    """By cell and projection set: the new revisions, and the numbers of entries and records."""
+
+
+class _Rebuild:
+    """One process."""
+
+    def __init__(self) -> None:
+        self.ended = anyio.Event()
+        self.rebuilds: list[dict[str, Any]] = []
+        self.failure = ""
+
+
+class Rebuilds:
+    """The rebuilds of one gateway.
+
+    Args:
+        url: URL of the server.
+        archive: Folder of the archive that has the trimmed entries; empty for none.
+    """
+
+    def __init__(self, url: str, archive: str) -> None:
+        self._environment = os.environ | {URL_VARIABLE: url}
+        self._archive = archive
+        self._by_request: dict[str, _Rebuild] = {}
+        self.tasks: TaskGroup | None = None
+        """Where the processes run; set while the gateway serves."""
+
+    async def run(self, names: Sequence[str], act: Act, failures_max: int) -> RebuildReply:
+        """Start a rebuild, or join the one of this act, and wait some time for its end.
+
+        Args:
+            names: Read models.
+            act: Who does it and why.
+            failures_max: Events that may be left out.
+
+        Raises:
+            RebuildRefused: The rebuild failed, or too many run.
+        """
+        rebuild = self._by_request.get(act.request)
+        if rebuild is None or rebuild.failure:
+            rebuild = self._start(names, act, failures_max)
+        with anyio.move_on_after(WAIT_S):
+            await rebuild.ended.wait()
+        if rebuild.failure:
+            raise RebuildRefused(rebuild.failure)
+        return RebuildReply(
+            request=act.request,
+            is_running=not rebuild.ended.is_set(),
+            rebuilds=rebuild.rebuilds,
+        )
+
+    def _start(self, names: Sequence[str], act: Act, failures_max: int) -> _Rebuild:
+        running = [each for each in self._by_request.values() if not each.ended.is_set()]
+        if len(running) >= RUNNING_MAX or self.tasks is None:
+            raise RebuildRefused(f"{len(running)} rebuilds run at this gateway; wait")
+        rebuild = self._by_request[act.request] = _Rebuild()
+        ended = [name for name, each in self._by_request.items() if each.ended.is_set()]
+        for name in ended[: max(0, len(ended) - ENDED_MAX)]:
+            del self._by_request[name]
+        self.tasks.start_soon(self._run, rebuild, self._command(names, act, failures_max))
+        return rebuild
+
+    def _command(self, names: Sequence[str], act: Act, failures_max: int) -> list[str]:
+        options = [
+            f"--why={act.why}", f"--by={act.by}", f"--request={act.request}",
+            f"--allow-failures={failures_max}",
+        ]  # fmt: skip
+        if self._archive:
+            options.append(f"--archive={self._archive}")
+        # -P: a module is not imported from the current folder
+        program = [sys.executable, "-P", "-m", "eventsched.cli", "--quiet", "rebuild", "--json"]
+        return [*program, *options, "--", *names]
+
+    async def _run(self, rebuild: _Rebuild, command: Sequence[str]) -> None:
+        """Run the process until it ends; a gateway that ends terminates it."""
+        try:
+            process = await anyio.open_process(
+                command, stdin=subprocess.DEVNULL, env=self._environment, start_new_session=True
+            )
+            async with process:
+                output, errors = await _read(process)
+                await process.wait()
+            if process.returncode:
+                lines = errors.strip().splitlines()
+                rebuild.failure = lines[-1] if lines else f"exit code {process.returncode}"
+                log.warning("rebuild failed", error=rebuild.failure)
+            else:
+                rebuild.rebuilds = msgspec.json.decode(output)["rebuilds"]
+        except (OSError, msgspec.DecodeError) as error:
+            rebuild.failure = f"the rebuild cannot run: {error}"
+            log.warning("rebuild failed", error=rebuild.failure)
+        finally:
+            rebuild.ended.set()
+
+
+async def _read(process: Process) -> tuple[bytes, str]:
+    """Return the output and the messages of a process."""
+    received: dict[str, bytes] = {"output": b"", "errors": b""}
+
+    async def read(name: str, stream: Any) -> None:
+        async for part in stream:
+            received[name] = (received[name] + part)[-OUTPUT_BYTES_MAX:]
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(read, "output", process.stdout)
+        tasks.start_soon(read, "errors", process.stderr)
+    return received["output"], received["errors"].decode(errors="replace")
