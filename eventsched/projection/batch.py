@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-import anyio.lowlevel
 import msgspec
 
 from eventsched.projection.fold import (
@@ -99,7 +98,7 @@ class BatchProcessor:
         fold = self._folding.fold
         for at, event in enumerate(events):
             if at and at % ENTRIES_PER_TURN == 0:
-                await anyio.lowlevel.checkpoint()
+                await self._store.transport.sleep(0)
             failure = fold(event, atomic=True) if isinstance(event, Event) else event
             if failure is None:
                 continue
