@@ -74,7 +74,8 @@ async def history(
     """Show the events of a session, a job, a node, or all events, oldest first.
 
     AFTER is the time since the cause of the event, or since the last event of its job. --json
-    prints JSON Lines, --svg draws one session. Encrypted texts are shown if the key store has
+    prints JSON Lines, --svg draws one session. The id of a session may be shortened to a beginning
+    that no other session has. Encrypted texts are shown if the key store has
     their keys.
     """
     from eventsched.cli.output import write_json
@@ -84,8 +85,10 @@ async def history(
     from eventsched.history.event_filter import make_filter
     from eventsched.history.event_json import event_json
     from eventsched.history.reader import Reader
+    from eventsched.history.short_ids import expand
 
     async with options.history_source(archive) as source:
+        what = await expand(source, what)
         key_store = find_key_store(keys)
         reader = Reader(source, EventDecryptor(key_store) if key_store else None)
         wanted = await make_filter(

@@ -30,6 +30,8 @@ At = Annotated[
     typer.Option("--at", metavar="WHEN", help="Show the state at this entry id or ISO time."),
 ]
 
+OF_SESSIONS = ("session", "group", "job")
+"""Read models whose ids begin with a session, so that it may be shortened."""
 NO_WRAP_MAX = 16
 """A column of a table wraps its values only if one of them is longer than this."""
 
@@ -40,16 +42,20 @@ async def state(
 ) -> None:
     """Show the state of one session, group, job or node, now or at an earlier time.
 
-    With --at, the record is computed from its events up to that time.
+    With --at, the record is computed from its events up to that time. The id of a session may be
+    shortened to a beginning that no other session has.
     """
     from eventsched.cli.output import print_json
     from eventsched.history.position import parse_position
     from eventsched.history.reader import Reader
     from eventsched.history.record_json import named
+    from eventsched.history.short_ids import expand
 
     position = parse_position(at, "--at") if at else None
     async with options.history_source(archive) as source:
         reader = Reader(source)
+        if kind in OF_SESSIONS:
+            id_ = await expand(source, id_)
         entity = await reader.job_key(id_) if kind == "job" else id_
         record = await reader.state(kind, entity, position)
     fields = named(record)

@@ -53,6 +53,8 @@ async def why(
 ) -> int:
     """Explain a job: the rule that chose each node, the state of all nodes, the time of each stage.
 
+    The id of a session may be shortened to a beginning that no other session has.
+
     With --replay and without a job, the command computes every dispatch and every wait again, from
     the evidence in its event and from all events before it. The exit code is 1 if one differs.
     """
@@ -70,8 +72,9 @@ async def why(
 async def _explain(options: Options, source: HistorySource, job: str) -> None:
     from eventsched.audit.service import why as explain
     from eventsched.cli.output import print_json
+    from eventsched.history.short_ids import expand
 
-    explanation = await explain(source, job)
+    explanation = await explain(source, await expand(source, job))
     if options.json:
         print_json(msgspec.to_builtins(explanation))
     else:

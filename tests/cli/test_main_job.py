@@ -109,6 +109,17 @@ def test_status_names_consumers_nodes_and_their_load(system: System) -> None:
     assert cell["backpressure"] == []
 
 
+def test_the_id_of_a_session_may_be_shortened(system: System) -> None:
+    """In `history`, `state` and `why`."""
+    (first, *_) = json_lines_of(run(system.data, "history", "--type", "SessionOpened", "--json"))
+    session = first["session"]
+    short = session[: len("c0.") + 12]
+    assert run(system.data, "history", short).stdout == run(system.data, "history", session).stdout
+    assert json_of(run(system.data, "state", "session", short, "--json"))["id"] == session
+    why = json_of(run(system.data, "why", f"{short}:0:es", "--json"))
+    assert f":{session}:0:" in why["job"]
+
+
 def test_rebuild_then_verify_is_clean_on_the_running_system(system: System) -> None:
     why = ("--why", "a test", "--by", "ann")
     rebuilds = json_of(run(system.data, "rebuild", "session", "group", "--json", *why))["rebuilds"]
