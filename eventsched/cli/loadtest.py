@@ -41,6 +41,8 @@ from eventsched.subprocesses import Children, children
 NODES_MAX = 64
 SPEED_MIN = 0.1
 """At a lower speed, the time between two chunks comes near to a pause, which ends utterances."""
+LINE_S = 10.0
+"""Time between two lines of progress, where standard error is no terminal."""
 
 Files = Annotated[list[Path], typer.Argument(help="RTTM files: who spoke when.")]
 Speed = Annotated[float, typer.Option(help="Speed of the replay; 1 is real time.")]
@@ -165,27 +167,38 @@ async def _run(
 
 
 async def _show_progress(replay: Replay, expected: Expected) -> None:
-    """Show a table with the progress of the replay, on a terminal only."""
+    """Show the progress of the replay: a table on a terminal, else a line every LINE_S."""
+    conversations, start_s = replay.conversations, time.monotonic()
+    title = f"replaying {len(conversations)} conversations at {replay.speed:g}x"
     if not notes().is_terminal:
-        return
-    start_s, conversations, speed = time.monotonic(), replay.conversations, replay.speed
-    speech_s = sum(g.ms for c in conversations for s in c.speakers for g in s.segments) / 1000
-    total_s = max(conversation.end_ms for conversation in conversations) / 1000 / speed
+        while True:
+            figures = _progress(replay, expected, time.monotonic() - start_s)
+            line = ", ".join(f"{name} {figure}" for name, figure in figures.items())
+            notes().print(Text(f"{title}: {line}"), soft_wrap=True)
+            await anyio.sleep(LINE_S)
     with Live(console=notes(), refresh_per_second=4, transient=True) as live:
         while True:
-            record, elapsed_s = replay.record, time.monotonic() - start_s
-            table = Table(title=f"replaying {len(conversations)} conversations at {speed:g}x")
-            for column in ("time", "speech", "sessions", "chunks", "outcomes"):
+            figures = _progress(replay, expected, time.monotonic() - start_s)
+            table = Table(title=title)
+            for column in figures:
                 table.add_column(column, justify="right")
-            table.add_row(
-                f"{elapsed_s:.0f} of {total_s:.0f} s",
-                f"{record.done_s / max(speech_s, 0.001):.0%}",
-                f"{len(record.sessions)} of {expected.sessions}",
-                f"{record.chunks:,}",
-                f"{len(record.received):,}",
-            )
+            table.add_row(*figures.values())
             live.update(table)
             await anyio.sleep(0.25)
+
+
+def _progress(replay: Replay, expected: Expected, elapsed_s: float) -> dict[str, str]:
+    """Return the figures of the progress by name."""
+    record, conversations = replay.record, replay.conversations
+    speech_s = sum(g.ms for c in conversations for s in c.speakers for g in s.segments) / 1000
+    total_s = max(each.end_ms for each in conversations) / 1000 / replay.speed
+    return {
+        "time": f"{elapsed_s:.0f} of {total_s:.0f} s",
+        "speech": f"{record.done_s / max(speech_s, 0.001):.0%}",
+        "sessions": f"{len(record.sessions)} of {expected.sessions}",
+        "chunks": f"{record.chunks:,}",
+        "outcomes": f"{len(record.received):,}",
+    }
 
 
 def _show(options: Options, verdict: Verdict) -> None:

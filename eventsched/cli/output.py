@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
 from typing import Any
 
@@ -27,7 +27,7 @@ from eventsched.escaping import escape_line
 from eventsched.formatting import Text
 
 WIDTH_DEFAULT = 120
-"""Columns of the output if stdout is not a terminal and COLUMNS is not set."""
+"""Columns of the output if no stream is a terminal and COLUMNS is not set."""
 
 
 class _Console(Console):
@@ -40,9 +40,22 @@ class _Console(Console):
 @cache
 def console() -> Console:
     """Return the console on stdout, for data that people read."""
-    is_terminal = sys.stdout.isatty()
-    width = None if is_terminal or os.environ.get("COLUMNS") else WIDTH_DEFAULT
-    return _Console(width=width, highlight=False, soft_wrap=False, emoji=False, markup=False)
+    is_set = sys.stdout.isatty() or os.environ.get("COLUMNS")
+    return _Console(
+        width=None if is_set else _width_in_a_pipe(),
+        highlight=False,
+        soft_wrap=False,
+        emoji=False,
+        markup=False,
+    )
+
+
+def _width_in_a_pipe() -> int:
+    """The columns of the terminal in front of which a pipe ends, as in `… | less`."""
+    for stream in (sys.stderr, sys.stdin):
+        with suppress(AttributeError, OSError, ValueError):  # no stream, no terminal, or closed
+            return os.get_terminal_size(stream.fileno()).columns or WIDTH_DEFAULT
+    return WIDTH_DEFAULT
 
 
 @cache

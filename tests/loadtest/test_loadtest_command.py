@@ -52,6 +52,18 @@ def test_a_replay_comes_out_as_the_file_says(server: Server, cell: str) -> None:
     _is_as_expected(_trace(server.url, "--nodes", "2"))
 
 
+def test_progress_is_shown_without_a_terminal(own_server: LocalServer) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "eventsched.cli", "--url", own_server.url, "loadtest", str(FILE),
+         "--speed", "50", "--nodes", "1"],
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    first = next(line for line in done.stderr.splitlines() if line.startswith("replaying"))
+    assert first.startswith("replaying 1 conversations at 50x: time 0 of ")
+    assert ", sessions 0 of 3, chunks 0, outcomes 0" in first
+
+
 async def test_files_of_one_name_are_rooms_of_their_own(own_server: LocalServer) -> None:
     async with open_connection(own_server.url) as connection, running(connection):
         es = Client(connection.stores, url=connection.url)
