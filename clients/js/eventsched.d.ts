@@ -198,7 +198,7 @@ export class Node {
   constructor(url: string | URL, options: NodeOptions);
   /** Full id of the node, once it is registered. */
   readonly id: string;
-  /** Register and serve. Resolves once the node is drained. */
+  /** Register and serve. Resolves once the node is drained, by `drain` or by an operator. */
   run(): Promise<void>;
   /** Take no new jobs; `run` resolves when the running ones have ended, 60 s unless given. */
   drain(options?: { withinMs?: number }): void;

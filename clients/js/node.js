@@ -337,7 +337,8 @@ export class Node {
     this.#link = null;
     this.#isRunning = false;
     this.#epoch = 0;
-    const isDrained = this.#drainMs !== null && (error === null || error.code === "NODE_UNKNOWN");
+    const isLostInDrain = this.#drainMs !== null && error?.code === "NODE_UNKNOWN";
+    const isDrained = isLostInDrain || error?.code === "NODE_DRAINED"; // by an operator
     this.#options.onStateChange("ended");
     if (error && !isDrained) this.#reject(error);
     else this.#resolve();

@@ -134,11 +134,11 @@ async def _play(kind: Kind, name: str, listener: Listener, process: Process) -> 
         raise Violation("PACE", f"not at the end within {SCENARIO_S:.0f} s") from None
     tries = listener.tries
     code = await _ended(process, listener.within_s)
-    if name not in FINAL:
-        check(code == 0, "END", f"exit code {code}")
-        return
     check(listener.tries == tries, "FINAL", "the client has connected again")
-    check(code not in (0, None), "FINAL", f"exit code {code}")
+    if name in FINAL:
+        check(code not in (0, None), "FINAL", f"exit code {code}")
+    else:
+        check(code == 0, "END", f"exit code {code}")
 
 
 async def _during(process: Process, playing: Any) -> None:

@@ -83,6 +83,11 @@ class NodePeer:
 
     async def register(self, *, rule: str = "RECONNECT", epoch: int = 1) -> None:
         """Accept a connection, and register the node."""
+        await self.accept(rule)
+        await self.socket.send(Registered(node=NODE, epoch=epoch, heartbeat_ms=HEARTBEAT_MS))
+
+    async def accept(self, rule: str = "RECONNECT") -> None:
+        """Accept a connection with its `register`."""
         self.socket = PeerSocket(await self.listener.accept(rule), _DECODER, self.within_s)
         frame = await self.socket.receive()
         check(isinstance(frame, Register), "FIRST_FRAME", f"{_name(frame)} instead of register")
@@ -100,7 +105,6 @@ class NodePeer:
         check(not partly, "HELD", f"held names {sorted(partly)}, whose audio is not complete")
         self.heartbeats = []
         self._speech_of = None
-        await self.socket.send(Registered(node=NODE, epoch=epoch, heartbeat_ms=HEARTBEAT_MS))
 
     async def send_job(self, attempt: PeerAttempt, *, audio: bool = True) -> None:
         """Send an attempt; without `audio`, all of its audio but the last frame."""

@@ -139,6 +139,16 @@ async def drain(peer: NodePeer) -> None:
     await peer.finish()
 
 
+async def operator_drain(peer: NodePeer) -> None:
+    """An operator drains the node, which loses its connection before it learns of the end."""
+    await peer.register(rule="PACE")
+    await peer.serve_job(PeerAttempt(0))
+    peer.socket.cut()
+    await peer.accept()
+    error = Error(code="NODE_DRAINED", message="NODE_DRAINED", fatal=True)
+    await peer.socket.end(Close.DONE, error)
+
+
 async def garbage(peer: NodePeer) -> None:
     """The gateway sends what a later version may send, and audio of no job."""
     await peer.register(rule="PACE")
@@ -170,6 +180,7 @@ NODE_SCENARIOS: Mapping[str, NodeScenario] = {
     "cancel": cancel,
     "lease-lost": lease_lost,
     "drain": drain,
+    "operator-drain": operator_drain,
     "garbage": garbage,
     "superseded": superseded,
 }

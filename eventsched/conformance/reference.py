@@ -252,6 +252,8 @@ class Worker(Client):
                 self.audio[key] = b""
             case "cancel" | "recorded":
                 self.forget(key)
+            case "error" if frame["code"] == "NODE_DRAINED":
+                self.is_drained = True
             case "error" if key[0]:
                 self.forget(key)
             case "heartbeat":

@@ -25,7 +25,7 @@ RULES: Mapping[str, str] = MappingProxyType(
         "PAUSE": "The client waits before each further try to connect.",
         "FINAL": "After a final close code, the client does not connect again, and ends with"
         " another exit code than 0.",
-        "END": "The client ends with exit code 0 after `closed` or `drained`.",
+        "END": "The client ends with exit code 0 after `closed`, `drained` or NODE_DRAINED.",
         "CHUNK_NUMBERS": "Chunks are numbered from `next_seq` of `opened`, without holes.",
         "CHUNK_FORM": "A chunk has whole samples of 20 to 1,000 ms; only the last one of an"
         " utterance may be shorter.",

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from eventsched.client.session import Session
+from eventsched.store.operator_commands import Act
 from tests.gateway.gateways import GatewaySystem, gateway_system
 from tests.js.programs import ROOT, Script, relay, script
 from tests.server_kinds import Server
@@ -139,6 +140,14 @@ async def test_a_node_drains_and_ends(server: Server, cell: str) -> None:
         assert await node.ended() == 0
         result: Any = await anext(session.results())
         assert result.text == "late"
+
+
+async def test_a_node_that_an_operator_drains_ends(server: Server, cell: str) -> None:
+    async with gateway_system(server.url, cell) as system, worker(system) as node:
+        act = Act.of("operator", "maintenance")
+        await system.es.stores[cell].request_drain(f"{cell}.js-1", act, within_ms=1_000)
+        await node.expect(end="drained")
+        assert await node.ended() == 0
 
 
 async def test_a_node_that_was_lost_registers_again(server: Server, cell: str) -> None:

@@ -25,6 +25,7 @@ async function openSession() {
     token: async () => (await askToken()).token, // a fresh one for each connection
     source: "en",
     targets: ["en", "es"],
+    endpointing: true, // the gateway finds the ends of utterances
     onStateChange: (name) => show(STATES[name]),
   });
   void showCaptions(opened);
