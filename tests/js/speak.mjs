@@ -28,7 +28,9 @@ function fail(error) {
 async function read(session) {
   try {
     for await (const outcome of session.results()) {
+      if (outcome.audio) session.playbackStarted(outcome);
       print({ ...outcome, audio: outcome.audio && [...outcome.audio] });
+      if (outcome.audio) session.playbackEnded(outcome);
     }
     print({ end: session.state });
   } catch (error) {

@@ -11,16 +11,23 @@ import socket
 import subprocess
 import sys
 import wave
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import anyio
 import pytest
+import uvicorn
 
+import eventsched
 from eventsched.demo.speech.accuracy import word_accuracy
 from eventsched.demo.speech.samples import Sample, samples
+from examples.web.app import app
+from tests.gateway.gateways import gateway_system
 from tests.js.chromium import chromium
-from tests.js.programs import ROOT
-from tests.systems import until
+from tests.js.programs import ROOT, relay
+from tests.server_kinds import Server
+from tests.systems import serving, until
 
 pytestmark = pytest.mark.browser
 RATE = 16_000
@@ -35,14 +42,13 @@ def voice() -> Sample:
     return samples()[0]
 
 
-@pytest.fixture
-def microphone(voice: Sample, tmp_path: Path) -> Path:
-    """A file that Chromium can play: a second of silence, the voice, silence."""
-    path = tmp_path / "microphone.wav"
+def microphone(folder: Path, speech: bytes) -> Path:
+    """A file that Chromium can play: a second of silence, the speech, silence."""
+    path = folder / "microphone.wav"
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, RATE, 0, "NONE", ""))
         file.writeframes(bytes(int(BEFORE_S * RATE) * 2))
-        file.writeframes(voice.pcm())
+        file.writeframes(speech)
         file.writeframes(bytes(int(AFTER_S * RATE) * 2))
     return path
 
@@ -68,11 +74,10 @@ def example(tmp_path: Path) -> Iterator[str]:
 
 
 async def test_the_words_of_the_microphone_come_back_in_both_languages(
-    voice: Sample, microphone: Path, example: str
+    voice: Sample, tmp_path: Path, example: str
 ) -> None:
     spoken = " ".join(each.text for each in voice.utterances)
-
-    async with chromium(microphone) as browser:
+    async with chromium(microphone(tmp_path, voice.pcm())) as browser:
         page = await browser.open(f"{example}/")
         await page.click("#talk")
         await page.until("document.querySelector('#talk').textContent === 'Stop'")
@@ -87,3 +92,53 @@ async def test_the_words_of_the_microphone_come_back_in_both_languages(
         await page.click("#talk")
         await page.until("document.querySelector('#talk').textContent === 'Speak'")
         assert page.messages == []
+
+
+@asynccontextmanager
+async def application(listening: socket.socket) -> AsyncIterator[None]:
+    """The application of the example in this process, while the block lasts."""
+    config = uvicorn.Config(app, log_level="warning", lifespan="off")
+    server = uvicorn.Server(config)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.serve, [listening])
+        yield
+        server.should_exit = True
+
+
+@pytest.mark.parametrize("server", ["embedded"], indirect=True)
+async def test_a_page_goes_on_after_its_connection_broke(
+    server: Server, cell: str, voice: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = eventsched.Node("n1", sources=["en"], targets=["en", "es"], slots=4)
+
+    @node.job
+    async def _(job: eventsched.Job) -> eventsched.Result:
+        return eventsched.Result(text=f"{job.ms} ms")
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    speech = microphone(tmp_path, voice.pcm() * 6)
+    async with (
+        gateway_system(server.url, cell, origins=(url,)) as system,
+        serving(system.es, node),
+        relay(system.url) as passing,
+        application(listening),
+        chromium(speech) as browser,
+    ):
+        system.key.create(tmp_path / "token.key")
+        monkeypatch.setenv("TOKEN_KEY", str(tmp_path / "token.key"))
+        monkeypatch.setenv("GATEWAY", passing.url)
+        page = await browser.open(f"{url}/")
+        await page.click("#talk")
+        await page.until("document.querySelector('#es li.result') !== null")
+        passing.is_away = True
+        passing.cut()
+        await page.until("document.querySelector('#state').textContent.includes('broken')")
+        before = await page.evaluate("document.querySelectorAll('#es li.result').length")
+        passing.is_away = False
+        await page.until("document.querySelector('#state').textContent === 'Connected.'")
+        await page.until(f"document.querySelectorAll('#es li.result').length > {before}")
+        await page.click("#talk")
+        await page.until("document.querySelector('#talk').textContent === 'Speak'")
+        lines = await page.evaluate("[...document.querySelectorAll('#es li')].map(li => li.id)")
+        assert lines == [f"es-{number}" for number in range(len(lines))]

@@ -54,6 +54,11 @@ async def test_what_is_said_comes_back_in_order(server: Server, cell: str) -> No
         assert (third["text"], third["utterance"]) == ("33 ms", 2)
         await session.expect(end="closed")
         assert await session.ended() == 0
+        store = system.es.stores[cell]
+        log = await store.read_range(store.keys.log, "-", "+", 1_000)
+        for event in (b"PlaybackStarted", b"PlaybackEnded"):
+            assert sum(event in fields for _, fields in log) >= 2
+        assert [line for line in session.seen if "error" in line] == []
         partials = [line for line in session.seen if line.get("type") == "partial"]
         assert partials and all(line["text"].endswith("so far") for line in partials)
 
