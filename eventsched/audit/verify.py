@@ -32,7 +32,7 @@ from eventsched.audit.state_diff import (
     utterances_without_job,
 )
 from eventsched.audit.stream_checks import READ_MAX, Chunks, Outbox, StreamChecks
-from eventsched.errors import UnreadableRecord
+from eventsched.errors import UnexpectedReply, UnreadableRecord
 from eventsched.history.log import History
 from eventsched.projection.fold import FailedEvent, ProjectionState, decode_event
 from eventsched.projection.protocol import ProjectionSet
@@ -369,8 +369,34 @@ class Verifier:
         if live is None:
             return
         async for ids in self._store.scan(f"view:{name}:{live}"):
-            unknown = [id_ for id_ in ids if id_ not in part.views and self._is_live(name, id_)]
-            await self._compare_records_of(part, unknown)
+            await self._compare_unknown(part, ids)
+        await self._compare_listed(part, live)
+
+    async def _compare_listed(self, part: ProjectionState, live: str) -> None:
+        """Compare the ids in the list of the records that no record has."""
+        name, after = part.projection.name, b""
+        while ids := await self._listed(name, live, after):
+            texts = [id_.decode(errors="replace") for id_ in ids]
+            for id_, text in zip(ids, texts, strict=True):
+                if text.encode() != id_:
+                    what = "the list of ids has bytes that are no text"
+                    self.report.add([Violation("I6", f"view:{name}:{text}", what)])
+            await self._compare_unknown(part, texts)
+            after = ids[-1]
+
+    async def _listed(self, name: str, live: str, after: bytes) -> list[bytes]:
+        try:
+            return await self._store.listed_ids(name, live, after, ENTITIES_MAX)
+        except UnexpectedReply as error:
+            key = f"view_ids:{name}:{live}"
+            self.report.add([Violation("I6", key, str(error))])
+            return []
+
+    async def _compare_unknown(self, part: ProjectionState, ids: Sequence[str]) -> None:
+        """Compare the entities of which the fold has no record."""
+        name = part.projection.name
+        unknown = [id_ for id_ in ids if id_ not in part.views and self._is_live(name, id_)]
+        await self._compare_records_of(part, unknown)
 
     def _is_live(self, projection: str, entity: str) -> bool:
         """False for jobs of a retired session, whose records are not compared."""
@@ -392,9 +418,9 @@ class Verifier:
             return
         checkpoint, records = await self._store.read_records(self._set.name, name, entities)
         await self._fold_to(checkpoint)
-        for entity, stored in zip(entities, records, strict=True):
+        for entity, (is_listed, stored) in zip(entities, records, strict=True):
             self.report.records += 1
-            self.report.add(_record_differences(part, entity, stored))
+            self.report.add(_record_differences(part, entity, stored, is_listed=is_listed))
 
     # --- I5, I7, I8: authoritative state ----------------------------------------------------
 
@@ -644,19 +670,26 @@ def _chunked(entities: Sequence[str]) -> Iterable[Sequence[str]]:
 
 
 def _record_differences(
-    part: ProjectionState, entity: str, stored: Mapping[str, bytes]
+    part: ProjectionState, entity: str, stored: Mapping[str, bytes], *, is_listed: bool
 ) -> Iterable[Violation]:
-    """Compare a live record with the fold: its view, its fields, the id that changed it last."""
+    """Compare a live record with the fold: its view, its fields, the id that changed it last.
+
+    The list of ids has the record if it exists.
+    """
     where = f"view:{part.projection.name}:{entity}"
     fields = part.record(entity)
     if "other_type" in stored:
         yield Violation("I6", where, f"{where} is of another type")
         return
+    if (fields is None) != (not stored):
+        folded = "no record" if fields is None else "a record"
+        live = "a record" if stored else "no record"
+        yield Violation("I6", where, f"the fold has {folded}, the live view has {live}")
+        return
+    if is_listed != bool(stored):
+        what = "lists a record that does not exist" if is_listed else "does not list the record"
+        yield Violation("I6", where, f"the list of ids {what}")
     if fields is None or not stored:
-        if (fields is None) != (not stored):
-            folded = "no record" if fields is None else "a record"
-            live = "a record" if stored else "no record"
-            yield Violation("I6", where, f"the fold has {folded}, the live view has {live}")
         return
     try:
         live_view = part.decode(entity, stored)

@@ -35,6 +35,7 @@ COMMANDS = {
     "stream": "Stream speech and show the results as they arrive.",
     "history": "Show the events of a session, a job, a node, or all events.",
     "state": "Show the current or an earlier state of a session, group, job or node.",
+    "list": "List the records of a read model: sessions, groups, jobs, nodes or another.",
     "why": "Explain the dispatch decisions of a job, or replay all decisions.",
     "status": "Show consumer lag, dead letters, waiting jobs, nodes and their load.",
     "rebuild": "Rebuild read models from the log and switch readers to them.",

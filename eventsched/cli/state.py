@@ -72,7 +72,7 @@ def show(record: dict[str, Any]) -> None:
 
     view: dict[str, Any] = record["view"]
     plain = {name: value for name, value in view.items() if not _is_nested(value)}
-    rows = [(_heading(name), _cell(name, value)) for name, value in plain.items()]
+    rows = [(heading(name), cell_text(name, value)) for name, value in plain.items()]
     source = "" if record["is_live"] else ", computed from its events"
     if record["dropped_at"]:
         dropped_ms = ms_of(record["dropped_at"])
@@ -99,9 +99,9 @@ def _show_nested(name: str, value: Any) -> None:
     records = [({"": key} if isinstance(value, dict) else {}) | item for key, item in keyed]
     columns = list(dict.fromkeys(column for record in records for column in record))
     numbers = tuple(c for c in columns if all(isinstance(r.get(c, 0), int) for r in records))
-    right = tuple(map(_heading, numbers))
-    result = table(*map(_heading, columns), title=_heading(name), right=right)
-    rows = [[_cell(column, record.get(column, "")) for column in columns] for record in records]
+    right = tuple(map(heading, numbers))
+    result = table(*map(heading, columns), title=heading(name), right=right)
+    rows = [[cell_text(column, record.get(column, "")) for column in columns] for record in records]
     for column, values in zip(result.columns, zip(*rows, strict=True), strict=True):
         column.no_wrap = max(map(len, values)) <= NO_WRAP_MAX
     for row in rows:
@@ -110,12 +110,12 @@ def _show_nested(name: str, value: Any) -> None:
     console().print(result)
 
 
-def _heading(name: str) -> str:
+def heading(name: str) -> str:
     """Return the heading of a field: its name without the unit, which the values have."""
     return "class" if name == "cls" else name.removesuffix("_ms").replace("_", " ")
 
 
-def _cell(name: str, value: Any) -> str:
+def cell_text(name: str, value: Any) -> str:
     from eventsched.formatting import clock, day_and_clock, duration
 
     if isinstance(value, int) and (name == "ms" or name.endswith("_ms")):
@@ -123,7 +123,7 @@ def _cell(name: str, value: Any) -> str:
             return day_and_clock(value) if name in ("opened_ms", "since_ms") else clock(value)
         return duration(value)
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_cell(key, item)}" for key, item in value.items())
+        return ", ".join(f"{key} {cell_text(key, item)}" for key, item in value.items())
     if isinstance(value, list):
-        return ", ".join(_cell("", item) for item in value)
+        return ", ".join(cell_text("", item) for item in value)
     return escape_line(str(value))  # escaped here, since its length sets the column's wrapping

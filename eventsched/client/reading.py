@@ -83,6 +83,26 @@ class ReadingClient:
         entity = await reader.job_key(id) if kind == "job" else id
         return await reader.state(kind, entity, parse_position(at, "at") if at else None)
 
+    async def list(self, kind: str, *, after: str = "", limit: int = 100) -> list[State]:
+        """Return the current records of a read model, by cell and then by the bytes of their ids.
+
+        The list may lag behind the log, as `state`. To read on, pass the id of the last record as
+        `after`; a list shorter than `limit` is the last.
+
+        Args:
+            kind: `session`, `group`, `job`, `node`, or a read model of an enabled package.
+            after: Id after which the list begins; the record need not exist any more.
+            limit: Greatest number of records, 1 to 1,000.
+
+        Raises:
+            InvalidMessage: There is no such read model or cell, or the limit is out of range.
+            UnreadableRecord: A stored record has another form; a rebuild replaces it.
+            ServerUnavailable: The server is away.
+        """
+        from eventsched.history.listing import list_records
+
+        return await list_records(self._source(), kind, after=after, limit=limit)
+
     async def history(
         self,
         id: str = "",  # noqa: A002

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- drop_revision: one step of deleting the records that belong to no live revision of a projection
--- of the set. The last step also deletes the checkpoint of the revision: the next revision starts
+-- drop_revision: one step of deleting the records, and the lists of their ids, that belong to no
+-- live revision of a projection of the set. The last step also deletes the checkpoint of the revision: the next revision starts
 -- from the beginning.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
@@ -35,12 +35,13 @@ local live = {}
 for _, projection in each_projection(ARGV) do
   live[projection.name] = redis.call('GET', keys.of('active_revision', projection.name)) or ''
 end
-local page = redis.call('SCAN', cursor, 'MATCH', keys.of('view', '*'), 'COUNT', scanned_max)
+local page = redis.call('SCAN', cursor, 'MATCH', keys.prefix .. 'view*', 'COUNT', scanned_max)
 local count = 0
 for _, key in ipairs(page[2]) do
-  local projection, revision = string.match(key, ':view:([^:]+):([^:]+):')
+  local kind, projection, revision = string.match(key, ':(view[_ids]*):([^:]+):([^:]+)')
   if live[projection] and live[projection] ~= revision then
-    count = count + write('UNLINK', key)
+    local deleted = write('UNLINK', key)
+    if kind == 'view' then count = count + deleted end
   end
 end
 if page[1] == '0' then write('DEL', keys.of('checkpoint', revision_set)) end

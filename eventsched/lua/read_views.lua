@@ -8,8 +8,9 @@
 --   set             name
 --   projection      name
 --   then per record, at most 4096: entity (its id, at most 1,024 B)
--- Reply: [checkpoint, live revision or empty, per record its fields and values in a list]; the list
---   of a key of another type is [other_type, empty]
+-- Reply: [checkpoint, live revision or empty, per record: 1 if the list of ids has it, else 0, and
+--   its fields and values in a list]; the list of a key of another type is [other_type, empty], as
+--   that of a record whose list of ids is of another type
 -- Refusals: INVALID_MESSAGE
 -- Events: none
 -- Bound: the records given, at most 4096
@@ -17,13 +18,17 @@
 -- include: reply
 local live = redis.call('GET', keys.of('active_revision', projection)) or ''
 local views = { redis.call('GET', keys.of('checkpoint', set)) or '0-0', live }
+local ids = keys.of('view_ids', projection, live)
 for i, record in each_record(ARGV) do
-  local key = keys.of('view', projection .. ':' .. live, record.entity)
-  local is_read, fields = pcall(function() return redis.call('HGETALL', key) end)
+  local key, is_listed = keys.of('view', projection .. ':' .. live, record.entity), false
+  local is_read, fields = pcall(function()
+    is_listed = redis.call('ZSCORE', ids, record.entity)
+    return redis.call('HGETALL', key)
+  end)
   if not is_read then
     if not reply.is_wrong_type(fields) then error(fields, 0) end
     fields = { 'other_type', '' }
   end
-  views[i + 2] = fields
+  views[2 * i + 1], views[2 * i + 2] = is_listed and 1 or 0, fields
 end
 return views

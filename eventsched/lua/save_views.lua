@@ -21,7 +21,8 @@
 --     revisions   projection, revision             as they were when the batch was folded
 --     and of each of these revisions, in their order:
 --       drops  entity
---       runs of puts   entity, the id that changed it last, its field `v`, then field, value
+--       runs of puts   entity, the id that changed it last, new (1: the revision had no record of
+--                      the entity; else 0), its field `v`, then field, value
 --     runs of indexes   session, then log ids
 --     runs of node indexes   node, then log ids
 --     dead     log id, type, d, reason       d is JSON
@@ -64,7 +65,7 @@ local function are_sections_whole()
   for _ = 1, revisions or 0 do
     local drops = count()
     place = place + (drops or 0)
-    if not drops or not skip_runs(function(length) return length >= 3 and length % 2 == 1 end) then
+    if not drops or not skip_runs(function(length) return length >= 4 and length % 2 == 0 end) then
       return false
     end
   end
@@ -116,29 +117,35 @@ if group ~= '' and (not entry_ids.precedes(from, first)
   groups.claim(keys.log, group, stored[3])
   return 'moved'
 end
-local records = {}
+local records, ids = {}, {}
 for i = 1, next_number() do
   local projection, revision = next_argument(), next_argument()
   local live = redis.call('GET', keys.of('active_revision', projection))
   -- A live set writes live revisions only; a rebuild never writes records that readers use.
   if (live == revision) ~= (group ~= '') then return 'rebuilt' end
   records[i] = keys.of('view', projection, revision) .. ':'
+  ids[i] = keys.of('view_ids', projection, revision)
 end
 
 local ends = numbers.text[clock.now() + tonumber(lease_ms)]
 local moves = group ~= '' and from ~= to
 if moves then groups.move(keys.log, group, to, passed + tonumber(count)) end
 write('HSET', active, 'until', ends)
-for _, record in ipairs(records) do
+-- The list of ids changes before the record: a call that fails between the two is repeated, and
+-- changes both.
+for n, record in ipairs(records) do
   for _ = 1, next_number() do
-    write('UNLINK', record .. next_argument())
+    local entity = next_argument()
+    write('ZREM', ids[n], entity)
+    write('UNLINK', record .. entity)
   end
   for _ = 1, next_number() do
     local first, last, length = next_run()
     for i = first, last, length do
-      local entity, changed_by, form = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+      local entity, changed_by, is_new, form = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+      if is_new == '1' then write('ZADD', ids[n], 0, entity) end
       write('HSET', record .. entity, 'at', changed_by, 'v', form,
-        unpack(ARGV, i + 3, i + length - 1))
+        unpack(ARGV, i + 4, i + length - 1))
     end
   end
 end

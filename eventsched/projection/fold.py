@@ -220,7 +220,7 @@ class ProjectionState:
         fields = self._codec.encode(self.views[entity], before)
         if before is None:  # otherwise some fields may be left out
             self._set_size(entity, ENTITY_BYTES + sum(map(len, fields.values())))
-        return Put(entity, self.changed[entity], fields)
+        return Put(entity, self.changed[entity], fields, before is None)
 
     def clear_changes(self) -> None:
         """Forget the changes after a save."""

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from eventsched.errors import ServerUnavailable
+from eventsched.errors import ServerUnavailable, UnreadableRecord
 from eventsched.projection.protocol import Projection, ProjectionSet
 from eventsched.schema.ids import START
 from eventsched.store.cell_connection import CellConnection
@@ -67,6 +67,8 @@ class Put(msgspec.Struct, frozen=True):
     """Id of the log entry that changed the record last."""
     fields: Mapping[str, bytes]
     """`v`, and others."""
+    is_new: bool
+    """Whether the revision has no record of the entity, or a drop in the same save removes it."""
 
 
 class Changes(msgspec.Struct, frozen=True):
@@ -152,6 +154,21 @@ class ProjectionStore(CellConnection):
             replies = await self.run("load_views", projection, revision, *part)
             records += map(named_fields_of, replies)
         return records
+
+    async def list_records(
+        self, projection: str, after: str, limit: int
+    ) -> tuple[str, list[tuple[str, dict[str, bytes]]]]:
+        """The active revision, and (entity, stored fields) in the order of the entities' bytes.
+
+        Args:
+            projection: Name of the projection.
+            after: The entity after which the list begins; empty for the first.
+            limit: Greatest number of records, 1 to LOADED_MAX.
+        """
+        revision, *rest = await self.run("list_views", projection, after, limit)
+        pairs = zip(rest[::2], rest[1::2], strict=True)
+        records = [(_text(projection, id_), named_fields_of(flat)) for id_, flat in pairs]
+        return revision.decode(), records
 
     async def checkpoint(self, projection_set: str) -> str:
         """Id of the last log entry that the set has folded and saved."""
@@ -326,12 +343,25 @@ class ProjectionStore(CellConnection):
 
     async def read_records(
         self, projection_set: str, projection: str, entities: Sequence[str]
-    ) -> tuple[str, list[dict[str, bytes]]]:
-        """The checkpoint, and the active records at it; empty for an entity without a record."""
-        checkpoint, _, *records = await self.run(
-            "read_views", projection_set, projection, *entities
+    ) -> tuple[str, list[tuple[bool, dict[str, bytes]]]]:
+        """The checkpoint, and the active records at it; empty for an entity without a record.
+
+        Each has a flag before it: whether the list of ids has the entity.
+        """
+        checkpoint, _, *rest = await self.run("read_views", projection_set, projection, *entities)
+        pairs = zip(rest[::2], rest[1::2], strict=True)
+        return checkpoint.decode(), [(bool(flag), named_fields_of(flat)) for flag, flat in pairs]
+
+    async def listed_ids(
+        self, projection: str, revision: str, after: bytes, count: int
+    ) -> list[bytes]:
+        """Ids in the list of a revision's records after an id; an empty id for the first."""
+        key = self.keys.view_ids(projection, revision)
+        start = b"(" + after if after else "-"
+        ids: list[bytes] = await self.transport.command(
+            "ZRANGE", key, start, "+", "BYLEX", "LIMIT", 0, count, key=key
         )
-        return checkpoint.decode(), [named_fields_of(record) for record in records]
+        return ids
 
     async def scan(self, kind: str) -> AsyncIterator[list[str]]:
         """Ids of all keys of a kind, a few at a time; an id may come twice.
@@ -354,6 +384,14 @@ class ProjectionStore(CellConnection):
         return list(named_fields_of(reply).items())
 
 
+def _text(projection: str, id_: bytes) -> str:
+    """Return the id of a record. Raises UnreadableRecord for bytes that are not UTF-8."""
+    try:
+        return id_.decode()
+    except UnicodeDecodeError as error:
+        raise UnreadableRecord.of(projection, repr(id_), "its id is not UTF-8") from error
+
+
 def _set_lease(reply: Any) -> SetLease | Standby | OtherVersion:
     word, *rest = reply
     if word == b"acquired":
@@ -372,7 +410,7 @@ def _save_args(save: Save) -> list[Arg]:
         args += (changes.projection, changes.revision)
     for changes in save.changes:
         args += (len(changes.drops), *changes.drops)
-        args += _runs(map(_put_args, changes.puts), head=3)
+        args += _runs(map(_put_args, changes.puts), head=4)
     for indexes in (save.indexes, save.node_indexes):
         args += _runs([[name, *ids] for name, ids in indexes.items()], head=1)
     args.append(len(save.dead_letters))
@@ -383,7 +421,7 @@ def _save_args(save: Save) -> list[Arg]:
 
 def _put_args(put: Put) -> list[Arg]:
     fields = dict(put.fields)
-    item: list[Arg] = [put.entity, put.at, fields.pop("v")]
+    item: list[Arg] = [put.entity, put.at, int(put.is_new), fields.pop("v")]
     for field in fields.items():
         item += field
     return item

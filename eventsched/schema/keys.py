@@ -57,6 +57,7 @@ S  ephemeral state: it may be lost.
     checkpoint:<set>        string D  last log id folded and saved
     active_revision:<projection> string D  `<version>.<revision>` that readers use
     view:<p>:<revision>:<id> hash  D  one record of a read model
+    view_ids:<p>:<revision> zset   D  ids of the records of a read model, all with score 0
     node_index:<node>       list   D  log ids of the node's events; trimmed with the log
     node_index_starts       zset   D  node -> time of the first entry in its index
     session_index:<session> list   D  log ids of the session's events; trimmed as it grows
@@ -344,6 +345,10 @@ class Keys:
     def view(self, projection: str, revision: str, entity: str) -> str:
         """Return the key of a read model's record; `revision` is `<version>.<revision>`."""
         return self._key("view", projection, revision, entity)
+
+    def view_ids(self, projection: str, revision: str) -> str:
+        """Return the key of the list of a read model's ids."""
+        return self._key("view_ids", projection, revision)
 
     def node_index(self, node: str) -> str:
         return self._key("node_index", node)

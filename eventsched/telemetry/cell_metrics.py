@@ -39,7 +39,7 @@ async def cell_metrics(connection: Connection) -> bytes:
 
 async def read_counters(store: ProjectionStore) -> dict[str, int]:
     """Return the counters of a cell, by name and label values; see projections/metrics.py."""
-    _, (fields,) = await store.read_records(SET, PROJECTION, [RECORD])
+    _, ((_, fields),) = await store.read_records(SET, PROJECTION, [RECORD])
     return {name: int(value) for name, value in fields.items() if name not in ("v", "at")}
 
 

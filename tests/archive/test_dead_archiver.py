@@ -152,7 +152,7 @@ async def counted(archived: Archived) -> tuple[int, list[MutableMapping[str, Any
         while (await projector.step()).state == "folded":
             pass
     await projector.release()
-    _, (record,) = await archived.views.read_records("counts", "counts", ["s1"])
+    _, ((_, record),) = await archived.views.read_records("counts", "counts", ["s1"])
     count = msgspec.msgpack.decode(record["v"], type=UtteranceCount).utterances
     return count, [line for line in lines if line["log_level"] == "warning"]
 

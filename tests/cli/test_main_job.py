@@ -99,6 +99,28 @@ def test_state_of_session_group_job_and_node(system: System) -> None:
     assert view("node", "echo-1")["slots"] == 2
 
 
+def test_list_shows_the_records_of_a_read_model_by_pages(system: System) -> None:
+    """Other tests of this module may open further sessions."""
+    lines = json_lines_of(run(system.data, "list", "session", "--json"))
+    ids = [line["id"] for line in lines]
+    assert ids == sorted(ids)
+    assert set(system.sessions) <= set(ids)
+    assert lines[0]["view"]["tenant"] == "default"
+    (second,) = json_lines_of(run(
+        system.data, "list", "session", "--after", ids[0], "--limit", "1", "--json"
+    ))  # fmt: skip
+    assert second["id"] == ids[1]
+    table = run(system.data, "list", "session", "--limit", "1").stdout.decode()
+    assert f"there may be more: --after {ids[0]}" in table
+    assert "TENANT" in table
+    refused = run(system.data, "list", "session", "--limit", "0")
+    assert (refused.returncode, b"limit: 1 to 1,000" in refused.stderr) == (1, True)
+    node = run(system.data, "list", "node").stdout.decode()
+    assert "c0.echo-1" in node
+    job = f"default:{system.sessions[0]}:0:translation:es:none"
+    assert job in run(system.data, "list", "job").stdout.decode()
+
+
 def test_status_names_consumers_nodes_and_their_load(system: System) -> None:
     (cell,) = json_of(run(system.data, "status", "--json"))["cells"]
     assert {(each["consumer"], each["is_running"]) for each in cell["consumers"]} >= {

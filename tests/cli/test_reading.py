@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from eventsched.errors import InvalidMessage, NotFound
+from eventsched.history.listing import list_records
 from eventsched.history.position import parse_position
 from eventsched.history.reader import EventFilter, Reader
 from eventsched.history.record_json import named
@@ -297,6 +298,30 @@ async def test_cells_are_told_in_one_order_of_time(redis: Client, cells: Callabl
     times = [one.ms for one in found if isinstance(one, Event)]
     assert times == sorted(times)
     assert len(times) == 6
+
+
+async def test_records_of_all_cells_are_listed_cell_by_cell(
+    redis: Client, cells: Callable[[], str]
+) -> None:
+    stores: dict[str, TimedStore] = {}
+    for _ in range(2):
+        store = TimedStore(RedisTransport(redis, redis), cells())
+        settings = msgspec.to_builtins(Settings())
+        await store.configure_cell(settings, overwrite=False, manual_clock=True)
+        stores[store.cell] = store
+        for name in ("s1", "s2"):
+            await store.open(name)
+        await fold(store)
+    facts = await check_server(redis)
+    transport = next(iter(stores.values())).transport
+    connection = Connection("", facts, transport, stores)  # type: ignore[arg-type]
+    source = HistorySource(connection)
+    expected = [f"{cell}.{name}" for cell in source.cells for name in ("s1", "s2")]
+    assert [each.id for each in await list_records(source, "session")] == expected
+    seen: list[str] = []
+    while page := await list_records(source, "session", after="".join(seen[-1:]), limit=3):
+        seen += [each.id for each in page]
+    assert seen == expected
 
 
 class Inner(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -39,7 +39,7 @@ async def read_active(
     seen = []
     for kind in KINDS:
         checkpoint, records = await projector.views.read_records("core", kind, entities[kind])
-        for entity, record in zip(entities[kind], records, strict=True):
+        for entity, (_, record) in zip(entities[kind], records, strict=True):
             view = None
             if record:
                 view = record_codec(reader.projections[kind]).decode(record)

@@ -112,6 +112,8 @@ class SetMachine(RuleBasedStateMachine):
                 content[name] = call("GET", name).decode()
             elif kind in ("view", "lease", "archive"):
                 content[name] = fields_of(call("HGETALL", name))
+            elif kind == "view_ids":
+                content[name] = [item.decode() for item in call("ZRANGE", name, 0, -1)]
             elif kind in ("session_index", "node_index"):
                 content[name] = [item.decode() for item in call("LRANGE", name, 0, -1)]
             elif kind in ("session_index_ends", "node_index_starts"):
@@ -142,6 +144,8 @@ class SetMachine(RuleBasedStateMachine):
             keys.active_revision(projection): revision for projection, revision in s.live.items()
         }
         content |= {keys.view(p, b, e): _named(f) for (p, b, e), f in s.records.items()}
+        for projection, revision, entity in sorted(s.listed):
+            content.setdefault(keys.view_ids(projection, revision), []).append(entity)
         content |= {keys.session_index(session): ids for session, ids in s.indexes.items()}
         ends = {session: parse_id(ids[-1])[0] for session, ids in s.indexes.items()}
         content |= {keys.session_index_ends: ends} if ends else {}
@@ -264,7 +268,7 @@ class SetMachine(RuleBasedStateMachine):
             changes=[
                 Changes(
                     *revision,
-                    [self._put(part)] if n == part % 2 else [],
+                    [self._put(revision, part, is_dropped)] if n == part % 2 else [],
                     [f"e{is_dropped}"] if n == is_dropped % 2 else [],
                 )
                 for n, revision in enumerate(revisions)
@@ -285,10 +289,11 @@ class SetMachine(RuleBasedStateMachine):
             if parse_id(entry_id) > parse_id(start)
         ]
 
-    def _put(self, entity: int) -> Put:
+    def _put(self, revision: tuple[str, str], entity: int, dropped: int = -1) -> Put:
         self.writes += 1
-        written = f"{self.writes}".encode()
-        return Put(f"e{entity}", f"{self.writes}-0", {"v": written, f"f{self.writes % 3}": b"x"})
+        fields = {"v": f"{self.writes}".encode(), f"f{self.writes % 3}": b"x"}
+        is_new = entity == dropped or (*revision, f"e{entity}") not in self.sets.records
+        return Put(f"e{entity}", f"{self.writes}-0", fields, is_new)
 
     @rule()
     def fold_all(self) -> None:
@@ -347,7 +352,7 @@ class SetMachine(RuleBasedStateMachine):
             to=live if catches_up else start,
             lease_ms=LEASE_MS,
             changes=[
-                Changes(*revision, [self._put(part)] if n == part % 2 else [])
+                Changes(*revision, [self._put(revision, part)] if n == part % 2 else [])
                 for n, revision in enumerate(revisions)
             ],
         )

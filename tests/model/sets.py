@@ -15,7 +15,7 @@ from typing import Literal
 
 from eventsched.archive.commands import Abandoned, ArchiveState, Recorded, Trimmed
 from eventsched.projection.protocol import ProjectionSet
-from eventsched.projection.store import OtherVersion, Save, Saved, SetLease, Standby
+from eventsched.projection.store import Changes, OtherVersion, Save, Saved, SetLease, Standby
 from eventsched.schema.ids import START, format_id, parse_id
 from eventsched.schema.settings import Settings
 from eventsched.store.operator_commands import Act
@@ -64,6 +64,7 @@ class Sets:
         """The new revisions of rebuilds, by request; empty until they are promoted."""
         self.checkpoints: dict[str, str] = {}
         self.records: dict[Record, dict[str, bytes]] = {}
+        self.listed: set[Record] = set()
         self.indexes: dict[str, list[str]] = {}
         self.node_indexes: dict[str, list[str]] = {}
         self.dead_letters: list[tuple[str, str, bytes, str]] = []
@@ -190,11 +191,7 @@ def save(s: Sets, batch: Save) -> Saved:
         hold.passed = (hold.passed or 0) + batch.count
         group.position, group.read = batch.to, hold.passed
     for change in batch.changes:
-        for drop in change.drops:
-            s.records.pop((change.projection, change.revision, drop), None)
-        for put in change.puts:
-            record = s.records.setdefault((change.projection, change.revision, put.entity), {})
-            record.update(put.fields, at=put.at.encode())
+        _change(s, change)
     for session, ids in batch.indexes.items():
         index = s.indexes.setdefault(session, [])
         index += ids
@@ -213,6 +210,17 @@ def _trim_index(s: Sets, index: list[str], added: int) -> None:
     first = parse_id(s.log[s.gone]) if s.gone < len(s.log) else (0, 0)
     trimmed = list(takewhile(lambda id_: parse_id(id_) < first, index[: 2 * added + 1]))
     del index[: len(trimmed)]
+
+
+def _change(s: Sets, change: Changes) -> None:
+    for drop in change.drops:
+        s.listed.discard((change.projection, change.revision, drop))
+        s.records.pop((change.projection, change.revision, drop), None)
+    for put in change.puts:
+        record = change.projection, change.revision, put.entity
+        if put.is_new:
+            s.listed.add(record)
+        s.records.setdefault(record, {}).update(put.fields, at=put.at.encode())
 
 
 # --- revisions ------------------------------------------------------------------------------------
@@ -265,6 +273,7 @@ def drop_all(
     old = [r for r in s.records if r[0] in names and s.live.get(r[0], "") != r[1]]
     for record in old:
         del s.records[record]
+    s.listed = {r for r in s.listed if r[0] not in names or s.live.get(r[0], "") == r[1]}
     s.checkpoints.pop(revision_set, None)
     return len(old)
 

@@ -544,7 +544,7 @@ async def test_a_record_of_very_many_fields_is_written_completely(store: TimedSt
     views = views_of(store)
     lease = await views.acquire(ProjectionSet("holding", (Holding(),)), "me", LEASE_MS)
     assert isinstance(lease, SetLease)
-    put = Put("all", "5-1", Holding().encode(view, None))
+    put = Put("all", "5-1", Holding().encode(view, None), is_new=True)
     save = Save(
         projection_set="holding", group="holding", epoch=lease.epoch, start=START,
         first="1-1", to="5-1",

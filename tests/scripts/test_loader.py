@@ -202,7 +202,8 @@ ARGS: dict[str, tuple[str | int, ...]] = {
     "members": ("k",), "free": ("k",), "pair": ("en", "es"), "requirements": ("k",),
     "waiting": (1, "en:es:"), "lease": ("core",), "checkpoint": ("core",),
     "active_revision": ("job",),
-    "view": ("job", "1.1", "j"), "session_index": ("s",), "node_index": ("n",),
+    "view": ("job", "1.1", "j"), "view_ids": ("job", "1.1"), "session_index": ("s",),
+    "node_index": ("n",),
     "tenant_sessions": ("acme",),
 }  # fmt: skip
 

@@ -204,6 +204,18 @@ async def test_a_record_of_another_type_is_named_and_its_read_model_is_rebuilt(
     await _repaired(busy)
 
 
+async def test_a_list_of_ids_of_another_type_is_named_and_its_read_model_is_rebuilt(
+    busy: BusyCell, redis: Any
+) -> None:
+    name = f"view_ids:node:{await views_of(busy.store).active_revision('node')}"
+    key = f"{busy.store.keys.prefix}{name}"
+    await redis.delete(key)
+    await redis.set(key, "by hand")
+    report = await verified(busy.store)
+    assert any(each.where == name and "another type" in each.what for each in report.violations)
+    await _repaired(busy)
+
+
 async def test_an_ending_that_is_no_json_is_repaired(busy: BusyCell, redis: Any) -> None:
     await redis.hset(busy.store.keys.out_of_order("s1"), "es/1", "{not json")
     assert "I7" in names(await verified(busy.store))

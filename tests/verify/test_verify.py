@@ -311,6 +311,18 @@ async def _unreadable_view(busy: BusyCell, redis: Any) -> None:
     await redis.hset(busy.store.keys.view("node", "4.1", "n1"), "v", b"\xc1")
 
 
+async def _unlisted_view(busy: BusyCell, redis: Any) -> None:
+    assert await redis.zrem(busy.store.keys.view_ids("node", "4.1"), "n1")
+
+
+async def _listed_without_a_record(busy: BusyCell, redis: Any) -> None:
+    await redis.zadd(busy.store.keys.view_ids("node", "4.1"), {"n9": 0})
+
+
+async def _listed_bytes(busy: BusyCell, redis: Any) -> None:
+    await redis.zadd(busy.store.keys.view_ids("node", "4.1"), {b"\xff": 0})
+
+
 async def _forged_index(busy: BusyCell, redis: Any) -> None:
     await redis.hset(busy.store.keys.session("s1"), "utterance", 44)
 
@@ -491,6 +503,9 @@ STORED: list[tuple[str, Corruption]] = [
     ("I6", _lost_view),
     ("I6", _unknown_view),
     ("I6", _unreadable_view),
+    ("I6", _unlisted_view),
+    ("I6", _listed_without_a_record),
+    ("I6", _listed_bytes),
     ("I7", _job_node),
     ("I7", _forged_deadline),
     ("I7", _forged_index),
