@@ -9,7 +9,7 @@ Read next: sealer.py, packer.py, lua/record_seal.lua, roles/trimmer.py.
 A segment begins after the previous one. It ends after `archive_entries_max` entries, at the end of
 the time window (`archive_window_ms`) of its first entry, or at a number of bytes. So its range
 follows from the log alone, and an archiver that repeats it after a crash writes the same files. The
-order is files, record, Redis; each step may be repeated. Then segments may be packed.
+order is files, record, Redis, checkpoint; each step may be repeated. Then segments may be packed.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import msgspec
 import structlog
 
 from eventsched.archive import threads
+from eventsched.archive.checkpoints import CheckpointFolder
 from eventsched.archive.codec import encode_entry
 from eventsched.archive.commands import LEASE_MS, ArchiveCommands, ArchiveState
 from eventsched.archive.layout import LOCK, CellFolder
@@ -77,6 +78,7 @@ class Archiver:
         *,
         audio: bool = False,
         owner: str | None = None,
+        checkpoints: CheckpointFolder | None = None,
     ) -> None:
         self._store = store
         self._commands = ArchiveCommands(store)
@@ -86,6 +88,7 @@ class Archiver:
         self._set = projection_set
         self._audio = audio
         self._owner = owner or secrets.token_hex(8)
+        self._checkpoints = checkpoints
         self._epoch = 0
         self._sealer: Sealer | None = None
         self._had_lease = False
@@ -141,6 +144,7 @@ class Archiver:
         if not sealer.records:  # from now on only archived entries are trimmed
             sealer.skipped = (await self._commands.read_state()).trimmed
         self._sealer = sealer
+        await self._update_checkpoint(sealer)
         self._log.info("archiving", epoch=lease.epoch, to=sealer.sealed_to, removed=len(removed))
         return sealer
 
@@ -217,8 +221,23 @@ class Archiver:
         self._log.info("sealed", segment=record.n, entries=record.events, to=record.last)
         if not await self._record(sealer, start):
             return StepResult("lease_lost", record)
+        await self._update_checkpoint(sealer)
         await self._pack(sealer)
         return StepResult("sealed", record)
+
+    async def _update_checkpoint(self, sealer: Sealer) -> None:
+        """Store the newest head in the second place, if there is one.
+
+        Archiving continues after a failure, which is logged: the log must not grow because the
+        second place is full or away. The next segment tries again.
+        """
+        if self._checkpoints is None:
+            return
+        update = partial(self._checkpoints.update, self._store.cell, sealer.records)
+        try:
+            await threads.in_thread(update)
+        except ArchiveError as error:
+            self._log.error("checkpoint not written", error=str(error))
 
     async def _pack(self, sealer: Sealer) -> None:
         """Pack the next segments, if all of them are sealed.

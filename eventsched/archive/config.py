@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from eventsched.archive.checkpoints import CheckpointFolder
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.archive.signing import SigningKey
-from eventsched.errors import require_packages
+from eventsched.errors import ArchiveError, require_packages
 from eventsched.projection.installed import load_core
 from eventsched.projection.store import ProjectionStore
 from eventsched.store.cell import Store
@@ -24,20 +25,32 @@ if TYPE_CHECKING:
 
 
 class ArchiveSettings(msgspec.Struct, frozen=True):
-    """The folder for segments, the key that signs them, and whether audio is archived."""
+    """The folder for segments, the key that signs them, and what else is stored."""
 
     folder: ArchiveFolder
     key: SigningKey
     audio: bool
+    checkpoints: CheckpointFolder | None = None
+    """The second place, which has the newest checkpoint of each cell."""
 
     @classmethod
-    def into(cls, folder: Path, key: Path | None, *, audio: bool) -> ArchiveSettings:
+    def into(
+        cls, folder: Path, key: Path | None, *, audio: bool, checkpoints: Path | None = None
+    ) -> ArchiveSettings:
         """Open the archive in this folder; create it and its key if the folder is empty.
 
         Raises ArchiveError for any other folder or key, MissingDependencyError.
         """
         require_packages("pyarrow", "cryptography")
-        return cls(*ArchiveFolder.open_or_create(folder, key), audio)
+        archive, signing_key = ArchiveFolder.open_or_create(folder, key)
+        if checkpoints is None:
+            return cls(archive, signing_key, audio)
+        if archive.path.resolve() in (checkpoints.resolve(), *checkpoints.resolve().parents):
+            raise ArchiveError(
+                f"{checkpoints} is in the archive: choose a folder on another disk or machine"
+            )
+        second = CheckpointFolder(checkpoints, archive.public)
+        return cls(archive, signing_key, audio, second)
 
     def archiver(self, store: Store, *, owner: str | None = None) -> Archiver:
         """An archiver for the cell of the store; `owner` identifies it as owner of the lease."""
@@ -52,4 +65,5 @@ class ArchiveSettings(msgspec.Struct, frozen=True):
             core,
             audio=self.audio,
             owner=owner,
+            checkpoints=self.checkpoints,
         )

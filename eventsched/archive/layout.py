@@ -27,8 +27,9 @@ import re
 import shlex
 import stat
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -206,6 +207,40 @@ class CellFolder:
         check_sequence(self.path, single, start=packed, after=last)
         self._listed = Segments(packs, single, self._packed_record)
         return Segments(packs, single, self._packed_record)
+
+    def readable_records(self) -> tuple[list[Record], list[tuple[str, str]]]:
+        """The segments whose records can be read, and (file, fault) for each other file.
+
+        For a folder that `records` refuses. The segments have increasing numbers; some are missing.
+        Raises ArchiveError if the folder is a link.
+        """
+        found: dict[int, Record] = {}
+        packs: list[Pack] = []
+        faults: list[tuple[str, str]] = []
+
+        def add(name: str, read: Callable[[], Record]) -> None:
+            try:
+                record = read()
+                check_id(record.first), check_id(record.last)
+            except (ArchiveError, ValueError) as error:
+                faults.append((name, str(error)))
+                return
+            if found.setdefault(record.n, record) != record:
+                faults.append((name, f"is another record of segment {record.n}"))
+
+        for name in filter(PACK.fullmatch, self.names()):
+            try:
+                packs.append(self._open_pack(name))
+            except ArchiveError as error:
+                faults.append((name, str(error)))
+        packs.sort(key=lambda pack: pack.index.first_segment)
+        self._listed = Segments(packs, [], self._packed_record)
+        for pack in packs:
+            for n in pack.numbers:
+                add(pack.path.name, partial(self._packed_record, pack, n))
+        for name in self.record_names():
+            add(name, partial(self.read, name))
+        return [found[n] for n in sorted(found)], faults
 
     def listed_records(self) -> list[Record]:
         """The segments that have files of their own, in order. Raises ArchiveError for others."""

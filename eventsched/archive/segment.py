@@ -227,6 +227,15 @@ def differing_column(file: BinaryIO, kind: str, columns: Sequence[Any]) -> str:
 
 def session_names(file: BinaryIO) -> list[str]:
     """The sessions of a segment's index; `file` is a sessions file."""
+    return _sessions_in(file)
+
+
+def sessions_of_events(file: BinaryIO) -> set[str]:
+    """The full ids of the sessions in an events file; empty for events of no session."""
+    return set(_sessions_in(file))
+
+
+def _sessions_in(file: BinaryIO) -> list[str]:
     column = _read_table(file, ["session"]).column("session")
     if column.null_count:
         raise ArchiveError(f"{file.name} has rows without a session")

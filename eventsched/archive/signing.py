@@ -17,6 +17,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from eventsched.errors import ArchiveError, require_packages
 from eventsched.private_files import (
     ReadableByOthers,
@@ -29,6 +31,7 @@ from eventsched.private_files import (
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+log = structlog.get_logger("eventsched.archive.signing")
 KEY_BYTES = 32
 _PEM_BYTES_MAX = 16_384
 PUBLIC_PREFIX = "eventsched archive ed25519 "
@@ -71,10 +74,19 @@ class SigningKey:
 
     @classmethod
     def read_or_create(cls, path: Path) -> SigningKey:
-        """Read the key; without a file, create it. Concurrent callers get the same key."""
-        if not path.exists():
-            with suppress(FileExistsError):  # another process was first
-                cls.generate()._create(path)
+        """Read the key; without a file, create it and log that. Concurrent callers get one key."""
+        if path.exists():
+            return cls.read(path)
+        key = cls.generate()
+        with suppress(FileExistsError):  # another process was first
+            key._create(path)
+            log.warning(
+                "made a new key that signs the archive",
+                file=str(path),
+                key=fingerprint(key.public),
+                remedy=f"store a copy of archive.pub where the owner of {path.name} cannot "
+                "change it: audit verify --key",
+            )
         return cls.read(path)
 
     def write(self, path: Path) -> None:

@@ -31,12 +31,13 @@ KeyFile = Annotated[
     Path | None,
     typer.Option("--key", metavar="FILE", help="Trusted public key, kept outside of the archive."),
 ]
-KEY_NOT_CHECKED = "consistent, key not checked"
-"""The verdict without a trusted key: the files agree with each other, by a key that anybody can
-have made."""
 CheckpointFile = Annotated[
     Path | None,
-    typer.Option("--checkpoint", metavar="FILE", help="An earlier output of `audit checkpoint`."),
+    typer.Option(
+        "--checkpoint",
+        metavar="FILE",
+        help="An earlier output of `audit checkpoint`, or the archiver's folder of checkpoints.",
+    ),
 ]
 Snapshots = Annotated[
     bool, typer.Option("--snapshots", help="Also recompute every snapshot (slow).")
@@ -56,8 +57,6 @@ KeyId = Annotated[
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Abandon the archive and the entries in it.")]
 SetAsideYes = Annotated[bool, typer.Option("--yes", help="Set the segments aside.")]
-SHOWN_MAX = 20
-"""Problems in the text output; --json prints all."""
 
 
 @app.command()
@@ -72,12 +71,14 @@ async def verify(
     """Find every edit, deletion, insertion and reordering; the exit code is 1 if there is one.
 
     With a checkpoint, the command also finds segments that were removed from the end, and history
-    that was sealed again with the same key. Segments that were set aside are listed as such.
+    that was sealed again with the same key. Segments that were set aside are listed as such. The
+    output says for each problem which events it affects, and what the check cannot know.
 
     Without a trusted key or a checkpoint, the verdict is "consistent, key not checked": the maker
     of an archive can sign any history with a key of its own.
     """
     from eventsched.archive.verifier import Verifier
+    from eventsched.cli.audit_report import show_report
     from eventsched.cli.output import print_json, progress
     from eventsched.errors import ArchiveError
     from eventsched.projection.installed import load_core
@@ -100,37 +101,8 @@ async def verify(
     if options.json:
         print_json({"clean": not report.problems} | msgspec.to_builtins(report))
     else:
-        _show(report)
+        show_report(report)
     return 1 if report.problems else 0
-
-
-def _show(report: Any) -> None:
-    from eventsched.cli.output import print_line
-    from eventsched.formatting import plural
-
-    for note in report.set_aside:
-        reason = f"which the log had lost; by {note.by}: {note.why}"
-        if not note.why:
-            reason = "for an unknown reason: their folder has no note.json"
-        print_line(
-            f"SET ASIDE  {note.cell}: {plural(note.segments, 'segment')}, {note.first} to "
-            f"{note.last}, {reason}"
-        )
-    for problem in report.problems[:SHOWN_MAX]:
-        print_line(f"CHANGED  {problem}")
-    if len(report.problems) > SHOWN_MAX:
-        print_line(f"and {len(report.problems) - SHOWN_MAX:,} more (--json has all)")
-    parts = [
-        plural(report.events, "event"),
-        plural(report.segments, "segment"),
-        plural(report.cells, "cell"),
-    ]
-    if report.checkpoints:
-        parts.append(plural(report.checkpoints, "checkpoint head"))
-    verdict = "unchanged" if report.is_key_checked else KEY_NOT_CHECKED
-    if report.problems:
-        verdict = plural(len(report.problems), "problem")
-    print_line(f"{verdict}: {', '.join(parts)}, key {report.key}")
 
 
 @app.command()
@@ -140,8 +112,8 @@ async def checkpoint(options: Options, dir_: Dir, out: Out = None) -> None:
 
     With this checkpoint, `audit verify` also finds segments that were removed or sealed again.
     """
+    from eventsched.archive.checkpoints import checkpoint_of
     from eventsched.archive.layout import ArchiveFolder
-    from eventsched.archive.verifier import checkpoint_of
 
     _write(checkpoint_of(ArchiveFolder.open(dir_)), out)
 
@@ -198,6 +170,7 @@ def _type_of(result: CheckedProof) -> str:
 
 
 def _show_proof(result: CheckedProof) -> None:
+    from eventsched.cli.audit_report import KEY_NOT_CHECKED
     from eventsched.cli.output import print_line
 
     proof = result.proof

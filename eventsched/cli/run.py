@@ -28,6 +28,7 @@ from eventsched.cli.serve import (
     ArchiveKey,
     ArchiveOptions,
     Cells,
+    Checkpoints,
     Set,
     serve,
 )
@@ -52,6 +53,7 @@ async def run(
     archive: ArchiveDir = None,
     archive_key: ArchiveKey = None,
     archive_audio: ArchiveAudio = False,
+    checkpoints: Checkpoints = None,
     listen: Listen = "",
     token_keys: TokenKeys = "",
     base_path: BasePath = "",
@@ -86,7 +88,7 @@ async def run(
         gateway = partial(_without_link, config)
     elif listen:
         raise InvalidMessage.of("--listen", "only with the role gateway", "leave it out")
-    archive_options = ArchiveOptions(archive, archive_key, archive_audio)
+    archive_options = ArchiveOptions(archive, archive_key, archive_audio, checkpoints)
     names = [role for role in dict.fromkeys(roles) if role != GATEWAY]
     return await serve(options, names, cells, set_ or [], archive_options, gateway)
 

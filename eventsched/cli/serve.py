@@ -71,12 +71,26 @@ ArchiveAudio = Annotated[
 ]
 
 
+Checkpoints = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoints",
+        metavar="DIR",
+        envvar="EVENTSCHED_CHECKPOINTS",
+        show_envvar=False,
+        help="Write each newest checkpoint of the archive into this folder too, on another disk "
+        "or machine [EVENTSCHED_CHECKPOINTS].",
+    ),
+]
+
+
 class ArchiveOptions(NamedTuple):
     """The options of the archive."""
 
     folder: Path | None
     key: Path | None
     audio: bool
+    checkpoints: Path | None
 
     def archiver_settings(self, roles: Sequence[str]) -> ArchiveSettings | None:
         """Return the settings of the archiver; None if it is not one of the roles.
@@ -89,7 +103,9 @@ class ArchiveOptions(NamedTuple):
             raise InvalidMessage.of("--archive", "a folder is needed", "add --archive DIR")
         from eventsched.archive.config import ArchiveSettings
 
-        return ArchiveSettings.into(self.folder, self.key, audio=self.audio)
+        return ArchiveSettings.into(
+            self.folder, self.key, audio=self.audio, checkpoints=self.checkpoints
+        )
 
 
 def settings_of(assignments: Sequence[str]) -> dict[str, int]:

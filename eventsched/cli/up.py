@@ -13,6 +13,7 @@ from eventsched.cli.serve import (
     ArchiveKey,
     ArchiveOptions,
     Cells,
+    Checkpoints,
     Set,
     serve,
 )
@@ -26,6 +27,7 @@ async def up(
     archive: ArchiveDir = None,
     archive_key: ArchiveKey = None,
     archive_audio: ArchiveAudio = False,
+    checkpoints: Checkpoints = None,
     listen: Listen = "",
     no_gateway: NoGateway = False,
 ) -> int:
@@ -40,6 +42,6 @@ async def up(
     from eventsched.roles.runner import ROLES
 
     roles = [role for role in ROLES if role != "archiver" or archive is not None]
-    archive_options = ArchiveOptions(archive, archive_key, archive_audio)
+    archive_options = ArchiveOptions(archive, archive_key, archive_audio, checkpoints)
     gateway = local_gateway(options, listen, archive, is_wanted=not no_gateway)
     return await serve(options, roles, cells, set_ or [], archive_options, gateway)

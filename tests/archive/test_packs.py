@@ -20,13 +20,14 @@ import pytest
 
 import projections
 from eventsched.archive import packer, sealed_file, verifier
+from eventsched.archive.checkpoints import checkpoint_of
 from eventsched.archive.layout import PACK, ArchiveFolder, CellFolder
 from eventsched.archive.manifest import encode
 from eventsched.archive.packer import remove_packed_files, unpack_from
 from eventsched.archive.proof import Proof, check_proof, prove
 from eventsched.archive.segment import EVENTS
 from eventsched.archive.sql import Query, QueryScope
-from eventsched.archive.verifier import Verifier, checkpoint_of
+from eventsched.archive.verifier import Verifier
 from eventsched.errors import ArchiveError
 from eventsched.history.log import EntryFilter, History
 from eventsched.store.transport import Entry

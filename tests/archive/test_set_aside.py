@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from eventsched.archive.checkpoints import checkpoint_of
 from eventsched.archive.commands import LEASE_MS, ArchiveCommands
 from eventsched.archive.layout import NOTE, CellFolder
 from eventsched.archive.manifest import Record
 from eventsched.archive.set_aside import SetAside
 from eventsched.archive.verifier import Verifier as ArchiveVerifier
-from eventsched.archive.verifier import checkpoint_of
 from eventsched.audit.verify import Verifier
 from eventsched.errors import ArchiveError, InvalidMessage
 from eventsched.schema.events import ArchiveSetAside

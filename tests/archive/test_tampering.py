@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from eventsched.archive import verifier
+from eventsched.archive.checkpoints import checkpoint_of
 from eventsched.archive.layout import ArchiveFolder
-from eventsched.archive.verifier import Verifier, checkpoint_of
+from eventsched.archive.verifier import Verifier
 from eventsched.errors import ArchiveError
 from tests.archive.archives import CORE, Archived, seal_all
 from tests.archive.sealed import replace_file

@@ -26,6 +26,7 @@ class CommandRunner:
         self.out = self.err = ""
 
     def run(self, *args: str | Path) -> int:
+        self._capsys.readouterr()  # what the test itself has logged
         code = main([str(argument) for argument in args])
         self.out, self.err = self._capsys.readouterr()
         return code
