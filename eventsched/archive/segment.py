@@ -6,6 +6,9 @@ Must not: sign, choose the names of files, or open a file by its name (sealed_fi
 Read next: sealer.py (writes segments), history/log.py (reads them).
 
     events     ms seq type session job node cause data   for queries; data is the JSON of `d`
+               time                                      of the event: a timestamp of `ms`, in UTC
+               text source_text                          of a result; null if there is none, and of
+                                                         sessions that are encrypted
                entry                                     the stored bytes, which the leaves hash
     sessions   session rows                              its index: row numbers, 4 bytes each
     audio      entry_id session utterance chunks         stored bytes of each chunk, with payload
@@ -23,6 +26,7 @@ import msgspec
 
 from eventsched.archive.codec import encode_entry
 from eventsched.errors import ArchiveError, require_packages
+from eventsched.schema.codec import UnreadableText, decode_text
 from eventsched.schema.ids import EntryId, format_id, parse_id
 from eventsched.store.transport import Entry
 
@@ -42,6 +46,9 @@ EVENTS = pa.schema(
         ("node", pa.string()),
         ("cause", pa.string()),
         ("data", pa.string()),
+        ("time", pa.timestamp("ms")),
+        ("text", pa.string()),
+        ("source_text", pa.string()),
         ("entry", pa.binary()),
     ]
 )
@@ -63,6 +70,7 @@ SNAPSHOT = pa.schema(
     ]
 )
 
+_TEXTS = ("text", "source_text")
 SCHEMAS = {"events": EVENTS, "sessions": SESSIONS, "audio": AUDIO, "snapshot": SNAPSHOT}
 """Kind of a file -> its columns."""
 
@@ -88,10 +96,10 @@ class RowBuffer:
                 raise ArchiveError(f"entry {entry_id} does not follow {format_id(*last)}")
             last = id_
             values = fields[1::2] if len(fields) == 18 else _NO_VALUES
-            kind, _, session, job, node, cause, _, data, _ = values
-            stored = encode_entry(entry)
+            kind, _, session, job, node, cause, _, data, body = values
+            stored, ms = encode_entry(entry), id_[0]
             self.bytes += len(stored)
-            append((*id_, kind, session, job, node, cause, data, stored))
+            append((*id_, kind, session, job, node, cause, data, ms, *_texts(body), stored))
         return last
 
     def entries(self) -> list[bytes]:
@@ -109,8 +117,19 @@ class RowBuffer:
 _NO_VALUES = [b""] * 9
 
 
+def _texts(body: bytes) -> tuple[str | None, str | None]:
+    """The text and the source text of a body; None where it has none that can be read."""
+    if not body:
+        return None, None
+    try:
+        text = decode_text(body)
+    except UnreadableText:  # not written by a script; the column is for queries only
+        return None, None
+    return (None, None) if text.encrypted else (text.text, text.source_text)
+
+
 def _column(values: list[Any], field: Any) -> Any:
-    if field.type != pa.string():
+    if field.type != pa.string() or field.name in _TEXTS:
         return pa.array(values, field.type)
     try:
         return pa.array(values, pa.binary()).cast(pa.string())

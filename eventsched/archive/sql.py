@@ -39,13 +39,13 @@ PROCESS_MB = 256
 """Memory of the process beside its rows: packages, threads, output."""
 EVENTS = """
 CREATE VIEW events AS
-SELECT parse_path(filename)[-2] AS cell, ms || '-' || seq AS id, make_timestamp_ms(ms) AS time,
+SELECT parse_path(filename)[-2] AS cell, ms || '-' || seq AS id, time::TIMESTAMP AS time,
        type, session, job, node, cause,
        CASE WHEN type = 'ResultRecorded' AND json_exists(data, '$.delivered')
                  THEN if((data ->> 'status') = 'ok', 'result', 'no_speech')
             WHEN type = 'ResultDelivered' THEN data ->> 'outcome'
             WHEN type = 'ResultMissing' THEN 'missing' END AS outcome,
-       data::JSON AS data, ms, seq
+       data::JSON AS data, text, source_text, ms, seq
 FROM read_parquet({files}, filename = true, hive_partitioning = false)
 WHERE {scope}
 """
@@ -60,7 +60,8 @@ SELECT job, any_value(session) AS session, split_part(job, ':', 1) AS tenant,
        count(*) FILTER (type = 'JobDispatched') AS attempts,
        arg_max(node, (ms, seq)) FILTER (type = 'JobDispatched') AS node,
        any_value(outcome) AS outcome,
-       max(data ->> 'code') FILTER (type = 'JobFailed') AS code
+       max(data ->> 'code') FILTER (type = 'JobFailed') AS code,
+       arg_max(text, (ms, seq)) AS text, arg_max(source_text, (ms, seq)) AS source_text
 FROM events WHERE job <> '' GROUP BY job
 """
 SESSIONS = """

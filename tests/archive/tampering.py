@@ -284,7 +284,7 @@ class Tamperer:
         """Change a query column, so that it differs from the stored bytes."""
 
         def edit(table: Any) -> Any:
-            name = self.rng.choice(["type", "session", "data"])
+            name = self.rng.choice(["type", "session", "data", "text", "source_text"])
             at, values = self.rng.randrange(len(table)), table.column(name).to_pylist()
             values[at] = f"{values[at]}x"
             column = table.schema.get_field_index(name)

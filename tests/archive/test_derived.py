@@ -6,6 +6,7 @@ The maker of an archive can sign such a segment; entries and roots are those of 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from eventsched.archive.layout import ArchiveFolder
 from eventsched.archive.sealer import Sealer
 from eventsched.archive.segment import (
     EVENTS,
+    SCHEMAS,
     Utterance,
     audio_parquet,
     encode_parquet,
@@ -30,10 +32,12 @@ from eventsched.archive.segment import (
 from eventsched.archive.sql import Query
 from eventsched.archive.verifier import Verifier
 from eventsched.errors import ArchiveError
-from eventsched.schema.events import FIELDS
+from eventsched.schema.codec import encode_text
+from eventsched.schema.events import FIELDS, Text
 from eventsched.store.transport import Entry
-from tests.archive.sealed import CELL, replace_file
+from tests.archive.sealed import CELL, entry_at, replace_file
 
+DOCS = Path(__file__).parents[2] / "docs" / "query.md"
 FIRST_MS = 1_700_000_000_000
 OPENED = (
     b'{"tenant":"t","source":"en","targets":["es"],"features_hash":"none","encoding":"pcm16",'
@@ -75,6 +79,9 @@ TRUE_ROWS: dict[str, list[Any]] = {
     "node": [""] * 4,
     "cause": [""] * 4,
     "data": [OPENED.decode(), FINALIZED.decode(), MISSING.decode(), ""],
+    "time": [FIRST_MS, FIRST_MS + 1, FIRST_MS + 2, FIRST_MS + 9],
+    "text": [None] * 4,
+    "source_text": [None] * 4,
     "entry": [encode_entry(each) for each in HISTORY],
 }
 
@@ -111,6 +118,8 @@ def test_a_segment_as_the_sealer_writes_it_is_unchanged(path: Path) -> None:
         ("ms", 1, FIRST_MS + 3_600_000), ("seq", 0, 1), ("type", 2, "ResultDelivered"),
         ("type", 3, "SessionOpened"), ("session", 0, "c0.s2"), ("job", 2, "j"), ("node", 2, "n"),
         ("cause", 2, "c"), ("data", 2, DELIVERED.decode()), ("data", 2, None),
+        ("time", 0, FIRST_MS + 1), ("time", 1, None), ("text", 2, "said"), ("text", 2, ""),
+        ("source_text", 3, "said"),
     ],
 )  # fmt: skip
 def test_a_column_that_differs_from_the_entries_is_found(
@@ -141,6 +150,42 @@ def test_an_index_that_hides_or_adds_an_event_is_found(
     assert problem.endswith(
         f".sessions.parquet: its column {column} does not follow from the entries"
     )
+
+
+def test_texts_that_are_encrypted_or_unreadable_are_null(tmp_path: Path) -> None:
+    """Their entries are archived as they are; only the columns for queries lack them."""
+    bodies = [
+        encode_text(Text(source_text="hello", text="hola")),
+        encode_text(Text(source_text="hello")),
+        encode_text(Text(encrypted=b"\x01\x02", characters=5)),
+        b"\xc1",
+        b"",
+    ]
+    folder, key = ArchiveFolder.open_or_create(tmp_path / "archive", None)
+    cell = folder.cell(CELL)
+    cell.path.mkdir(mode=0o700)
+    sealer = Sealer(cell, key, projections.core)
+    entries = [entry_at(number) for number in range(len(bodies))]
+    sealer.add(
+        [(id_, [*fields[:-1], body]) for (id_, fields), body in zip(entries, bodies, strict=True)]
+    )
+    sealer.seal()
+    query = Query(folder, "SELECT text, source_text FROM events ORDER BY seq")
+    query.execute()
+    assert list(query.rows()) == [
+        ("hola", "hello"), (None, "hello"), (None, None), (None, None), (None, None),
+    ]  # fmt: skip
+    query.close()
+    assert Verifier(folder.path).run().problems == []
+
+
+def test_the_document_names_every_column_of_every_file() -> None:
+    text = DOCS.read_text(encoding="utf-8").partition("## The files")[2]
+    for kind, schema in SCHEMAS.items():
+        (row,) = re.findall(
+            rf"^\| `[^`]*\.{kind}\.parquet` \| [^|]* \| (.*) \|$", text, re.MULTILINE
+        )
+        assert [name for name in re.findall(r"`(\w+)`", row) if len(name) > 1] == schema.names
 
 
 INTEGER, BINARY, STRUCT = 6, 8, 12

@@ -225,7 +225,8 @@ def test_a_record_that_does_not_follow_is_refused(path: Path) -> None:
 
 def events_table(entry: bytes, rows: int = 4) -> Any:
     columns: dict[str, list[Any]] = {name: [""] * rows for name in EVENTS.names}
-    columns |= {"ms": list(range(rows)), "seq": [0] * rows, "entry": [entry] * rows}
+    numbers = list(range(rows))
+    columns |= {"ms": numbers, "time": numbers, "seq": [0] * rows, "entry": [entry] * rows}
     return pa.table(columns, schema=EVENTS)
 
 

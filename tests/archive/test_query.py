@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -16,6 +17,7 @@ from eventsched import errors
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.archive.sql import Query, QueryLimits, run_query
 from eventsched.errors import ArchiveError, MissingDependencyError
+from eventsched.schema.codec import decode_text
 from tests.archive.archives import Archived
 from tests.archive.test_sealing import sums
 from tests.cli.programs import run as run_command
@@ -113,6 +115,25 @@ async def test_an_event_names_the_outcome_that_it_delivers(archived: Archived) -
     assert ask(archived, f"{sql} ORDER BY utterance") == [
         ("no_speech", True), ("result", True), ("result", True),
     ]  # fmt: skip
+
+
+async def test_texts_and_times_are_columns(archived: Archived) -> None:
+    await worked(archived)
+    log = {event.id: event for event in await archived.store.log()}
+    rows = ask(archived, "SELECT id, time, text, source_text FROM events ORDER BY ms, seq")
+    assert [id_ for id_, *_ in rows] == list(log)
+    spoken = 0
+    for id_, time, text, source_text in rows:
+        event = log[str(id_)]
+        assert time == datetime.fromtimestamp(event.ms / 1_000, tz=UTC).replace(tzinfo=None)
+        expected = decode_text(event.body) if event.body else None
+        assert text == (expected.text if expected else None)
+        assert source_text == (expected.source_text if expected else None)
+        spoken += expected is not None
+    assert spoken
+    jobs = ask(archived, "SELECT text FROM jobs")
+    assert len(jobs) == 5
+    assert all(text for (text,) in jobs)
 
 
 EXPORTED = "SELECT id, time, type, 1.5 AS number, data FROM events ORDER BY ms, seq"
