@@ -149,7 +149,9 @@ async def _draw(reader: Reader, wanted: EventFilter, path: Path) -> None:
     if not wanted.session:
         raise InvalidMessage.of("--svg", "draws one session", "give its id")
     history_ = [event async for event in reader.history(wanted)]
-    picture = draw([event for event in history_ if isinstance(event, Event)])
+    events = [event for event in history_ if isinstance(event, Event)]
+    opened = await reader.opened(wanted.session) if wanted.since else None
+    picture = draw(events, opened)
     try:
         await anyio.Path(path).write_text(picture, encoding="utf-8")
     except OSError as error:

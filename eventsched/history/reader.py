@@ -338,13 +338,20 @@ class Reader:
     async def _opened_by(self, session: str) -> str:
         """The tenant in SessionOpened, from the history of the session."""
         self._lookups += 1
+        opened = await self.opened(session)
+        if opened is None or not isinstance(opened.data, SessionOpened):
+            return ""
+        self._tenants.remember(session, opened.data.tenant)
+        return opened.data.tenant
+
+    async def opened(self, session: str) -> Event | None:
+        """The event that opened a session, by its full id; None if the history lacks it."""
         history = await self._source.history_for(session)
         async for entry in history.entries(where=EntryFilter(session=keys.name_of(session))):
             event = decode_event(entry)
             if isinstance(event, Event) and isinstance(event.data, SessionOpened):
-                self._tenants.remember(session, event.data.tenant)
-                return event.data.tenant
-        return ""
+                return event
+        return None
 
     async def _check_exists(self, where: EventFilter) -> None:
         """Raises NotFound unless the entity has events outside the range of the filter."""

@@ -11,10 +11,21 @@ from collections import defaultdict
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
+import msgspec
+
 from eventsched.escaping import escape_controls
 from eventsched.formatting import clock, day_and_clock, duration, plural
 from eventsched.schema.events import Event
-from eventsched.timeline.packing import MARK, PAD, SPAN_MIN, Item, pack, text_width, truncate_middle
+from eventsched.timeline.packing import (
+    MARK,
+    PAD,
+    SPAN_MIN,
+    Item,
+    pack,
+    text_width,
+    truncate,
+    truncate_middle,
+)
 from eventsched.timeline.rows import Row, split_rows, ticks
 from eventsched.timeline.scene import AUDIO, UTTERANCES, Mark, Scene, Span, build_scene
 
@@ -38,26 +49,68 @@ text{font:12px system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;fill:
 .opened,.closed,.closing{stroke:#57606a}.resumed{stroke:#d4700a;stroke-width:2}
 .resumed-text{fill:#b35900;font-weight:600}
 """
-LEGEND: Sequence[tuple[str, str, str]] = (
-    ("span", "audio", "audio arrives"),
-    ("span", "utterance", "utterance until finalized"),
-    ("span", "undispatched", "waits for a dispatcher"),
-    ("span", "waiting", "waits for a slot"),
-    ("span", "running", "attempt, not ended yet"),
-    ("span", "ok", "attempt: ok"),
-    ("span", "no_speech", "no text"),
-    ("lost", "lost", "attempt lost or failed"),
-    ("again", "ok", "attempt 2 or later"),
-    ("lost", "cancelled", "cancelled"),
-    ("span", "ready", "ready, waits for an earlier outcome"),
-    ("span", "abandoned", "missing in the end"),
-    ("mark", "ok", "result"),
-    ("mark", "no_speech", "no text"),
-    ("mark", "failed", "failed"),
-    ("mark", "missing", "missing"),
-    ("mark", "refused", "refused, stale"),
-    ("span", "playback", "playback"),
-)
+
+
+class LegendEntry(msgspec.Struct, frozen=True):
+    """A shape of the picture and its words in the legend."""
+
+    shape: str
+    """span, mark, lost (a span that ends with a cross) or again (a span with a frame)."""
+    kind: str
+    words: str
+    meaning: str
+    """The tooltip of the words."""
+
+
+LEGEND: Sequence[LegendEntry] = (
+    LegendEntry("span", "audio", "audio arrives", "from the first to the last audio of a piece"),
+    LegendEntry(
+        "span", "utterance", "utterance until finalized",
+        "a piece of speech, until the decision that it is complete",
+    ),
+    LegendEntry(
+        "span", "undispatched", "waits for a dispatcher",
+        "the piece is complete, and no dispatcher has looked for a node yet",
+    ),
+    LegendEntry(
+        "span", "waiting", "waits for a slot",
+        "no node that can process the job has a free slot",
+    ),
+    LegendEntry(
+        "span", "running", "attempt, not ended yet", "a node works on the job",
+    ),
+    LegendEntry("span", "ok", "attempt: ok", "a node worked on the job and returned a text"),
+    LegendEntry("span", "no_speech", "no text", "a node worked on the job and found no speech"),
+    LegendEntry(
+        "lost", "lost", "attempt lost or failed",
+        "the node failed, was lost or was too slow; another attempt may follow",
+    ),
+    LegendEntry(
+        "again", "ok", "attempt 2 or later", "the frame marks an attempt after one without a result"
+    ),
+    LegendEntry(
+        "lost", "cancelled", "cancelled",
+        "the attempt was ended, because the job had ended without it",
+    ),
+    LegendEntry(
+        "span", "ready", "ready, waits for an earlier outcome",
+        "listeners get outcomes in the order of the speech, so this one waits for its turn",
+    ),
+    LegendEntry(
+        "span", "abandoned", "missing in the end",
+        "listeners were told to go on without this piece",
+    ),
+    LegendEntry("mark", "ok", "result", "listeners got the text"),
+    LegendEntry("mark", "no_speech", "no text", "listeners were told that there was no speech"),
+    LegendEntry("mark", "failed", "failed", "listeners were told that no node could process it"),
+    LegendEntry("mark", "missing", "missing", "listeners were told to go on without this piece"),
+    LegendEntry(
+        "mark", "refused", "refused: the attempt no longer counts",
+        "a node sent something for a job that was given to another attempt, or that had ended; it "
+        "changed nothing (stale)",
+    ),
+    LegendEntry("span", "playback", "playback", "synthesised speech is being played"),
+)  # fmt: skip
 BAD = frozenset({"lost", "failed", "missing"})
 LONGEST = (
     ("undispatched", "wait for a dispatcher"),
@@ -76,9 +129,20 @@ DARK = ("utterance", "undispatched", "waiting", "ready", "abandoned", "running",
 """Kinds with a dark label inside."""
 
 
-def draw(events: Sequence[Event]) -> str:
-    """Draw the events of one session, in order, as an SVG document."""
-    scene = build_scene(events)
+def draw(events: Sequence[Event], opened: Event | None = None) -> str:
+    """Draw the events of one session, in order, as an SVG document.
+
+    Args:
+        events: All events, or those of a range of time.
+        opened: The SessionOpened event, if the range does not have it: it names the tenant and the
+            languages.
+    """
+    return tostring(draw_element(events, opened), encoding="unicode") + "\n"
+
+
+def draw_element(events: Sequence[Event], opened: Event | None = None) -> Element:
+    """Draw the events as an element that a page can contain; see `draw`."""
+    scene = build_scene(events, opened)
     rows = split_rows(scene)
     root = Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "width": str(WIDTH)})
     _define(root)
@@ -99,7 +163,7 @@ def draw(events: Sequence[Event]) -> str:
     root.set("viewBox", f"0 0 {WIDTH} {height}")
     paper.set("height", height)
     indent(root, " ")
-    return tostring(root, encoding="unicode") + "\n"
+    return root
 
 
 # --- the top --------------------------------------------------------------------------------
@@ -127,7 +191,9 @@ def _head(root: Element, scene: Scene) -> float:
     length = duration(scene.to_ms - scene.from_ms)
     zone = day_and_clock(scene.from_ms)
     summary = f"{scene.summary}; " if scene.summary else ""  # unknown without SessionOpened
-    _text(root, MARGIN, 44, f"{summary}{zone}, {length}", "dim")
+    summary += f"{zone}, {length}"
+    room = WIDTH - 2 * MARGIN
+    _text(root, MARGIN, 44, truncate(summary, room) or summary, "dim", full=summary)
     _text(root, MARGIN, 62, *_counts(scene))
     longest = _longest(scene)
     _text(root, MARGIN, 78, longest)
@@ -167,7 +233,8 @@ def _legend(root: Element, scene: Scene, y: float) -> float:
     """Draw the legend of the shapes that occur; return the next y."""
     x = float(MARGIN)
     shapes = _shapes(scene)
-    for shape, kind, words in LEGEND:
+    for entry in LEGEND:
+        shape, kind, words = entry.shape, entry.kind, entry.words
         if ("span" if shape == "lost" else shape, kind) not in shapes:
             continue
         lead = 27 if shape == "lost" else 23
@@ -179,7 +246,7 @@ def _legend(root: Element, scene: Scene, y: float) -> float:
         else:
             span = Span(lane="", kind=kind, from_ms=0, to_ms=0, is_retry=shape == "again")
             _bar(root, span, x, y - 10, 18, 12, ends=True)
-        _text(root, x + lead, y, words, "dim")
+        _text(root, x + lead, y, words, "dim", full=entry.meaning)
         x += wide
     return y + 16
 

@@ -100,7 +100,7 @@ class Scene(msgspec.Struct, kw_only=True):
 class _SceneBuilder:
     """Folds the events of one session into a scene."""
 
-    def __init__(self, events: Sequence[Event]) -> None:
+    def __init__(self, events: Sequence[Event], opened: Event | None = None) -> None:
         last = [event.ms for event in events if not isinstance(event.data, SessionRetired)]
         self.scene = Scene(
             session=events[0].session, from_ms=events[0].ms, to_ms=max(last, default=events[0].ms)
@@ -115,6 +115,8 @@ class _SceneBuilder:
         self._nodes: dict[str, None] = {}
         self._targets: dict[str, None] = {}
         self._opened_ms = 0
+        if opened is not None:
+            self._name_session(opened)
         for event in events:
             if self._part_count() >= PARTS_MAX:
                 self.scene.is_cut, self.scene.to_ms = True, event.ms
@@ -183,13 +185,18 @@ class _SceneBuilder:
 
     # --- the session ------------------------------------------------------------------------
 
-    def on_session_opened(self, event: Event, data: SessionOpened) -> None:
+    def on_session_opened(self, event: Event, _: SessionOpened) -> None:
+        self._name_session(event)
+        self._add_moment(event, "opened", "opened")
+
+    def _name_session(self, event: Event) -> None:
+        data = event.data
+        assert isinstance(data, SessionOpened)
         targets = f" → {', '.join(data.targets)}" if data.targets else ""
         room = f", room {data.room}" if data.room else ""
         self._opened_ms = event.ms
         self.scene.session = event.session
         self.scene.summary = f"tenant {data.tenant}, {data.source}{targets}{room}"
-        self._add_moment(event, "opened", "opened")
 
     def _add_moment(self, event: Event, kind: str, label: str) -> None:
         self.scene.moments.append(Moment(kind=kind, at_ms=event.ms, label=label))
@@ -385,9 +392,12 @@ _STEPS: dict[type, Callable[[_SceneBuilder, Event, Any], None]] = {
 }
 
 
-def build_scene(events: Sequence[Event]) -> Scene:
-    """Build the scene of one session from its events, in order; an empty one without events."""
-    return _SceneBuilder(events).scene if events else Scene()
+def build_scene(events: Sequence[Event], opened: Event | None = None) -> Scene:
+    """Build the scene of one session from its events, in order; an empty one without events.
+
+    `opened` is the SessionOpened event, if it is not one of them.
+    """
+    return _SceneBuilder(events, opened).scene if events else Scene()
 
 
 def _lane_of(node: str) -> str:

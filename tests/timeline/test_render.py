@@ -38,7 +38,7 @@ from eventsched.timeline.packing import (
     truncate,
     truncate_middle,
 )
-from eventsched.timeline.render import PLOT, WIDTH, draw
+from eventsched.timeline.render import LEGEND, PLOT, WIDTH, draw
 from eventsched.timeline.rows import ROWS_MAX, UTTERANCES_MAX, split_rows
 from eventsched.timeline.scene import build_scene
 from tests.fixtures_store import TimedStore
@@ -259,6 +259,41 @@ def test_the_legend_has_only_the_kinds_that_are_drawn() -> None:
     shown = texts(draw(talk(0, 2_000)))
     assert {"audio arrives", "attempt: ok", "result"} <= set(shown)
     assert not {"missing", "playback", "waits for a slot", "no text", "cancelled"} & set(shown)
+
+
+def test_a_part_of_a_session_names_its_tenant_and_languages() -> None:
+    opened, *others = talk(0, 2_000, 60_000)
+    part = [event for event in others if event.ms > 50_000]
+    shown = texts(draw(part, opened))
+    assert any(text.startswith("tenant acme, en → es; 1970-01-01") for text in shown)
+    assert "opened" not in shown, "it was not opened in this part"
+    assert not any(text.startswith("tenant") for text in texts(draw(part)))
+
+
+def test_the_words_of_the_legend_have_tooltips() -> None:
+    shown = titles(draw(talk(0, 2_000)))
+    for entry in LEGEND:
+        is_drawn = (entry.shape, entry.kind) in {
+            ("span", "audio"), ("span", "utterance"), ("span", "ok"), ("mark", "ok"),
+        }  # fmt: skip
+        assert (entry.meaning in shown) == is_drawn
+
+
+@pytest.mark.parametrize("targets", [1, 40])
+def test_every_text_is_within_the_picture(targets: int) -> None:
+    opened, *others = talk(583, 1_100, 9_900, 20_000, 59_900)
+    data = msgspec.structs.replace(
+        opened.data,
+        targets=[f"l{number:02}" for number in range(targets)],
+        room="c0.acme/" + "r" * 64,
+    )
+    picture = draw([msgspec.structs.replace(opened, data=data), *others])
+    for element in ET.fromstring(picture).iter(f"{SVG}text"):
+        x, text = float(element.get("x", "")), element.text or ""
+        if element.get("text-anchor") == "end":
+            assert text_width(text) <= x
+        else:
+            assert x + text_width(text) <= WIDTH
 
 
 def test_labels_use_no_property_that_viewers_may_not_support() -> None:
