@@ -18,7 +18,7 @@ LAZY = (
     "email.parser",
     "eventsched.audit.service",
     "eventsched.audit.verify",
-    "eventsched.cli.event_text",
+    "eventsched.history.event_text",
     "eventsched.cli.status_view",
     "eventsched.cli.stream_sessions",
     "eventsched.history.reader",

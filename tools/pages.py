@@ -4,9 +4,10 @@ Owns: docs/settings.md, from the descriptions of the settings; the column of tes
 from the names of the tests; the access list `minimal` in docs/operations.md, from the functions;
 the frames in docs/protocol.md and their JSON Schema; the access table in docs/gateway.md, and the
 routes as docs/openapi.json; docs/metrics.md, from the catalog of metrics; the dashboards in
-deploy/grafana.
+deploy/grafana; the words in docs/reading-why.md.
 `tests/docs/test_pages.py` fails if one of them is out of date.
-Never does: read files outside the repository. Read next: settings_page.py, protocol_page.py.
+Never does: read files outside the repository. Read next: settings_page.py, protocol_page.py,
+reading_page.py.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ from eventsched.store.needed_commands import all_commands
 from tools.dashboards import dashboards
 from tools.metrics_page import metrics_page
 from tools.protocol_page import gateway_page, protocol_page, schema
+from tools.reading_page import reading_page
 from tools.settings_page import settings_page
 
 ROOT = Path(__file__).parents[1]
 RULES, SETTINGS = ROOT / "docs/rules.md", ROOT / "docs/settings.md"
 METRICS = ROOT / "docs/metrics.md"
 OPERATIONS = ROOT / "docs/operations.md"
+READING = ROOT / "docs/reading-why.md"
 PROTOCOL, GATEWAY = ROOT / "docs/protocol.md", ROOT / "docs/gateway.md"
 SCHEMA = ROOT / "docs/protocol.schema.json"
 OPENAPI = ROOT / "docs/openapi.json"
@@ -107,6 +110,7 @@ def pages() -> Iterator[tuple[Path, str]]:
     yield OPERATIONS, operations_page(OPERATIONS.read_text(encoding="utf-8"))
     yield PROTOCOL, protocol_page(PROTOCOL.read_text(encoding="utf-8"))
     yield GATEWAY, gateway_page(GATEWAY.read_text(encoding="utf-8"))
+    yield READING, reading_page()
     yield SCHEMA, _json(schema())
     yield OPENAPI, _json(document(ROUTES))
 

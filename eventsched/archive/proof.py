@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import zlib
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import msgspec
@@ -36,6 +36,8 @@ from eventsched.store.transport import Entry
 ENTRY_BYTES_MAX = 1 << 20
 """A stored entry is smaller: its text has at most 64 KiB, its other fields less."""
 PROOF_BYTES_MAX = 2 << 20
+PROOFS_BYTES_MAX = 256 << 20
+"""Bytes of a file of proofs, a line each."""
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,18 +63,32 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 def prove(folder: ArchiveFolder, entry_id: str, cell: str | None = None) -> Proof:
     """Prove that the archive has the entry. Raises NotFound, ArchiveError."""
-    id_ = check_id(entry_id)
     for name in [cell] if cell else folder.cells():
-        records = folder.cell(name).signed_records()
-        ms, seq = id_
-        for n in records.between((ms, seq - 1), id_):
-            proof = _proof(folder.cell(name), records[:], n, entry_id)
-            if proof is not None:
-                return proof
+        for proof in prove_all(folder, name, [entry_id]):
+            return proof
     raise NotFound(f"no event {entry_id} in {folder.path}")
 
 
-def _proof(cell: CellFolder, records: Sequence[Record], n: int, entry_id: str) -> Proof | None:
+def prove_all(folder: ArchiveFolder, cell: str, entry_ids: Iterable[str]) -> Iterator[Proof]:
+    """Prove those of the entries that the archive has, by segment. Raises ArchiveError."""
+    segments = folder.cell(cell).signed_records()
+    wanted: dict[int, set[str]] = {}
+    for entry_id in entry_ids:
+        ms, seq = check_id(entry_id)
+        for n in segments.between((ms, seq - 1), (ms, seq)):
+            wanted.setdefault(n, set()).add(entry_id)
+    if not wanted:
+        return
+    records = segments[:]
+    leaves = merkle.leaf_hashes(each.summary.leaf() for each in records)
+    for n in sorted(wanted):
+        yield from _proofs(folder.cell(cell), records, leaves, n, wanted[n])
+
+
+def _proofs(
+    cell: CellFolder, records: Sequence[Record], segments: list[bytes], n: int, wanted: set[str]
+) -> Iterator[Proof]:
+    """The proofs of some entries of segment `n`; `segments` has the leaf of each segment."""
     from eventsched.archive.sealed_file import open_sealed
     from eventsched.archive.segment import read_entries
 
@@ -83,20 +99,18 @@ def _proof(cell: CellFolder, records: Sequence[Record], n: int, entry_id: str) -
         ids = [decode_entry(data)[0] for data in entries]
     except ValueError as error:
         raise ArchiveError(f"segment {record.n} of {record.cell}: {error}") from error
-    if entry_id not in ids:
-        return None
-    position = ids.index(entry_id)
     leaves = merkle.leaf_hashes(entry_leaves(entries))
-    segments = merkle.leaf_hashes(each.summary.leaf() for each in records)
-    return Proof(
-        id=entry_id,
-        entry=_base64(zlib.compress(entries[position], 9)),
-        position=position,
-        path=_base64(b"".join(merkle.prove(leaves, position))),
-        segment=record.summary,
-        segment_path=_base64(b"".join(merkle.prove(segments, n))),
-        head=records[-1].head,
-    )
+    for position, entry_id in enumerate(ids):
+        if entry_id in wanted:
+            yield Proof(
+                id=entry_id,
+                entry=_base64(zlib.compress(entries[position], 9)),
+                position=position,
+                path=_base64(b"".join(merkle.prove(leaves, position))),
+                segment=record.summary,
+                segment_path=_base64(b"".join(merkle.prove(segments, n))),
+                head=records[-1].head,
+            )
 
 
 class CheckedProof(msgspec.Struct, frozen=True):

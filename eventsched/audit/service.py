@@ -46,16 +46,39 @@ async def why(source: HistorySource, job: str) -> JobExplanation:
     return explain(key, session_events, decisions, ms_of(last))
 
 
+async def why_all(
+    source: HistorySource, session: str, events: Sequence[Event], jobs_max: int
+) -> list[JobExplanation]:
+    """Explain the first jobs of a session, in one pass over the history.
+
+    Args:
+        source: The history.
+        session: Full id of the session.
+        events: All events of the session, in order.
+        jobs_max: Greatest number of jobs.
+    """
+    keys_ = list(dict.fromkeys(event.job for event in events if event.job))[:jobs_max]
+    history = await source.history_for(session)
+    named = set(keys_)
+    decisions = await _decisions(history, [event for event in events if event.job in named])
+    jobs = {event.id: event.job for event in events}
+    by_job: dict[str, list[Decision]] = {key: [] for key in keys_}
+    for each in decisions:
+        by_job[jobs[each.id]].append(each)
+    last_ms = ms_of(await source.last_id(keys.cell_of(session)))
+    return [explain(key, events, by_job[key], last_ms) for key in keys_]
+
+
 async def _decisions(history: History, job: Sequence[Event]) -> list[Decision]:
-    """Explain each decision of the job's events, with the state before it if that is known."""
+    """Explain each decision of these events, with the state before it if that is known."""
     events = [event for event in job if is_decision(event)]
     if not events or not await history.is_complete():
         return [decision(None, event) for event in events]
-    ids = [event.id for event in events]
-    start = id_before(ids[0])
+    ids = {event.id for event in events}
+    start = id_before(events[0].id)
     state = await _state_at(history, start)
     decisions = []
-    async for entry in history.entries(start, ids[-1]):
+    async for entry in history.entries(start, events[-1].id):
         event = decode_event(entry)
         if isinstance(event, FailedEvent):
             continue

@@ -5,7 +5,7 @@ options.py   options of every command, and the decorator `@command`
 output.py    tables, times and JSON on stdout
 standard_streams.py  closed pipes, full disks, encodings
 serve.py     parts that `up` and `run` share
-event_text.py timeline.py status_view.py stream_sessions.py  parts of one command each
+timeline.py status_view.py stream_sessions.py  parts of one command each
 
 Owns: parsing arguments, printing results.
 Never does: scheduling decisions, or reads of Redis: see history/reader.py, history/status.py and

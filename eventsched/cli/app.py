@@ -37,6 +37,7 @@ COMMANDS = {
     "state": "Show the current or an earlier state of a session, group, job or node.",
     "list": "List the records of a read model: sessions, groups, jobs, nodes or another.",
     "why": "Explain the dispatch decisions of a job, or replay all decisions.",
+    "report": "Write a page about a session, with its picture, events, reasons and proofs.",
     "status": "Show consumer lag, dead letters, waiting jobs, nodes and their load.",
     "rebuild": "Rebuild read models from the log and switch readers to them.",
     "verify": "Check the invariants of the running system.",

@@ -134,35 +134,52 @@ async def prove(
 @app.command(name="check-proof")
 @command
 async def check_proof(options: Options, file: ProofFile, key: KeyFile = None) -> int:
-    """Check a proof without the archive; the exit code is 0 only if it proves the event.
+    """Check a proof, or a file with a proof in each line, without the archive.
+
+    The exit code is 0 only if each proves its event.
 
     With --key, it proves that the owner of this key has sealed these bytes under this id, at this
     position of this segment. Without a trusted key it proves nothing, and the exit code is 1.
     """
-    from eventsched.archive.proof import PROOF_BYTES_MAX
     from eventsched.archive.proof import check_proof as check
     from eventsched.archive.signing import read_public
-    from eventsched.cli.output import print_json
+
+    trusted = read_public(key) if key else None
+    for line in _proofs_in(file):
+        result = check(line, trusted, str(file))
+        if options.json:
+            _print_proof(result)
+        else:
+            _show_proof(result)
+    if key is None and not options.json:
+        _say_key_is_not_checked()
+    return 0 if key else 1
+
+
+def _proofs_in(file: Path) -> list[bytes]:
+    """Return the lines of a file of proofs; one at least."""
+    from eventsched.archive.proof import PROOFS_BYTES_MAX
     from eventsched.errors import ArchiveError
 
     try:
         with file.open("rb") as content:
-            data = content.read(PROOF_BYTES_MAX + 1)
+            data = content.read(PROOFS_BYTES_MAX + 1)
     except OSError as error:
         raise ArchiveError(f"cannot read {file}: {error.strerror}") from error
-    result = check(data, read_public(key) if key else None, str(file))
-    if options.json:
-        proof, entry_type = result.proof, _type_of(result)
-        fields: dict[str, Any] = {
-            "valid": result.is_key_checked,
-            "key_checked": result.is_key_checked,
-        }
-        fields |= {"id": proof.id, "cell": proof.head.cell, "type": entry_type, "key": result.key}
-        fields |= {"segment": proof.segment.n, "position": proof.position}
-        print_json(fields | {"segments": proof.head.segments, "events": proof.head.events})
-    else:
-        _show_proof(result)
-    return 0 if result.is_key_checked else 1
+    if len(data) > PROOFS_BYTES_MAX:
+        raise ArchiveError(f"{file} is no file of proofs: more than {PROOFS_BYTES_MAX:,} bytes")
+    *lines, rest = data.split(b"\n")
+    return [line + b"\n" for line in lines] + ([rest] if rest or not lines else [])
+
+
+def _print_proof(result: CheckedProof) -> None:
+    from eventsched.cli.output import print_json
+
+    proof, entry_type = result.proof, _type_of(result)
+    fields: dict[str, Any] = {"valid": result.is_key_checked, "key_checked": result.is_key_checked}
+    fields |= {"id": proof.id, "cell": proof.head.cell, "type": entry_type, "key": result.key}
+    fields |= {"segment": proof.segment.n, "position": proof.position}
+    print_json(fields | {"segments": proof.head.segments, "events": proof.head.events})
 
 
 def _type_of(result: CheckedProof) -> str:
@@ -172,18 +189,25 @@ def _type_of(result: CheckedProof) -> str:
 def _show_proof(result: CheckedProof) -> None:
     from eventsched.cli.audit_report import KEY_NOT_CHECKED
     from eventsched.cli.output import print_line
+    from eventsched.history.event_text import describe
+    from eventsched.projection.fold import decode_event
+    from eventsched.schema.events import Event
 
-    proof = result.proof
+    proof, event = result.proof, decode_event(result.entry)
     verdict = "valid" if result.is_key_checked else KEY_NOT_CHECKED
     print_line(
         f"{verdict}: {_type_of(result)} {proof.id} of cell {proof.head.cell} is entry "
         f"{proof.position + 1:,} of segment {proof.segment.n}, signed by key {result.key} at "
         f"{proof.head.events:,} events"
     )
-    if not result.is_key_checked:
-        print_line(
-            "This does not prove who signed it: name the public key that you trust by --key."
-        )
+    if isinstance(event, Event):
+        print_line(f"  {event.session or event.node}  {describe(event)}")
+
+
+def _say_key_is_not_checked() -> None:
+    from eventsched.cli.output import print_line
+
+    print_line("This does not prove who signed it: name the public key that you trust by --key.")
 
 
 @app.command(name="set-aside")

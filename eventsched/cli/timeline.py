@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 
-from eventsched.cli.event_text import describe
 from eventsched.cli.output import console, write_line
 from eventsched.escaping import escape_line
 from eventsched.formatting import day_and_clock, duration
+from eventsched.history.event_text import describe
 from eventsched.projection.fold import FailedEvent
 from eventsched.schema.deliveries import delivery_of
 from eventsched.schema.events import Event

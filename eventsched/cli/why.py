@@ -130,14 +130,15 @@ def _show(explanation: JobExplanation) -> None:
 
 
 def _show_decision(decision: Decision) -> None:
+    from eventsched.audit.explanation_text import choice_text, evidence_lines
     from eventsched.cli.output import console
     from eventsched.formatting import NONE, Text, clock, plural, table
 
     out = console()
     out.print()
     time = clock(ms_of(decision.id))
-    out.print(Text(f"{time}  attempt {decision.attempt}: {_choice(decision)}", "bold"))
-    for line in _evidence(decision):
+    out.print(Text(f"{time}  attempt {decision.attempt}: {choice_text(decision)}", "bold"))
+    for line in evidence_lines(decision):
         out.print(Text(f"  {line}"))
     if decision.classes:
         numbers = ("LOAD", "FREE", "FULL", "DRAINING")
@@ -163,38 +164,6 @@ def _show_decision(decision: Decision) -> None:
     out.print(result)
     if (more := len(decision.nodes) - NODES_MAX) > 0:
         out.print(Text(f"  and {plural(more, 'more node')}, see --json", "dim"))
-
-
-def _choice(decision: Decision) -> str:
-    """Return the chosen node and the rule, or the reason of the wait."""
-    from eventsched.formatting import plural
-
-    if decision.rule:
-        return f"{decision.node} by {decision.rule} (log/{decision.id})"
-    ahead = plural(decision.ahead, "job")
-    return f"waits, {decision.reason}, {ahead} before it (log/{decision.id})"
-
-
-def _evidence(decision: Decision) -> list[str]:
-    """Return the lines with the evidence of the decision, without its classes."""
-    lines = [decision.detail] if decision.detail else []
-    if decision.affinity is not None:
-        why = decision.affinity.why
-        use = f"not chosen: {why}" if why else "chosen"
-        lines.append(f"affinity to {decision.affinity.node}: {use}")
-    if decision.last:
-        lines.append(f"the previous attempt was on {decision.last}")
-    if decision.winner is not None:
-        order = f"of {decision.compared} waiting requirements: "
-        order += f"priority {decision.winner.priority}, tag {decision.winner.tag:,}"
-        if decision.runner_up is not None:
-            second = decision.runner_up
-            order += f", before priority {second.priority}, tag {second.tag:,}"
-            order += f" ({second.member.partition(':')[2]})"
-        lines.append(order)
-    if decision.context_at:
-        lines.append(f"with the group's context as of log/{decision.context_at}")
-    return lines
 
 
 def _show_replay(cell: str, result: ReplayReport) -> None:

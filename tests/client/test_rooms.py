@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 import eventsched
-from eventsched.cli.event_text import describe
 from eventsched.client.client import Client
 from eventsched.client.results import encode_result
+from eventsched.history.event_text import describe
 from eventsched.schema import keys
 from eventsched.store.client import Client as RedisClient
 from projections.session import Sessions

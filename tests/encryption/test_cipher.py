@@ -8,11 +8,11 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from eventsched.cli.event_text import describe
 from eventsched.encryption.cipher import OVERHEAD_BYTES, SessionCipher
 from eventsched.encryption.decrypt import EventDecryptor, make_cipher
 from eventsched.encryption.keystore import Key, KeyFolder
 from eventsched.errors import DecryptionError, MissingDependencyError
+from eventsched.history.event_text import describe
 from eventsched.node.job import context_of
 from eventsched.schema.codec import UnreadableText, encode_text
 from eventsched.schema.events import ContextText, Event, ResultDelivered, Text

@@ -28,7 +28,7 @@ LAYERS = (
     ("node",),
     ("roles", "audit", "telemetry"),
     ("timeline", "loadtest", "demo", "gateway", "testing"),
-    ("conformance",),
+    ("conformance", "report"),
     ("cli", "examples"),
 )
 """From the lowest layer up. Packages of one layer do not import each other."""

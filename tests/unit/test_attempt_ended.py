@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from eventsched.audit.explain import _ended_by
-from eventsched.cli.event_text import describe
+from eventsched.history.event_text import describe
 from eventsched.schema.events import AttemptEnded, Event
 
 ERROR = {"error_type": "ValueError", "error_message": "out of memory", "error_place": "a.py:12"}

@@ -1,7 +1,7 @@
 """The description of an event in one line.
 
-Owns: one description per event type, as `eventsched history` prints it.
-Never does: I/O. Read next: history.py, history/event_json.py, schema/events.py (the event types).
+Owns: one description per event type, as `eventsched history` and reports print it.
+Must not: do I/O. Read next: event_json.py, schema/events.py (the event types).
 """
 
 from __future__ import annotations
