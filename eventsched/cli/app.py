@@ -42,6 +42,7 @@ COMMANDS = {
     "rebuild": "Rebuild read models from the log and switch readers to them.",
     "verify": "Check the invariants of the running system.",
     "repair": "Bring a cell that verify finds broken to a clean state.",
+    "new": "Make a package with a read model of your own and its test.",
     "query": "Query the archive with SQL.",
     "audit": "Verify an archive, or prove that it contains an event.",
     "erase": "Erase encrypted sessions by destroying their keys.",

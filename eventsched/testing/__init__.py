@@ -1,4 +1,4 @@
-"""Tests of a node's handler, without a server.
+"""Tests of a node's handler and of a read model, without a server.
 
     from eventsched import testing
 
@@ -10,7 +10,7 @@
 
 Owns: jobs with audio and context that a test gives, and running a handler as its node does.
 Must not: connect to a server.
-Read next: docs/testing.md, node/executor.py (how a node runs a handler).
+Read next: folding.py (read models), docs/testing.md, node/executor.py (how a node runs a handler).
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from eventsched.node.executor import BLANK, result_of, runner
 from eventsched.node.hooks import Hooks
 from eventsched.node.job import EXTEND_S_MAX, Assignment, Job, JobError, NoSpeechError, outcome_of
 from eventsched.node.node import Node
+from eventsched.testing.folding import event, fold
 
-__all__ = ["Outcome", "RecordedJob", "job", "run_handler", "running_handler"]
+__all__ = ["Outcome", "RecordedJob", "event", "fold", "job", "run_handler", "running_handler"]
 
 Outcome: TypeAlias = Result | NoSpeech | JobError
 """What a node reports for a job."""

@@ -6,10 +6,13 @@ import threading
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 import eventsched
 from eventsched import testing
+from eventsched.errors import InvalidMessage, UnreadableRecord
+from eventsched.schema.events import Event, SessionOpened, SessionResumed
 from tests.client import life_handlers
 from tests.docs.test_docs import ROOT, SNIPPET
 
@@ -171,3 +174,52 @@ async def test_the_snippets_of_the_page_run(name: str) -> None:
             outcome = await testing.run_handler(names["node"], testing.job(audio=bytes(640)))
             assert isinstance(outcome, eventsched.Result)
             assert outcome.text in ("hola", "640 bytes")
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """A record that is read as it was stored."""
+
+    tenants: tuple[str, ...] = ()
+
+
+class Changed(msgspec.Struct, frozen=True):
+    """A record with a field that is not stored as its type says."""
+
+    tenants: object = ()
+
+
+class Tenants:
+    name = "tenants"
+    version = 1
+    handles = frozenset({"SessionOpened"})
+
+    def __init__(self, view: Any) -> None:
+        self.view = view
+
+    def initial(self) -> Any:
+        return self.view()
+
+    def route(self, event: Event) -> list[str]:
+        return ["all"]
+
+    def apply(self, view: Any, event: Event) -> Any:
+        tenant = event.data.tenant  # type: ignore[union-attr]
+        return None if tenant == "drop" else self.view((*view.tenants, tenant))
+
+
+def opened(*tenants: str) -> list[Event]:
+    return [testing.event(SessionOpened(tenant=each, source="en")) for each in tenants]
+
+
+def test_events_are_folded_as_a_projector_does() -> None:
+    events = [*opened("a", "b"), testing.event(SessionResumed(epoch=2))]
+    assert testing.fold(Tenants(Kept), events) == {"all": Kept(("a", "b"))}
+    assert testing.fold(Tenants(Kept), opened("a", "drop")) == {}
+    assert testing.fold(Tenants(Kept), opened("a", "drop", "b")) == {"all": Kept(("b",))}
+
+
+def test_a_record_that_is_not_read_as_it_was_stored_is_found() -> None:
+    with pytest.raises(UnreadableRecord, match="it is read as Changed"):
+        testing.fold(Tenants(Changed), opened("a"))
+    with pytest.raises(InvalidMessage, match="is no read model"):
+        testing.fold(object(), [])  # type: ignore[arg-type]
