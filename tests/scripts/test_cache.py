@@ -35,8 +35,12 @@ CHANGE = r"([\w.]+)\('(SET|HSET\w*|HINCRBY|HDEL|DEL|UNLINK|SADD|SREM)',\s*([^\n]
 STABLE = (
     r"live\b|keys\.(?:settings|archive)\b|keys\.of\('(?:active_revision|node|class|pair|members)'"
 )
-NOT_CACHED = {("heartbeat_node", "'seen'"), ("record_seal", "'to'")}
-"""Fields of the same keys that are not cached."""
+NOT_CACHED = {
+    ("heartbeat_node", "'seen'"),
+    ("record_seal", "'to'"),
+    ("node_failures", "'failures'"),
+}
+"""Fields of the same keys that are not cached, or cached as live state."""
 ITEMS_MAX = 32_768
 CACHE_SCRIPT = """#!lua
 -- include: cache
