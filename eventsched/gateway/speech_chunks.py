@@ -2,7 +2,7 @@
 
 Owns: the decision for each chunk, the detector's thread.
 Must not: send chunks (producer_audio.py), decide what is speech (audio/endpointing.py).
-Read next: producer_audio.py, docs/adr/0030-endpointing-in-the-gateway.md.
+Read next: producer_audio.py, docs/adr/0029-endpointing-in-the-gateway.md.
 
 Every chunk keeps its number: a chunk with speech is stored whole, a chunk without speech as an
 empty one, which takes a number and no memory. So a session continues at any gateway as without
