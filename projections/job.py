@@ -30,6 +30,8 @@ from eventsched.schema.events import (
 )
 from eventsched.schema.keys import job_key
 
+RETIRED_UTTERANCES_MAX = 16
+"""Utterances of one JobsRetired, as the scripts bound them."""
 Status: TypeAlias = Literal["queued", "backoff", "running", "released", "ended"]
 """`backoff`: a timer ends the wait before the next attempt (rule 20, dispatching again).
 `released`: an attempt has ended, and the same script call dispatches, queues or ends the job."""
@@ -220,7 +222,9 @@ _CREATING = (JobQueued, JobDispatched)
 
 def retired_jobs(session: str, data: JobsRetired | SessionRetired) -> tuple[str, ...]:
     """Return the keys of the jobs whose records the event drops."""
-    end = data.last + 1 if isinstance(data, JobsRetired) else data.utterances
+    end = data.utterances if isinstance(data, SessionRetired) else data.last + 1
+    if isinstance(data, JobsRetired):  # a forged event may name any number
+        end = min(end, data.first + RETIRED_UTTERANCES_MAX)
     return tuple(
         job_key(data.tenant, session, utterance, target, data.features_hash)
         for utterance in range(data.first, end)

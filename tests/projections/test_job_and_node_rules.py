@@ -245,6 +245,15 @@ def test_rule_10_retired_jobs_have_no_record(log: JobLog) -> None:
         assert list(log.jobs.views) == [job_key(2)]
 
 
+def test_rule_10_an_event_retires_the_jobs_of_at_most_16_utterances(log: JobLog) -> None:
+    """As a script does. A forged event does not keep a reader busy."""
+    for utterance in (0, 15, 16):
+        log.dispatched(100, job=job_key(utterance))
+    data = JobsRetired(tenant="acme", features_hash="none", first=0, last=2**53 - 1, targets=["es"])
+    log.at(200, data, job=KEY)
+    assert list(log.jobs.views) == [job_key(16)]
+
+
 def test_rule_13_a_registered_node_has_its_abilities_and_free_slots(log: JobLog) -> None:
     node = log.node()
     assert (node.node, node.epoch, node.status, node.slots, node.cls) == (N1, 1, "alive", 2, "k1")
