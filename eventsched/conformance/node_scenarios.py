@@ -16,7 +16,7 @@ from eventsched.conformance.rules import check
 from eventsched.gateway.frames import Close, Error
 from eventsched.gateway.node_frames import Recorded
 
-HEARTBEAT_MS_MAX = 2 * HEARTBEAT_MS
+HEARTBEAT_MS_MAX = 3 * HEARTBEAT_MS
 """What the mean time between heartbeats may be, on a busy machine."""
 NodeScenario: TypeAlias = Callable[[NodePeer], Awaitable[None]]
 

@@ -28,7 +28,9 @@ from eventsched.gateway.frames import Close, Error, FrameDecoder, Reply
 
 WITHIN_S = 20.0
 """How long a client may take for what is due, unless told otherwise."""
-PAUSE_S = 0.05
+START_S = 60.0
+"""How long a program may take from its start to its first connection."""
+PAUSE_S = 0.1
 """The least pause between two tries of a client to connect."""
 BASE_PATH = "/speech"
 FRAME_BYTES_MAX = 1_048_576
@@ -126,6 +128,7 @@ class Listener:
         ](math.inf)
         self._refusals = 0
         self._tried_at = 0.0
+        self._is_first = True
         self.url = ""
         self.tries = 0
         """How often the client has tried to connect."""
@@ -171,11 +174,13 @@ class Listener:
 
     async def accept(self, rule: str = "RECONNECT") -> ServerConnection:
         """Return the next connection. Raises Violation: `rule` if none comes."""
+        limit_s = START_S if self._is_first else self.within_s
         try:
-            with anyio.fail_after(self.within_s):
+            with anyio.fail_after(limit_s):
                 arrived = await self._connections.receive()
         except TimeoutError:
-            raise Violation(rule, f"no connection within {self.within_s:.0f} s") from None
+            raise Violation(rule, f"no connection within {limit_s:.0f} s") from None
+        self._is_first = False
         if isinstance(arrived, Violation):
             raise arrived
         return arrived

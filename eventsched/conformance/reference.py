@@ -24,7 +24,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 FINAL = {1000, 1009, 4400, 4404, 4409, 4429}
 """Close codes after which connecting again does not help."""
-PAUSE_S, PAUSE_S_MAX, TRIES = 0.2, 2.0, 10
+PAUSE_S, PAUSE_S_MAX, TRIES = 0.4, 2.0, 10
 CHUNK = bytes(range(1, 101)) * 32
 """100 ms of PCM16 at 16 kHz."""
 LAST = 1 << 31

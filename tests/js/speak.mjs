@@ -1,6 +1,6 @@
 // Speaks as the lines of standard input say, and prints outcomes and states as JSON.
 //
-// append MS | finalize | close | detach | flood: the words of a line.
+// append MS | opus MS | finalize | close | detach | flood: the words of a line.
 import { createInterface } from "node:readline";
 import { Session } from "../../clients/js/eventsched.js";
 
@@ -42,6 +42,9 @@ async function obey(session, [verb, argument]) {
   if (verb === "append") {
     await session.append(new Int16Array(Number(argument) * 16));
     print({ appended: Number(argument), buffered: session.bufferedBytes });
+  } else if (verb === "opus") {
+    const packet = new Uint8Array([0xf8, 1, 2, 3]); // one frame of 20 ms
+    await session.append(Array.from({ length: Number(argument) / 20 }, () => packet));
   } else if (verb === "flood") {
     const appends = [session.append(new Int16Array(160_000)), session.append(new Int16Array(320))];
     const ends = await Promise.allSettled(appends);

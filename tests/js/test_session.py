@@ -116,6 +116,18 @@ async def test_the_buffer_is_bounded_while_the_gateway_is_away(server: Server, c
         assert (await session.expect(type="result"))["text"] == "10000 ms"
 
 
+async def test_opus_packets_are_chunks(server: Server, cell: str) -> None:
+    async with (
+        gateway_system(server.url, cell, settings=NO_PAUSE) as system,
+        serving(system.es, echo()),
+        speaker(system, encoding="opus", sampleRate=48_000) as session,
+    ):
+        for line in ("opus 100", "opus 20", "finalize", "opus 400", "close"):
+            await session.say(line)
+        texts = [(await session.expect(type="result"))["text"] for _ in range(2)]
+        assert texts == ["120 ms", "400 ms"]
+
+
 async def test_a_session_is_resumed_by_another_process(server: Server, cell: str) -> None:
     async with (
         gateway_system(server.url, cell, settings=NO_PAUSE) as system,
