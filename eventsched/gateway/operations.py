@@ -2,7 +2,7 @@
 
 Owns: the bodies of these requests; who acts is the subject of the token.
 Never does: decide; run a rebuild (rebuilds.py).
-Read next: routes.py, audit/dead_letters.py, docs/adr/0035-operator-acts.md.
+Read next: routes.py, audit/dead_letters.py, docs/adr/0036-operator-acts.md.
 
 Each act is an event with its operator and its reason. A request may name the id of the act: a
 repeated request with the same id changes nothing, so a client repeats a request without a reply.

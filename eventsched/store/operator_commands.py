@@ -3,7 +3,7 @@
 Owns: the arguments and replies of these scripts; who acts and why, which their events record.
 Must not: decide, retry or wait; the scripts decide.
 Read next: lua/include/operator.lua (requests), audit/dead_letters.py,
-docs/adr/0035-operator-acts.md.
+docs/adr/0036-operator-acts.md.
 """
 
 from __future__ import annotations
