@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from eventsched.client.session import Session
+from eventsched.store.operator_commands import Act
 from tests.gateway.gateways import GatewaySystem, gateway_on, gateway_system
 from tests.gateway.sockets import TENTH, held, node_socket
 from tests.server_kinds import Server
@@ -111,6 +112,35 @@ async def test_a_registration_and_its_leases_go_on_at_another_gateway(
         store = system.es.stores[cell]
         ended = await store.read_range(store.keys.log, "-", "+", 1_000)
         assert not any(b"AttemptEnded" in fields for _, fields in ended)
+
+
+async def test_a_node_that_an_operator_drains_ends_and_does_not_register_again(
+    server: Server, cell: str
+) -> None:
+    async with (
+        gateway_system(server.url, cell) as system,
+        system.es.session("acme", "en", ["es"]) as session,
+    ):
+        session.detach()
+        store, act = system.es.stores[cell], Act.of("ann@host", "new driver")
+        async with node_socket(system) as node:
+            registered = await node.register()
+            await speak(session)
+            job = await node.expect("job")
+            drain = await store.request_drain(registered["node"], act, within_ms=60_000)
+            assert drain.leases == 1
+            await node.send("result", **held(job), text="hola")
+            await node.expect("recorded")
+            await node.send("heartbeat")
+            await node.expect("drained")
+            assert await node.closed() == 1000
+        async with node_socket(system) as again:
+            await again.send(
+                "register", name="n1", sources=["en"], targets=["es"], slots=4,
+                registration_token="token-of-the-node-n1",
+            )  # fmt: skip
+            assert (await again.error("NODE_DRAINED"))["fatal"]
+            assert await again.closed() == 1000
 
 
 async def test_a_held_attempt_ends_although_the_gateway_has_not_found_it_yet(
