@@ -196,7 +196,7 @@ class ReadingClient:
                 read += 1
                 yield await reader.read_entry(cell, entry)
 
-    async def _consumers(self, group: str, first: str, claim_ms: int) -> list[CellConsumer]:
+    async def _consumers(self, group: str, first: str, claim_ms: int) -> Sequence[CellConsumer]:
         """A consumer of the group in each cell."""
         from eventsched.client.log_reading import CellConsumer
         from eventsched.projection.installed import enabled_names
@@ -208,7 +208,7 @@ class ReadingClient:
             await store.create_group(group, first)
         return [CellConsumer(store, group, consumer, claim_ms) for store in self.stores.values()]
 
-    async def _followers(self, source: HistorySource, first: str) -> list[CellFollower]:
+    async def _followers(self, source: HistorySource, first: str) -> Sequence[CellFollower]:
         """A reader of each cell's log."""
         from eventsched.client.log_reading import CellFollower
         from eventsched.projection.store import ProjectionStore
