@@ -58,6 +58,8 @@ FIELDS: dict[str, dict[str, str]] = {
         "NO_POOL_FOR_LANG_PAIR": "no node is registered that can process this pair of languages "
         "with the features of the session",
         "NO_AVAILABLE_NODE": "all nodes that could process the job are full, draining or suspended",
+        "retry_backoff": "an attempt failed, and the job pauses before the next one; another node "
+        "is tried first",
     },
     "JobDispatched.rule": {
         "turn": "the node already had the earlier pieces of this turn",
@@ -98,6 +100,7 @@ FIELDS: dict[str, dict[str, str]] = {
     "NodeSuspended.reason": {
         "MODEL_NOT_AVAILABLE": "the node reported that it lacks the model",
         "RESULT_UNREADABLE": "the node sent a result that cannot be read",
+        "ATTEMPTS_FAILED": "five attempts in a row failed there within a second each",
     },
     "NodeResumed.scope": _SCOPES,
     "NodeResumed.reason": {"expired": "the time of the suspension is over"},
@@ -113,6 +116,7 @@ CODES = {
     "NODE_LOST": "the node of the last attempt was lost too",
     "MODEL_NOT_AVAILABLE": "the node lacks the model that the job needs",
     "RESULT_UNREADABLE": "the node sent a result that cannot be read",
+    "ATTEMPTS_FAILED": "a node is suspended, because five attempts in a row failed there at once",
     "HANDLER_ERROR": "the program of the node raised an error",
     "HANDLER_TIMEOUT": "the program of the node took longer than its limit",
     "AUDIO_INCOMPLETE": "some of the audio is gone",
@@ -147,6 +151,7 @@ STAGES = {
     "dispatch": "from that decision to the choice of a node, or to the queue",
     "wait for a slot": "in the queue, until a node had a free slot",
     "attempt": "from the choice of a node to its answer, its failure or its deadline; numbered",
+    "backoff": "the pause after a failed attempt, before the next one",
     "next attempt": "after an attempt without a result, to the choice of the next node",
     "delivery": "from the result to its place in the order: listeners get outcomes in the order "
     "of the speech",
