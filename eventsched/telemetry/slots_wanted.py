@@ -38,9 +38,10 @@ def slots_wanted(classes: Sequence[ClassStatus], waiting: Sequence[WaitingJobs])
 
 
 def _serves(each: ClassStatus, jobs: WaitingJobs) -> bool:
+    suspended = {WHOLE_NODE, f"{jobs.source}>{jobs.target}", *jobs.features} & set(each.suspended)
     return (
-        WHOLE_NODE not in each.suspended
+        not suspended
         and jobs.source in each.sources
         and jobs.target in each.targets
-        and set(jobs.features) <= set(each.features) - set(each.suspended)
+        and set(jobs.features) <= set(each.features)
     )

@@ -48,4 +48,5 @@ def test_a_class_that_cannot_serve_a_job_is_not_wanted_for_it() -> None:
     suspended = a_class("a", ["es"], 8, 1, "tone")
     assert slots_wanted([suspended], [waiting("es", 5, "tone")]) == {"a": 1}
     assert slots_wanted([a_class("a", ["es"], 8, 0, "*")], [waiting("es", 5)]) == {"a": 0}
+    assert slots_wanted([a_class("a", ["es"], 8, 0, "en>es")], [waiting("es", 5)]) == {"a": 0}
     assert slots_wanted([a_class("a", ["es"], 8, 0)], [waiting("de", 5)]) == {"a": 0}
