@@ -348,21 +348,17 @@ def _ended_by(begin: Event, event: Event, session_events: Sequence[Event]) -> st
     """Say what ended the stage."""
     node = event.node
     match begin.data, event.data:
-        case JobQueued(reason="retry_backoff"), JobDispatched(rule=rule):
-            return f"over, to {node} by {rule}"
-        case JobQueued(reason="retry_backoff"), JobQueued(reason=reason):
-            return f"over, queued: {reason}" + _avoiding(event)
-        case JobQueued(avoid_until_ms=until_ms), JobQueued() if until_ms:
-            return "no other node had a slot, any node from now on"
+        case JobQueued() as queued, JobQueued() | JobDispatched():
+            return _wait_ended_by(queued, event)
         case _, JobQueued(reason=reason):
             return f"queued, {reason}"
-        case JobQueued(reason=reason), JobDispatched():
-            return f"{reason}, until {node} had a slot" + _by(event)
         case _, JobDispatched(rule=rule):
             return f"to {node} by {rule}"
         case _, AttemptEnded(reason=reason, code=code, error=error):
             return ", ".join(filter(None, [f"on {node}: {reason}", code, error]))
         case _, ResultRecorded(status=status, code=code):
+            return f"on {node}: {status}" + (f", {code}" if code else "")
+        case _, ResultReplaced(status=status, code=code):
             return f"on {node}: {status}" + (f", {code}" if code else "")
         case _, JobFailed(code=code):
             return f"failed: {code}"
@@ -371,6 +367,23 @@ def _ended_by(begin: Event, event: Event, session_events: Sequence[Event]) -> st
         case _, data:
             delivery = delivery_of(data)
             return _in_order(begin, event, delivery, session_events) if delivery else ""
+
+
+def _wait_ended_by(queued: JobQueued, event: Event) -> str:
+    """Say what ended a backoff, or the wait for a slot."""
+    match event.data:
+        case JobDispatched(rule=rule) if queued.not_before_ms:
+            return f"over, to {event.node} by {rule}"
+        case JobDispatched():
+            return f"{queued.reason}, until {event.node} had a slot" + _by(event)
+        case JobQueued(reason=reason) if queued.not_before_ms:
+            return f"over, queued: {reason}" + _avoiding(event)
+        case JobQueued() if queued.avoid_until_ms:
+            return "no other node had a slot, any node from now on"
+        case JobQueued(reason=reason):
+            return f"queued, {reason}"
+        case _:
+            return ""
 
 
 def _avoiding(event: Event) -> str:
