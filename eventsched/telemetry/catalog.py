@@ -204,7 +204,8 @@ CELL_METRICS = (
         "gauge",
         ("cell", "reason"),
         "read",
-        "Tenants that are refused for their own backlog: `outbox` or `lag`. At most five each.",
+        "Tenants that are refused for their own backlog: `queue`, `outbox` or `lag`. At most five"
+        " each.",
         "above 0 for a minute",
     ),
     Metric("log_entries", "gauge", ("cell",), "read", "Entries of the log."),

@@ -85,6 +85,7 @@ def _of_status(cell: CellStatus) -> Iterator[Sample]:
     yield "stalled_timers", (), cell.stalled_timers
     for reason in cell.backpressure:
         yield "backpressure", (reason,), 1
+    yield "tenants_refused", ("queue",), sum(each.is_refused for each in cell.queues)
     yield "tenants_refused", ("outbox",), sum(each.is_refused for each in cell.outboxes)
     yield "tenants_refused", ("lag",), len(cell.lagging_tenants)
     for role in cell.roles:
