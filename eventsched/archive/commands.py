@@ -106,12 +106,19 @@ class ArchiveCommands:
                 return word
         return "recorded"
 
-    async def abandon(self, fingerprint: str) -> Abandoned:
+    async def abandon(self, fingerprint: str, *, why: str, by: str) -> Abandoned:
         """The cell no longer has the archive with this key, which is lost.
 
-        Raises InvalidMessage while an archiver has its lease.
+        Args:
+            fingerprint: Fingerprint of the key.
+            why: The operator's reason, 1 to 500 bytes.
+            by: The operator, 1 to 200 bytes.
+
+        Raises:
+            InvalidMessage: An archiver has the lease of the archive, or there is no reason.
         """
-        word: Abandoned = (await self.store.run("abandon_archive", fingerprint)).decode()
+        reply = await self.store.run("abandon_archive", fingerprint, why, by)
+        word: Abandoned = reply.decode()
         return word
 
     async def set_aside(

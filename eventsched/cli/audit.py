@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from eventsched.cli.options import By, Options, Why, command, operator_name
+from eventsched.cli.options import By, Options, Why, act_of, command, operator_name
 
 if TYPE_CHECKING:
     from eventsched.archive.commands import ArchiveCommands, ArchiveState
@@ -270,27 +270,33 @@ def _print_set_aside(cell: str, note: SetAsideNote | None, *, yes: bool, as_json
 
 @app.command(name="abandon")
 @command
-async def abandon(options: Options, key: KeyId = "", yes: Yes = False) -> int:
+async def abandon(
+    options: Options, key: KeyId = "", yes: Yes = False, why: Why = "", by: By = ""
+) -> int:
     """Abandon a lost archive, so that the cell no longer waits for it.
 
     Without --yes, the command prints what would be lost, changes nothing and ends with exit code 1.
     Entries that were trimmed from the log are lost with the archive. The event ArchiveAbandoned
-    records this, and a new archive may start. Stop the archivers first. The folder, if it is found
-    again, can be used after `audit set-aside`.
+    records this with the reason of --why, and a new archive may start. Stop the archivers first.
+    The folder, if it is found again, can be used after `audit set-aside`.
     """
     from eventsched.archive.commands import ArchiveCommands
     from eventsched.projection.store import ProjectionStore
 
+    act = act_of(why, by) if yes else None
     async with options.connect() as connection:
         stores = [
             ProjectionStore(store.transport, store.cell) for store in connection.stores.values()
         ]
         for commands, state in await _with_key([ArchiveCommands(each) for each in stores], key):
-            if yes:
-                await commands.abandon(key)
+            if act is not None:
+                await commands.abandon(key, why=act.why, by=act.by)
             _print_abandoned(commands.store.cell, state, yes=yes, as_json=options.json)
     if not yes:
-        typer.echo("eventsched: nothing was changed; add --yes to abandon the archive", err=True)
+        typer.echo(
+            "eventsched: nothing was changed; add --yes and --why TEXT to abandon the archive",
+            err=True,
+        )
     return 0 if yes else 1
 
 

@@ -183,7 +183,7 @@ def _trimmed(_: Event, d: events.StreamTrimmed) -> str:
 
 def _abandoned(_: Event, d: events.ArchiveAbandoned) -> str:
     gone = plural(d.gone, "entry", "entries")
-    return f"archive {d.of} with the log up to {d.to}: {gone} lost"
+    return f"archive {d.of} with the log up to {d.to}: {gone} lost, by {d.by}: {d.why}"
 
 
 def _set_aside(_: Event, d: events.ArchiveSetAside) -> str:

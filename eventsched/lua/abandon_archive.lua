@@ -7,6 +7,8 @@
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 --   of              text                   which archive: fingerprint of its public key
+--   why             text, 1 to 500 B
+--   by              text, 1 to 200 B
 -- Reply: ok, or duplicate when there is none
 -- Refusals: INVALID_MESSAGE
 -- Events: ArchiveAbandoned
@@ -19,6 +21,8 @@
 -- include: log_trim
 -- include: validate
 -- include: write
+local refusal = validate.operator_refusal(why, by)
+if refusal then return refusal end
 local stored = redis.call('HMGET', keys.archive, 'of', 'to')
 if not stored[1] then return 'duplicate' end
 if stored[1] ~= of then return validate.invalid('key', 'the key of this archive, ' .. stored[1]) end
@@ -35,6 +39,5 @@ local fields = redis.call('HGETALL', keys.archive)
 cache.write_stable('DEL', keys.archive)
 call.or_else(function()
   cache.write_stable('HSET', keys.archive, unpack(fields))
-end, events.ArchiveAbandoned, of, stored[2],
-  log_trim.total())
+end, events.ArchiveAbandoned, of, stored[2], log_trim.total(), why, by)
 return 'ok'

@@ -550,6 +550,10 @@ class ArchiveAbandoned(Data, frozen=True, kw_only=True):
     """Id of the last log entry in the archive."""
     gone: Int = 0
     """Number of log entries that only the archive had."""
+    why: str
+    """The operator's reason."""
+    by: str
+    """The operator."""
 
 
 class ArchiveSetAside(Data, frozen=True, kw_only=True):

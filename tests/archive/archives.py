@@ -25,6 +25,10 @@ CORE = projections.core
 STEPS_MAX = 10_000
 
 
+LOST = {"why": "the disk is lost", "by": "ann@host"}
+"""Who abandons an archive, and why."""
+
+
 def views_of(store: TimedStore, transport: Any = None) -> ProjectionStore:
     return ProjectionStore(transport or store.transport, store.cell, now_ms=lambda: store.at_ms)
 

@@ -18,7 +18,7 @@ from eventsched.roles.backpressure import BackpressureMonitor
 from eventsched.roles.projector import Projector
 from eventsched.roles.rebuild import Rebuild, RebuildFailed
 from eventsched.store.lag import ConsumerLag
-from tests.archive.archives import CORE, Archived, seal_all
+from tests.archive.archives import CORE, LOST, Archived, seal_all
 from tests.projector.counts import COUNTS, UtteranceCount
 
 LIMIT = 60
@@ -82,7 +82,7 @@ async def test_after_a_lost_archive_is_abandoned_the_cell_continues(
         await archived.talk("s1")
     shutil.rmtree(archived.path)
     archived.store.tick(1_000_000)
-    assert await commands.abandon((await commands.read_state()).fingerprint) == "ok"
+    assert await commands.abandon((await commands.read_state()).fingerprint, **LOST) == "ok"
     await monitor.step()
     await archived.talk("s1")
     await archived.project()

@@ -16,7 +16,7 @@ from eventsched.schema.events import ArchiveAbandoned, StreamTrimmed
 from eventsched.schema.ids import format_id, ms_of, parse_id
 from eventsched.store.client import Client, open_client
 from eventsched.store.transport import Arg, RedisTransport
-from tests.archive.archives import Archived
+from tests.archive.archives import LOST, Archived
 from tests.fixtures_store import START_MS, TimedStore
 from tests.scripts.calls import contents
 from tests.scripts.cell_state import zset
@@ -250,21 +250,21 @@ async def test_an_abandoned_archive_is_removed_and_the_log_records_it(
     commands: ArchiveCommands, archived: Archived, redis: Client
 ) -> None:
     _, to = await lost(commands, archived)
-    assert await commands.abandon("key") == "ok"
+    assert await commands.abandon("key", **LOST) == "ok"
     state = await commands.read_state()
     assert (state.to, state.fingerprint) == ("", "")
     assert await redis.xinfo_groups(archived.store.keys.log) == []
     (event,) = await archived.store.log("ArchiveAbandoned")
-    assert event.data == ArchiveAbandoned(of="key", to=to, gone=0)
+    assert event.data == ArchiveAbandoned(of="key", to=to, gone=0, **LOST)
 
 
 async def test_abandoning_again_changes_nothing(
     commands: ArchiveCommands, archived: Archived, redis: Client
 ) -> None:
     await lost(commands, archived)
-    await commands.abandon("key")
+    await commands.abandon("key", **LOST)
     before = await contents(redis, archived.store)
-    assert await commands.abandon("key") == "duplicate"
+    assert await commands.abandon("key", **LOST) == "duplicate"
     assert await contents(redis, archived.store) == before
 
 
@@ -275,7 +275,7 @@ async def test_another_archive_is_not_abandoned(
     await lost(commands, archived)
     before = await contents(redis, archived.store)
     with pytest.raises(InvalidMessage, match="INVALID_MESSAGE key: the key of this archive, key"):
-        await commands.abandon(of)
+        await commands.abandon(of, **LOST)
     assert await contents(redis, archived.store) == before
 
 
@@ -286,20 +286,20 @@ async def test_an_archive_with_a_lease_is_not_abandoned(
     await lease_epoch(commands, "b")
     before = await contents(redis, archived.store)
     with pytest.raises(InvalidMessage, match="archive: one that no archiver has a lease on"):
-        await commands.abandon("key")
+        await commands.abandon("key", **LOST)
     assert await contents(redis, archived.store) == before
     archived.store.tick(9_999)
     with pytest.raises(InvalidMessage):
-        await commands.abandon("key")
+        await commands.abandon("key", **LOST)
     archived.store.tick(1)
-    assert await commands.abandon("key") == "ok"
+    assert await commands.abandon("key", **LOST) == "ok"
 
 
 async def test_an_archiver_that_resumes_after_its_archive_was_abandoned_is_fenced(
     commands: ArchiveCommands, archived: Archived
 ) -> None:
     epoch, to = await lost(commands, archived)
-    await commands.abandon("key")
+    await commands.abandon("key", **LOST)
     for start in ("0-0", to):
         assert await record(commands, epoch, to, start=start) == "fenced"
     assert (await commands.read_state()).fingerprint == ""
@@ -316,9 +316,9 @@ async def test_the_event_has_the_number_of_lost_entries(
     await record(commands, await lease_epoch(commands), ids[-20])
     _, trimmed = await trimmed_to(commands, archived)
     archived.store.tick(10_000)
-    await commands.abandon("key")
+    await commands.abandon("key", **LOST)
     (event,) = await archived.store.log("ArchiveAbandoned")
-    assert event.data == ArchiveAbandoned(of="key", to=ids[-20], gone=trimmed.count)
+    assert event.data == ArchiveAbandoned(of="key", to=ids[-20], gone=trimmed.count, **LOST)
 
 
 # --- trim_log -------------------------------------------------------------------------------------

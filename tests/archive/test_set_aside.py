@@ -18,7 +18,7 @@ from eventsched.archive.verifier import Verifier as ArchiveVerifier
 from eventsched.audit.verify import Verifier
 from eventsched.errors import ArchiveError, InvalidMessage
 from eventsched.schema.events import ArchiveSetAside
-from tests.archive.archives import CORE, Archived
+from tests.archive.archives import CORE, LOST, Archived
 from tests.archive.test_sealing import sums
 from tests.fixtures_store import TimedStore
 from tests.scripts.calls import call, code_of
@@ -252,12 +252,12 @@ async def test_the_folder_of_an_abandoned_archive_is_used_again(archived: Archiv
     await archived.seal()
     commands = ArchiveCommands(archived.views)
     key = (await commands.read_state()).fingerprint
-    assert await commands.abandon(key) == "ok"
+    assert await commands.abandon(key, **LOST) == "ok"
     assert await archived.seal() >= 1, "the log continues where the folder ends"
 
     await archived.project()
     await archived.trim()
-    assert await commands.abandon(key) == "ok"
+    assert await commands.abandon(key, **LOST) == "ok"
     await archived.set(log_retention_ms=1)
     archived.store.tick(60_000)
     await archived.talk("s1", 2)

@@ -130,7 +130,9 @@ def test_a_lost_archive_is_abandoned_by_its_key_and_with_yes(tmp_path: Path) -> 
         running = run(data, "audit", "abandon")
         key = re.search(r"c0 has ([0-9a-f]+);", running.stderr.decode())
         assert key, running.stderr
-        held = run(data, "audit", "abandon", key[1], "--yes")
+        words = ("audit", "abandon", key[1], "--yes", "--why", "the disk is lost")
+        assert b"--why" in run(data, *words[:4]).stderr
+        held = run(data, *words)
         assert (held.returncode, held.stdout) == (1, b"")
         assert b"one that no archiver has a lease on" in held.stderr
         os.kill(up.pid, signal.SIGTERM)
@@ -139,11 +141,14 @@ def test_a_lost_archive_is_abandoned_by_its_key_and_with_yes(tmp_path: Path) -> 
     asked = run(data, "audit", "abandon", key[1])
     assert asked.returncode == 1
     assert asked.stdout.startswith(b"c0: the archive up to ")
-    assert asked.stderr == (b"eventsched: nothing was changed; add --yes to abandon the archive\n")
-    output = json_of(run(data, "audit", "abandon", key[1], "--yes", "--json"))
+    assert asked.stderr == (
+        b"eventsched: nothing was changed; add --yes and --why TEXT to abandon the archive\n"
+    )
+    output = json_of(run(data, *words, "--json"))
     assert (output["key"], output["abandoned"]) == (key[1], True)
-    again = run(data, "audit", "abandon", key[1], "--yes")
+    again = run(data, *words)
     assert again.returncode == 1
     assert b"c0 has none" in again.stderr
     done = run(data, "history", "--type", "ArchiveAbandoned", "--json")
-    assert [line["data"]["of"] for line in json_lines_of(done)] == [key[1]]
+    (event,) = (line["data"] for line in json_lines_of(done))
+    assert (event["of"], event["why"]) == (key[1], "the disk is lost")

@@ -465,7 +465,7 @@ class SetMachine(RuleBasedStateMachine):
 
         def refused_field() -> str:
             try:
-                return run(self.archive.abandon(of))
+                return run(self.archive.abandon(of, why="lost", by="ann@host"))
             except InvalidMessage as refused:
                 return refused.fields["field"]
 

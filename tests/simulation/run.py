@@ -300,7 +300,7 @@ def _given_up(cluster: Cluster, world: World) -> list[str]:
     commands = ArchiveCommands(cluster.views)
     key = world.complete(commands.read_state()).fingerprint
     world.now_ms += LEASE_MS
-    world.complete(commands.abandon(key))
+    world.complete(commands.abandon(key, why="the disk is lost", by="simulation"))
     broken = _verified(cluster, world, None)
     return [f"given up: {violation}" for violation in broken]
 

@@ -551,7 +551,7 @@ async def release_archive(scene: Scene) -> None:
 
 
 async def abandon(scene: Scene) -> None:
-    await scene.archive.abandon("key")
+    await scene.archive.abandon("key", why="lost", by="ann@host")
 
 
 async def is_abandoned(scene: Scene) -> None:

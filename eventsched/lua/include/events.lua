@@ -325,8 +325,8 @@ function events.StreamTrimmed(stream, before, count, total)
     { stream = stream, before = before, count = count, total = total })
 end
 
-function events.ArchiveAbandoned(of, to, gone)
-  return append_of_cell('ArchiveAbandoned', { of = of, to = to, gone = gone })
+function events.ArchiveAbandoned(of, to, gone, why, by)
+  return append_of_cell('ArchiveAbandoned', { of = of, to = to, gone = gone, why = why, by = by })
 end
 
 -- `fields` are the fields by name, `roots` is joined text.
