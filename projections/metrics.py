@@ -48,8 +48,9 @@ class CellMetrics(msgspec.Struct, frozen=True):
 
     counters: dict[str, int] = {}
     """`<metric>|<label value>|...` -> value, since the cell exists."""
-    classes: frozenset[str] = frozenset()
-    """Capability classes that have counters."""
+    classes: tuple[str, ...] = ()
+    """Capability classes that have counters, in order: a set would have another order in each
+    process, and so would the records that an archive keeps."""
 
 
 def _opened(_: CellMetrics, __: SessionOpened) -> Counted:
@@ -137,7 +138,7 @@ class Metrics:
             name = "|".join(labels)
             counters[name] = counters.get(name, 0) + amount
             if labels[0] == "jobs_dispatched" and labels[1] not in classes:
-                classes = classes | {labels[1]}
+                classes = tuple(sorted({*classes, labels[1]}))
         return CellMetrics(counters, classes)
 
     def encode(self, view: CellMetrics, before: CellMetrics | None) -> Mapping[str, bytes]:
@@ -147,8 +148,8 @@ class Metrics:
             for name, value in view.counters.items()
             if earlier.get(name) != value
         }
-        return {"v": msgspec.msgpack.encode(sorted(view.classes)), **changed}
+        return {"v": msgspec.msgpack.encode(view.classes), **changed}
 
     def decode(self, fields: Mapping[str, bytes]) -> CellMetrics:
         counters = {name: int(value) for name, value in fields.items() if name not in ("v", "at")}
-        return CellMetrics(counters, frozenset(msgspec.msgpack.decode(fields["v"], type=list[str])))
+        return CellMetrics(counters, msgspec.msgpack.decode(fields["v"], type=tuple[str, ...]))
