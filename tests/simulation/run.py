@@ -70,6 +70,8 @@ UNCACHED_EVERY = 3
 """In one seed of so many each call reads live state anew."""
 QUEUED_EVERY = 5
 """In one seed of so many the dispatcher assigns all jobs."""
+LONG_EVERY, LONG = 8, 5
+"""In one seed of so many a session speaks for so long that the records of its old jobs retire."""
 LIVENESS_MS = 240_000
 RENEWED_MS = 90_000
 """Within this time each owner of a consumer group moves it back, once nobody else moves it: an
@@ -139,7 +141,8 @@ def _simulate(
     _populate(cluster)
     if archive is not None:
         cluster.start_archivers(archive, each=2)
-    world.run_until(lambda: False, calls_max=CALLS_MIN * 5, ms_max=25_000)
+    times = 5 if _is_long(seed) else 1
+    world.run_until(lambda: False, calls_max=CALLS_MIN * 5 * times, ms_max=25_000 * times)
     world.run_until(lambda: _has_begun(world), calls_max=20_000, ms_max=60_000)
     cluster.is_calm, world.odds = True, QUIET
     ends_ms = world.now_ms + LIVENESS_MS
@@ -220,13 +223,18 @@ def _moved(server: redis.Redis) -> list[str]:
     return moved
 
 
+def _is_long(seed: int) -> bool:
+    return seed % LONG_EVERY == LONG
+
+
 def _populate(cluster: Cluster) -> None:
     rng = cluster.rng
     cluster.start_roles(each=2)
     cluster.start_node("n0", slots=2)
     cluster.start_node("n1", targets=["es", "fr"], features=["tts"], slots=1)
     cluster.start_node("n2", targets=["es", "fr", "en"], slots=2)
-    cluster.start_producer("s0", rng.randint(20, 40))
+    chunks = rng.randint(20, 40)
+    cluster.start_producer("s0", 8 * chunks if _is_long(cluster.world.seed) else chunks)
     cluster.start_producer("s1", rng.randint(20, 40), room=f"{CELL}.acme/r", listen_language="es")
     cluster.start_producer(
         "s2",
