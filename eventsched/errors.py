@@ -138,8 +138,8 @@ class UnreadableRecord(EventschedError):
         """Return the error for the record of an entity."""
         return cls(
             f"the record of {entity!r} in the read model {projection} cannot be read: {reason}; "
-            f"if the fields of its records have changed, raise the version of {projection}, then "
-            f"rebuild: `eventsched rebuild {projection}` folds the records from the log again"
+            f"`eventsched rebuild {projection}` folds it from the log again; if the fields of its "
+            f"records have changed, raise the version of {projection}, then rebuild"
         )
 
 

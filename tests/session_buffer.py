@@ -20,5 +20,6 @@ async def forget_chunks(redis: Any, key: str, next_seq: int) -> None:
     _, _, rest = (await redis.hget(key, "buffer")).partition(b"|")
     await redis.hset(key, "buffer", b"%d|%b" % (next_seq, rest))
     clock = key.partition("session:")[0] + "clock"
-    before = (await redis.get(clock)).rpartition(b"|")[0]
-    await redis.set(clock, before + b"|0.1")  # a generation that no call has stored
+    before = (await redis.hget(clock, "record")).rpartition(b"|")[0]
+    # a generation that no call has stored
+    await redis.hset(clock, "record", before + b"|0.1")

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- drop_revision: one step of deleting the records, and the lists of their ids, that belong to no
--- live revision of a projection of the set. The last step also deletes the checkpoint of the revision: the next revision starts
--- from the beginning.
+-- live revision of a projection of the set. The last step also deletes the checkpoint of the
+-- revision: the next revision starts from the beginning.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 --   absent_key      es1:{cell}:absent      no key: never exists

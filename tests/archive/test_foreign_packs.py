@@ -16,6 +16,7 @@ from eventsched.archive import pack as pack_module
 from eventsched.archive import packer, verifier
 from eventsched.archive.footer import joined_footer
 from eventsched.archive.layout import ArchiveFolder
+from eventsched.archive.manifest import decode
 from eventsched.archive.pack import INDEX_BYTES_MAX, LENGTH_BYTES, Pack, PackIndex
 from eventsched.archive.packer import tail_of
 from eventsched.archive.sealed_file import open_sealed
@@ -229,12 +230,14 @@ def test_an_index_is_read_with_a_bound(path: Path, monkeypatch: pytest.MonkeyPat
     footer = opened.footer()
     length = INDEX_BYTES_MAX + 1
     pack.write_bytes(b" " * length + length.to_bytes(LENGTH_BYTES, "little") + footer)
-    monkeypatch.setattr(pack_module, "decode", _not_to_be_called)
+    monkeypatch.setattr(pack_module, "decode", _decode_small)
     assert all("is no pack" in text for text in refusals(path))
 
 
-def _not_to_be_called(*_: Any) -> None:
-    raise AssertionError("the index was decoded")
+def _decode_small(content: bytes, *args: Any) -> Any:
+    """Decode the index of a pack that can be read; `audit verify` goes on with these."""
+    assert len(content) <= INDEX_BYTES_MAX, "the index was decoded"
+    return decode(content, *args)
 
 
 @pytest.mark.parametrize(

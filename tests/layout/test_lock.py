@@ -19,9 +19,19 @@ PINNED = re.compile(
 )
 PYTHONS = ("3.11", "3.12", "3.13")
 LOCKS = {
-    "dev.txt": {"speech", "fast", "archive", "query", "privacy", "gateway", "docs", "dev"},
+    "dev.txt": {
+        "speech",
+        "fast",
+        "archive",
+        "query",
+        "privacy",
+        "gateway",
+        "telemetry",
+        "docs",
+        "dev",
+    },
     "bench.txt": {"bench"},
-    "image.txt": {"fast", "archive", "gateway"},
+    "image.txt": {"fast", "archive", "gateway", "telemetry"},
 }
 
 

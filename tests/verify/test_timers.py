@@ -13,6 +13,7 @@ from tests.verify import scene as scene_module
 from tests.verify.scene import (
     Scene,
     Step,
+    avoiding,
     close_first,
     half_dispatched_again,
     held_result,
@@ -20,6 +21,7 @@ from tests.verify.scene import (
     missing_model,
     no_step,
     open_utterances,
+    retryable,
     timer_kinds,
 )
 from tests.verify.test_repair import repairer_of
@@ -38,6 +40,8 @@ async def drain_now(scene: Scene) -> None:
 
 REQUIRED: dict[str, Step] = {
     "age": no_step,
+    "avoid": avoiding,
+    "backoff": retryable,
     "close": close_first,
     "drain": drain_later,
     "gap": held_result,
@@ -54,7 +58,7 @@ REQUIRED: dict[str, Step] = {
     "wait": no_step,
 }
 """What brings a cell into a state that needs the timer."""
-COMPLETED = {"drain", "lost", "retry"}
+COMPLETED = {"avoid", "drain", "lost", "retry"}
 """A repair ends the state of these timers at once: the time at which it ends is not known, or has
 come."""
 
