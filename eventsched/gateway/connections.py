@@ -18,7 +18,7 @@ and send nothing.
 from __future__ import annotations
 
 import resource
-from asyncio import TimerHandle, Transport
+from asyncio import BaseTransport, TimerHandle, Transport
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -34,6 +34,8 @@ PING_S = 8.0
 PONG_S = 8.0
 REQUEST_S = 10.0
 """How long a request, or a TLS handshake, may take to arrive."""
+SEND_S = 10.0
+"""A peer that takes nothing of a reply for so long is dropped."""
 IDLE_CONNECTIONS_MAX = 1_000
 """Connections beside the sockets and streams of a gateway."""
 RESERVED_PART = 8
@@ -112,12 +114,16 @@ class GatewayHttpProtocol(H11Protocol):
         """Let the handlers of this connection abort it, and wait for its first request."""
         super().connection_made(transport)
         self.app_state = {**self.app_state, _ABORT: transport.abort}
+        transport.set_write_buffer_limits(high=0)  # to be told of everything that is not sent
+        self._unsent = 0
+        self._send_timer: TimerHandle | None = None
         self.server_state.await_request(self)
         self.server_state.make_room(self.loop.time())
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
         self.server_state.end_wait(self)
+        self._end_sending()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -129,6 +135,36 @@ class GatewayHttpProtocol(H11Protocol):
         """A response is sent: the next request may come."""
         super().on_response_complete()
         self._update_wait()
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """The connection becomes a socket, whose handler limits the time to send."""
+        self._end_sending()
+        super().handle_websocket_upgrade(event)
+
+    def pause_writing(self) -> None:
+        """A part of a reply waits for the peer."""
+        super().pause_writing()
+        self._unsent = self.transport.get_write_buffer_size()
+        self._send_timer = self.loop.call_later(SEND_S, self._check_sending)
+
+    def resume_writing(self) -> None:
+        """Everything is sent."""
+        super().resume_writing()
+        self._end_sending()
+
+    def _check_sending(self) -> None:
+        """Abort the connection if its peer has taken nothing since the last check."""
+        unsent = self.transport.get_write_buffer_size()
+        if unsent >= self._unsent:
+            self.transport.abort()
+            return
+        self._unsent = unsent
+        self._send_timer = self.loop.call_later(SEND_S, self._check_sending)
+
+    def _end_sending(self) -> None:
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None
 
     def _update_wait(self) -> None:
         """Start or end the wait for a request."""
@@ -142,6 +178,11 @@ class GatewayHttpProtocol(H11Protocol):
 
 class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
     """One WebSocket connection."""
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        """Let frames wait in the transport's own buffer again."""
+        super().connection_made(transport)
+        self.transport.set_write_buffer_limits()
 
     def keepalive_timeout(self) -> None:
         """The peer has not answered a ping: nothing that is written would arrive."""

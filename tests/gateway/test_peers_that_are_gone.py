@@ -106,3 +106,34 @@ async def test_ten_thousand_connects_leave_nothing_behind(server: Server, cell: 
         await connect_and_leave(10_000)
         assert resident_bytes() - before < 20_000_000  # 2 KB of each
         assert (await system.get("/healthz")).json() == {"ok": True}
+
+
+@pytest.mark.parametrize("keeps", ["keep-alive", "close"])
+async def test_a_peer_that_takes_nothing_of_its_replies_is_dropped(
+    server: Server, cell: str, monkeypatch: pytest.MonkeyPatch, keeps: str
+) -> None:
+    """Also after a reply that ends the connection: `close` waits for the peer without end."""
+    monkeypatch.setattr(connections, "SEND_S", 0.3)
+    async with gateway_system(server.url, cell) as system:
+        host, _, port = system.url.partition("://")[2].partition(":")
+        token = system.token("viewer")
+        page = f"GET /v1/openapi.json HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n"
+        pages = 200 * f"{page}\r\n" + f"{page}Connection: {keeps}\r\n\r\n"
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            connection.connect((host, int(port)))
+            connection.setblocking(False)
+            unsent = pages.encode()
+
+            def is_dropped() -> bool:
+                nonlocal unsent
+                try:
+                    unsent = unsent[connection.send(unsent or b" ") :]
+                except BlockingIOError:
+                    return False
+                except ConnectionError:
+                    return True
+                return False
+
+            await until("the connection is dropped", is_dropped, within_s=60)
+        assert (await system.get("/healthz")).status_code == 200
