@@ -47,8 +47,11 @@ class ActRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Id of the act: a repeated request with the same id changes nothing. Random if it is empty."""
 
     def act(self, claims: Claims) -> Act:
-        """Return who does it and why."""
-        by = claims.sub.encode()[:BY_BYTES_MAX].decode(errors="ignore")
+        """Return who does it and why. Raises InvalidMessage."""
+        if not self.why.isprintable():
+            raise InvalidMessage.of("why", "a control character", "leave it out")
+        name = "".join(filter(str.isprintable, claims.sub))
+        by = name.encode()[:BY_BYTES_MAX].decode(errors="ignore")
         return Act.of(by, self.why, self.request)
 
 

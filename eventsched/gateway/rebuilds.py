@@ -134,9 +134,9 @@ class Rebuilds:
                 log.warning("rebuild failed", error=rebuild.failure)
             else:
                 rebuild.rebuilds = msgspec.json.decode(output)["rebuilds"]
-        except (OSError, msgspec.DecodeError) as error:
+        except Exception as error:
             rebuild.failure = f"the rebuild cannot run: {error}"
-            log.warning("rebuild failed", error=rebuild.failure)
+            log.exception("rebuild failed")
         finally:
             rebuild.ended.set()
 

@@ -116,3 +116,16 @@ async def test_a_rebuild_that_fails_or_that_is_one_too_many_is_refused(
         monkeypatch.setattr(rebuilds, "RUNNING_MAX", 0)
         reply = await post(system, "/v1/rebuild", body)
         assert "wait" in reply.json()["error"]["message"]
+
+
+async def test_a_reason_with_a_control_character_is_refused(server: Server, cell: str) -> None:
+    """An argument of a process has no NUL, and a log line no line break."""
+    async with gateway_system(server.url, cell) as system:
+        for why in ("a\0b", "a\nb"):
+            body = {"why": why, "read_models": ["group"]}
+            reply = await post(system, "/v1/rebuild", body)
+            error = reply.json()["error"]
+            assert (reply.status_code, error["code"], error["field"]) == (
+                400, "INVALID_MESSAGE", "why",
+            )  # fmt: skip
+        assert (await system.get("/healthz")).status_code == 200
