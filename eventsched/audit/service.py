@@ -12,6 +12,7 @@ from eventsched.audit.explain import Decision, JobExplanation, decision, explain
 from eventsched.audit.replay import Replay, ReplayReport
 from eventsched.audit.scheduler_state import SchedulerState
 from eventsched.errors import NotFound
+from eventsched.history.event_json import without_error_message
 from eventsched.history.log import History
 from eventsched.history.position import LogPosition
 from eventsched.history.reader import EventFilter, Reader
@@ -27,8 +28,14 @@ PROGRESS_ENTRIES = 1_000
 """Entries between two calls of Progress."""
 
 
-async def why(source: HistorySource, job: str) -> JobExplanation:
-    """Explain the job by its decisions and stages. Raises NotFound if there is no such job."""
+async def why(source: HistorySource, job: str, *, texts: bool = True) -> JobExplanation:
+    """Explain the job by its decisions and stages. Raises NotFound if there is no such job.
+
+    Args:
+        source: The history.
+        job: Key of the job, or session, utterance and target.
+        texts: Include the messages of handlers, which may quote what was spoken.
+    """
     reader = Reader(source)
     name = reader.job_name(job)
     session = name.session
@@ -36,7 +43,11 @@ async def why(source: HistorySource, job: str) -> JobExplanation:
         entries = [entry async for entry in reader.history(EventFilter(session=session))]
     except NotFound:
         raise NotFound(f"no job {job}") from None
-    session_events = [entry for entry in entries if isinstance(entry, Event)]
+    session_events = [
+        entry if texts else without_error_message(entry)
+        for entry in entries
+        if isinstance(entry, Event)
+    ]
     key = next((event.job for event in session_events if name.matches(event.job)), "")
     if not key:
         raise NotFound(f"no job {job}")

@@ -198,7 +198,7 @@ async def why(request: Request, gateway: Gateway, claims: Claims) -> Response:
     """How the node of each attempt of a job was chosen (`eventsched why`)."""
     source = gateway.history_source()
     key = await _checked_job(source, gateway.reader(source), claims, request.path_params["id"])
-    explanation = await explain(source, key)
+    explanation = await explain(source, key, texts=claims.texts)
     if claims.tenant != ALL_TENANTS:
         explanation = explanation_for_tenant(explanation)
     return json_reply(explanation)

@@ -10,11 +10,12 @@ import base64
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from eventsched.formatting import utc_time
 from eventsched.projection.fold import FailedEvent
 from eventsched.schema import codec, events
-from eventsched.schema.events import Event
+from eventsched.schema.events import AttemptEnded, Event
 
 TYPES_WITH_TEXT = frozenset({"ResultRecorded", "ResultReplaced", "ResultDelivered"})
 
@@ -24,11 +25,11 @@ def event_json(event: Event | FailedEvent, *, texts: bool = True) -> dict[str, A
 
     Args:
         event: The event, or an entry that cannot be decoded.
-        texts: Include what was spoken.
+        texts: Include what was spoken, and the messages of handlers, which may quote it.
     """
     if isinstance(event, FailedEvent):
         return {"id": event.id, "undecodable": event.reason}
-    data = msgspec.to_builtins(event.data)
+    data = msgspec.to_builtins((event if texts else without_error_message(event)).data)
     data.pop("type")
     result = {
         "id": event.id,
@@ -50,6 +51,13 @@ def event_json(event: Event | FailedEvent, *, texts: bool = True) -> dict[str, A
     elif event.body:
         result["body"] = base64.b64encode(event.body).decode()
     return result
+
+
+def without_error_message(event: Event) -> Event:
+    """Return the event without the message of a handler's exception, which may quote a text."""
+    if not isinstance(event.data, AttemptEnded) or not event.data.error_message:
+        return event
+    return replace(event, data=replace(event.data, error_message=""))
 
 
 def text_of(event: Event) -> events.Text | None:

@@ -1,0 +1,43 @@
+"""A token that hides texts shows no message of a handler, which may quote what was spoken."""
+
+from __future__ import annotations
+
+import pytest
+
+import eventsched
+from tests.gateway.gateways import gateway_system
+from tests.server_kinds import Server
+from tests.systems import serving
+
+pytestmark = pytest.mark.parametrize("server", ["embedded"], indirect=True)
+
+
+def quoting() -> eventsched.Node:
+    node = eventsched.Node("n1", sources=["en"], targets=["es"], slots=1)
+
+    @node.job
+    async def _(job: eventsched.Job) -> eventsched.Result:
+        raise ValueError("cannot translate 'a spoken secret'")
+
+    return node
+
+
+async def test_messages_of_handlers_are_hidden_with_the_texts(server: Server, cell: str) -> None:
+    settings = {"retry_backoff_ms": 0}
+    async with (
+        gateway_system(server.url, cell, settings=settings) as system,
+        serving(system.es, quoting()),
+        system.es.session("acme", "en", ["es"]) as session,
+    ):
+        await session.append(bytes(3_200), end_of_utterance=True)
+        async for outcome in session.results():
+            assert outcome.outcome == "failed"
+            break
+        paths = (f"/v1/history?session={session.id}", f"/v1/jobs/{session.id}:0:es/why")
+        for texts in (True, False):
+            token = system.token("viewer", "acme", texts=texts)
+            for path in paths:
+                reply = await system.get(path, token)
+                assert reply.status_code == 200, reply.text
+                assert "ValueError" in reply.text
+                assert ("a spoken secret" in reply.text) == texts, path
