@@ -144,7 +144,8 @@ local function fail(job, result)
     suspend(job, subject, result.code, settings.suspend_ms)
     attempts.redispatch(job, 'suspended', result.code, '', result)
   elseif result.retryable == '1' then
-    suspend_if_failing(job)
+    -- The key of a session may be missing on each node: that is no fault of one.
+    if result.code ~= 'KEY_MISSING' then suspend_if_failing(job) end
     attempts.redispatch(job, 'failed', result.code, '', result)
   else
     local freed = attempts.stop(job, 'failed', result.code, '', result)

@@ -346,7 +346,8 @@ def _failed(w: World, node: str, result: NodeResult) -> None:
         nodes.suspend(w, name_of(node), subject)
         redispatch(w, key, "suspended", result.code, result)
     elif result.retryable:
-        _suspend_if_failing(w, name_of(node), key)
+        if result.code != "KEY_MISSING":
+            _suspend_if_failing(w, name_of(node), key)
         redispatch(w, key, "failed", result.code, result)
     else:
         freed = stop(w, key, "failed", result.code, result)

@@ -490,8 +490,9 @@ async def test_rule_14_five_fast_failures_of_two_sessions_suspend_the_node(
         (1, 0, {}),
         (2, 1_001, {}),
         (2, 0, {"retryable": False}),
+        (2, 0, {"code": "KEY_MISSING"}),
     ],
-    ids=["one session", "slow failures", "failures that the job causes"],
+    ids=["one session", "slow failures", "failures that the job causes", "keys that are missing"],
 )
 async def test_rule_14_other_failures_suspend_no_node(
     store: TimedStore, sessions: int, after_ms: int, report: dict[str, Any]
