@@ -48,6 +48,8 @@ from eventsched.gateway.speech_chunks import CHUNK_MS_MAX, SpeechChunks
 
 AWAY_S = 0.5
 """Pause between two tries while the server is unavailable; each try itself takes some seconds."""
+DETECTED_MAX = 8
+"""Chunks that the detector processes at once; then the other sessions of the tenant have a turn."""
 REQUESTS_MAX = 64
 """Requests that wait beside the audio."""
 _ANY_ID = "0-1"
@@ -161,7 +163,11 @@ class AudioIntake:
                 await self._audio_arrived.wait()
                 continue
             chunks: list[AudioChunk] = []
-            while waiting and isinstance(item := waiting[0], AudioChunk):
+            while (
+                len(chunks) < DETECTED_MAX
+                and waiting
+                and isinstance(item := waiting[0], AudioChunk)
+            ):
                 chunks.append(item)
                 waiting.popleft()
             if chunks:

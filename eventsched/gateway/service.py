@@ -17,6 +17,7 @@ from eventsched.client.client import Client
 from eventsched.errors import EventschedError
 from eventsched.gateway.authentication import Authenticator
 from eventsched.gateway.config import GatewayConfig
+from eventsched.gateway.detector_threads import DetectorThreads
 from eventsched.gateway.event_feed import EventFeed
 from eventsched.gateway.login_codes import LoginCodes
 from eventsched.gateway.metrics_reader import MetricsReader
@@ -47,8 +48,7 @@ class Gateway:
         self.codes = LoginCodes()
         self.readiness = Readiness(connection)
         self.reads = ReadLimit()
-        self.detector_threads = anyio.CapacityLimiter(os.cpu_count() or 1)
-        """Limits the threads that run speech detectors at the same time."""
+        self.detector_threads = DetectorThreads(os.cpu_count() or 1)
         self.tenants = SessionTenants()
         """The tenants of sessions, for all readers."""
         self.archive = ArchiveFolder.open(config.archive) if config.archive else None

@@ -15,13 +15,12 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
-from anyio import CapacityLimiter, to_thread
-
 from eventsched.audio.chunks import AudioChunk
 from eventsched.audio.endpointing import Endpointer, Endpointing, Segment
 from eventsched.audio.speech_detector import SpeechDetector, check_installed
 from eventsched.client.speech_intake import limits_of
 from eventsched.errors import InvalidMessage, MissingDependencyError
+from eventsched.gateway.detector_threads import DetectorThreads
 from eventsched.gateway.session_frames import Finalize
 from eventsched.schema.settings import Settings
 
@@ -65,12 +64,14 @@ class SpeechChunks:
 
     Args:
         endpointer: Finds the utterances in the audio of these chunks.
-        threads: Limits the threads that run detectors at the same time.
+        threads: Where the detector runs.
+        tenant: Tenant of the session.
     """
 
-    def __init__(self, endpointer: Endpointer, threads: CapacityLimiter) -> None:
+    def __init__(self, endpointer: Endpointer, threads: DetectorThreads, tenant: str) -> None:
         self._endpointer = endpointer
         self._threads = threads
+        self._tenant = tenant
         self._pending: deque[_Pending] = deque()
         self._speech: deque[tuple[int, int]] = deque()
         """Start and end of each stretch that is sent, from the first undecided chunk on."""
@@ -79,12 +80,12 @@ class SpeechChunks:
 
     async def feed(self, chunks: Sequence[AudioChunk]) -> list[Decided]:
         """Add chunks; return those that are decided now, with the ends of utterances."""
-        await to_thread.run_sync(self._feed, chunks, limiter=self._threads)
+        await self._threads.run(self._tenant, self._feed, chunks)
         return self._decided(self._endpointer.decided)
 
     async def finish(self) -> list[Decided]:
         """Decide about all chunks: the current utterance ends with them."""
-        await to_thread.run_sync(self._finish, limiter=self._threads)
+        await self._threads.run(self._tenant, self._finish)
         return self._decided(self._endpointer.position)
 
     def _feed(self, chunks: Sequence[AudioChunk]) -> None:
@@ -123,14 +124,17 @@ class SpeechChunks:
         return bool(self._speech) and self._speech[0][0] < chunk.end
 
 
-async def speech_chunks(settings: Settings, rate: int, threads: CapacityLimiter) -> SpeechChunks:
+async def speech_chunks(
+    settings: Settings, rate: int, threads: DetectorThreads, tenant: str
+) -> SpeechChunks:
     """Return the endpointing of a session; loading the detector takes a moment.
 
     Args:
         settings: The settings of the session's cell.
         rate: Sample rate in Hz.
-        threads: Limits the threads that run detectors at the same time.
+        threads: Where the detector runs.
+        tenant: Tenant of the session.
     """
-    detector = await to_thread.run_sync(SpeechDetector, rate, limiter=threads)
+    detector = await threads.run(tenant, SpeechDetector, rate)
     endpointer = Endpointer(Endpointing(), rate, limits_of(settings, rate), detector)
-    return SpeechChunks(endpointer, threads)
+    return SpeechChunks(endpointer, threads, tenant)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from eventsched.audio.chunks import AudioChunk
 from eventsched.audio.endpointing import FRAME_MS, Endpointer, Endpointing, UtteranceLimits
+from eventsched.gateway.detector_threads import DetectorThreads
 from eventsched.gateway.session_frames import Finalize
 from eventsched.gateway.speech_chunks import Decided, SpeechChunks
 from tests.gateway.gateways import GatewaySystem, gateway_system
@@ -52,7 +53,7 @@ def chunks_of(pcm: bytes, ms: int) -> list[AudioChunk]:
 
 
 async def decide(chunks: Sequence[AudioChunk], batch: int) -> list[Decided]:
-    speech = SpeechChunks(endpointer(), anyio.CapacityLimiter(1))
+    speech = SpeechChunks(endpointer(), DetectorThreads(1), "acme")
     decided: list[Decided] = []
     for start in range(0, len(chunks), batch):
         decided += await speech.feed(chunks[start : start + batch])
@@ -111,7 +112,7 @@ def test_every_chunk_is_decided_in_order_and_no_speech_is_lost(
 
 
 async def test_silence_is_acknowledged_but_for_the_possible_start_of_speech() -> None:
-    speech = SpeechChunks(endpointer(), anyio.CapacityLimiter(1))
+    speech = SpeechChunks(endpointer(), DetectorThreads(1), "acme")
     silence = chunks_of(bytes(100 * MS_BYTES * 20), 100)
     decided = await speech.feed(silence)
     assert {item.payload for item in decided if isinstance(item, AudioChunk)} == {b""}
