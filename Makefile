@@ -9,7 +9,7 @@ STAMP := .venv/.set-up
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cluster test-prometheus test-browser test-fast coverage test-servers api lock image sim chaos soak mutants bench lint types types-js docs
+.PHONY: help setup demo test test-cluster test-prometheus test-browser test-fast console coverage test-servers api lock image sim chaos soak mutants bench lint types types-js docs
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -42,8 +42,8 @@ test-cluster: $(STAMP)  ## Run the tests that need a cluster: 3 minutes on two c
 test-prometheus: $(STAMP)  ## Run the alert rules and dashboards on Prometheus, Debian's if there is none: 1 minute
 	@EVENTSCHED_TEST_SERVERS=$${EVENTSCHED_TEST_SERVERS:-embedded} $(PYTEST) -m prometheus tests/deploy $(ARGS)
 
-test-browser: $(STAMP)  ## Run the tests in Chromium, which must be on PATH: 2 minutes
-	@$(PYTEST) -m browser tests/js $(ARGS)
+test-browser: $(STAMP) console  ## Run the tests in Chromium, which must be on PATH: 3 minutes
+	@$(PYTEST) -m browser tests/js tests/console $(ARGS)
 
 test-fast: $(STAMP)  ## Run the tests of pure code, without a server: 10 seconds
 	@EVENTSCHED_TEST_SERVERS=none $(PYTEST) -q -m "not served" $(FAST) $(NOT_FAST) $(ARGS)
@@ -60,6 +60,9 @@ test-servers: $(STAMP)  ## Run all tests on each kind of server found: wheel, PA
 lint: $(STAMP)  ## Check style and formatting (ruff)
 	@$(BIN)/ruff check . $(ARGS)
 	@$(BIN)/ruff format --check --quiet . || { echo "remedy: $(BIN)/ruff format ." >&2; exit 1; }
+
+console: $(STAMP)  ## Build the console into eventsched/gateway/static (npm of the lock file): 1 minute
+	@$(BIN)/python -m tools.console
 
 types-js: $(STAMP)  ## Check types of the JavaScript client (TypeScript, installed by npm)
 	@$(BIN)/python -m tools.types_js

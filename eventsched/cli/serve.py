@@ -205,4 +205,6 @@ def _login_link(gateway: Gateway, key: TokenKey) -> str:
     from eventsched.tokens.issue import issue
 
     token = issue(key, role="operator", tenant="*", subject=operator_name(), seconds=LIFETIME_S_MAX)
-    return f"{gateway.url}/v1/login?code={gateway.codes.add(token)}"
+    code = gateway.codes.add(token)
+    path = "console/#code=" if gateway.console else "v1/login?code="
+    return f"{gateway.url}/{path}{code}"

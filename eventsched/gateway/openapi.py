@@ -36,6 +36,7 @@ PARAMETERS = {
     "job": "Job key, or SESSION:UTTERANCE:TARGET.",
     "kind": "Name of a read model: session, group, job, node, or another installed one.",
     "node": "Id of a node.",
+    "path": "Path of a file; empty for the page.",
     "session": "Id of a session.",
     "since": "Time of the first event.",
     "status": "Status of the sessions: open, closing or closed.",

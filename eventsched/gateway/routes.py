@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from eventsched.audit.dead_letters import LetterOutcome
 from eventsched.audit.explain import JobExplanation
 from eventsched.gateway import (
+    console,
     event_stream,
     health,
     listing,
@@ -76,6 +77,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/healthz", health.healthz, PUBLIC, health.Health),
     Route("GET", "/readyz", health.readyz, PUBLIC, health.Ready),
     Route("GET", "/metrics", metrics.metrics, SCRAPE, content="text/plain"),
+    Route("GET", "/console/{path:path}", console.console, PUBLIC, content="text/html"),
     Route("GET", "/v1/login", login.login, PUBLIC, login.Login, ("code",)),
     Route("POST", "/v1/logout", login.logout, PUBLIC, health.Health),
     Route("GET", "/v1/who", login.who, ANY, login.Login),

@@ -17,6 +17,7 @@ from eventsched.client.client import Client
 from eventsched.errors import EventschedError
 from eventsched.gateway.authentication import Authenticator
 from eventsched.gateway.config import GatewayConfig
+from eventsched.gateway.console_files import read_console
 from eventsched.gateway.detector_threads import DetectorThreads
 from eventsched.gateway.event_feed import EventFeed
 from eventsched.gateway.login_codes import LoginCodes
@@ -63,6 +64,8 @@ class Gateway:
         self.stopping = anyio.Event()
         """Set when the gateway ends: streams and sockets end, and their clients come again."""
         self.sockets = 0
+        self.console = read_console()
+        """The files of the console by path; empty without a build."""
         self.url = ""
         """Where the gateway listens, with its base path."""
 

@@ -20,6 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "/healthz": set(ROLES) | {""},
     "/readyz": set(ROLES) | {""},
     "/metrics": set(ROLES) | {""},  # from this machine
+    "/console/{path:path}": set(ROLES) | {""},
     "/v1/login": set(ROLES) | {""},
     "/v1/logout": set(ROLES) | {""},
     "/v1/who": set(ROLES),
@@ -70,7 +71,7 @@ def name_of(route: Route) -> str:
 
 
 def path_of(route: Route) -> str:
-    path = route.path.replace("{kind}", "session")
+    path = route.path.replace("{kind}", "session").replace("{path:path}", "")
     return path.replace("{cell}", "t").replace("{id:path}", "t.none").replace("{id}", "t.none")
 
 

@@ -121,8 +121,8 @@ class Browser:
 
 
 @asynccontextmanager
-async def chromium(microphone: Path) -> AsyncIterator[Browser]:
-    """Run Chromium while the block lasts; its microphone plays a WAV file once."""
+async def chromium(microphone: Path | None = None) -> AsyncIterator[Browser]:
+    """Run Chromium while the block lasts; its microphone, if named, plays a WAV file once."""
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     assert program, "make test-browser needs the program chromium on PATH"
     with TemporaryDirectory(ignore_cleanup_errors=True) as profile:
@@ -130,7 +130,7 @@ async def chromium(microphone: Path) -> AsyncIterator[Browser]:
             program,
             *FLAGS,
             f"--user-data-dir={profile}",
-            f"--use-file-for-fake-audio-capture={microphone}%noloop",
+            *([f"--use-file-for-fake-audio-capture={microphone}%noloop"] if microphone else []),
             "about:blank",
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,

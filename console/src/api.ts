@@ -1,0 +1,48 @@
+// Calls to the routes of the gateway. Owns: the address of a route, errors as `ApiError`.
+// Never does: keep replies.
+
+export class ApiError extends Error {
+  constructor(
+    readonly status: number,
+    readonly code: string,
+    message: string,
+  ) {
+    super(message);
+  }
+}
+
+const ROOT = new URL("../v1/", new URL(".", location.href));
+
+/** The address of a route below /v1/, under any base path. */
+export function address(path: string, query: Record<string, string> = {}): string {
+  const url = new URL(path, ROOT);
+  for (const [name, value] of Object.entries(query)) if (value) url.searchParams.set(name, value);
+  return url.href;
+}
+
+async function send<T>(url: string, init: RequestInit): Promise<T> {
+  let reply: Response;
+  try {
+    reply = await fetch(url, { ...init, credentials: "same-origin", cache: "no-store" });
+  } catch {
+    throw new ApiError(0, "AWAY", "The gateway does not answer.");
+  }
+  const body = await reply.json().catch(() => null);
+  if (reply.ok && body !== null) return body as T;
+  const error = body?.error ?? {};
+  const message = [error.message, error.remedy].filter(Boolean).join(": ");
+  throw new ApiError(reply.status, error.code ?? "INTERNAL", message || `Status ${reply.status}`);
+}
+
+export function get<T>(path: string, query?: Record<string, string>): Promise<T> {
+  return send<T>(address(path, query), {});
+}
+
+/** Send an act of an operator. The header shows that a page of this gateway sends it. */
+export function post<T>(path: string, body: object): Promise<T> {
+  return send<T>(address(path), {
+    method: "POST",
+    headers: { "content-type": "application/json", "x-eventsched-csrf": "1" },
+    body: JSON.stringify(body),
+  });
+}

@@ -1,0 +1,83 @@
+// Events a second of the last two minutes, from the stream of events.
+import { useEffect, useRef, useState } from "preact/hooks";
+import uPlot from "uplot";
+import "uplot/dist/uPlot.min.css";
+import { address } from "../api";
+
+const SECONDS = 120;
+const SERIES = [
+  { type: "UtteranceFinalized", label: "utterances", color: "#3b6fb6" },
+  { type: "ResultRecorded", label: "results", color: "#2f8f4e" },
+  { type: "JobFailed", label: "failed", color: "#c4252f" },
+];
+
+/** The counts of events by second, and a chart of them. */
+export function Rates() {
+  const place = useRef<HTMLDivElement>(null);
+  const [isLive, setLive] = useState(false);
+  useEffect(() => {
+    const parent = place.current!;
+    const start = Math.floor(Date.now() / 1_000) - SECONDS;
+    const times = Array.from({ length: SECONDS }, (_, index) => start + index);
+    const counts = SERIES.map(() => new Array<number>(SECONDS).fill(0));
+    const ink = getComputedStyle(parent).color;
+    const axis = { stroke: ink, grid: { stroke: "#8886", width: 1 } };
+    const chart = new uPlot(
+      {
+        width: parent.clientWidth,
+        height: 160,
+        cursor: { show: false },
+        scales: { y: { range: (_, __, max) => [0, Math.max(5, max * 1.1)] } },
+        axes: [axis, { ...axis, size: 36 }],
+        series: [{}, ...SERIES.map(({ label, color }) => ({ label, stroke: color, width: 2 }))],
+        legend: { live: false },
+      },
+      [times, ...counts],
+      parent,
+    );
+    const sized = new ResizeObserver(() => chart.setSize({ width: parent.clientWidth, height: 160 }));
+    sized.observe(parent);
+    const tick = setInterval(() => {
+      const now = Math.floor(Date.now() / 1_000);
+      while (times[SECONDS - 1]! < now) {
+        times.push(times[SECONDS - 1]! + 1);
+        times.shift();
+        for (const each of counts) {
+          each.push(0);
+          each.shift();
+        }
+      }
+      chart.setData([times, ...counts]);
+    }, 1_000);
+    let stream: EventSource | null = null;
+    const follow = () => {
+      stream?.close();
+      stream = document.hidden ? null : new EventSource(address("events"));
+      if (!stream) return;
+      stream.onopen = () => setLive(true);
+      stream.onerror = () => setLive(false);
+      stream.onmessage = (message) => {
+        const type = JSON.parse(message.data).type;
+        const index = SERIES.findIndex((each) => each.type === type);
+        if (index >= 0) counts[index]![SECONDS - 1]! += 1;
+      };
+    };
+    follow();
+    document.addEventListener("visibilitychange", follow);
+    return () => {
+      document.removeEventListener("visibilitychange", follow);
+      clearInterval(tick);
+      stream?.close();
+      sized.disconnect();
+      chart.destroy();
+    };
+  }, []);
+  return (
+    <section aria-label="Events a second">
+      <h2>
+        Events a second <span class={isLive ? "badge good" : "badge"}>{isLive ? "live" : "not connected"}</span>
+      </h2>
+      <div ref={place} class="chart" />
+    </section>
+  );
+}

@@ -1,0 +1,38 @@
+// A table that scrolls sideways on a narrow screen.
+import type { ComponentChildren } from "preact";
+
+export interface Column<T> {
+  name: string;
+  isNumber?: boolean;
+  cell: (row: T) => ComponentChildren;
+}
+
+export function Table<T>({ title, columns, rows }: { title: string; columns: Column<T>[]; rows: T[] }) {
+  return (
+    <div class="scroll" tabIndex={0} role="region" aria-label={title}>
+      <table>
+        <caption>{title}</caption>
+        <thead>
+          <tr>
+            {columns.map((column) => (
+              <th scope="col" class={column.isNumber ? "number" : ""} key={column.name}>
+                {column.name}
+              </th>
+            ))}
+          </tr>
+        </thead>
+        <tbody>
+          {rows.map((row, index) => (
+            <tr key={index}>
+              {columns.map((column) => (
+                <td class={column.isNumber ? "number" : ""} key={column.name}>
+                  {column.cell(row)}
+                </td>
+              ))}
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </div>
+  );
+}

@@ -1,0 +1,149 @@
+// The fields of replies that pages read. docs/openapi.json has all of them.
+export interface Login {
+  subject: string;
+  role: string;
+  tenant: string;
+  expires: number;
+}
+export interface Role {
+  role: string;
+  projection_set: string;
+  running: number;
+  failing: number;
+  standbys: number;
+  owner: string;
+  since_ms: number;
+  error: string;
+}
+export interface Consumer {
+  consumer: string;
+  stream: string;
+  lag: number;
+  oldest_ms: number;
+  is_running: boolean;
+}
+export interface Waiting {
+  source: string;
+  target: string;
+  features: string[];
+  jobs: number;
+  oldest_ms: number;
+  reason: string;
+}
+export interface NodeState {
+  node: string;
+  status: string;
+  slots: number;
+  leases: number;
+  heartbeat_age_ms: number;
+  version: string;
+}
+export interface NodeClass {
+  id: string;
+  sources: string[];
+  targets: string[];
+  features: string[];
+  suspended: string[];
+  nodes: NodeState[];
+}
+export interface Cell {
+  cell: string;
+  now_ms: number;
+  log_entries: number;
+  backpressure: string[];
+  roles: Role[];
+  consumers: Consumer[];
+  waiting: Waiting[];
+  classes: NodeClass[];
+  dead_letters: number;
+  newest_dead_letter: string;
+  stalled_timers: number;
+}
+export interface Status {
+  server: string;
+  warnings: string[];
+  cells: Cell[];
+}
+export interface Item {
+  id: string;
+  tenant?: string;
+  time_ms?: number;
+  record?: Record<string, unknown>;
+}
+export interface Page {
+  items: Item[];
+  next: string;
+}
+export interface Letter {
+  id: string;
+  source: string;
+  source_id: string;
+  kind: string;
+  reason: string;
+  partial: boolean;
+  data: string;
+}
+export interface LetterPage {
+  dead_letters: Letter[];
+  next: string;
+}
+export interface LogEvent {
+  id: string;
+  time: string;
+  type: string;
+  session: string;
+  job: string;
+  node: string;
+  cause: string;
+  data: Record<string, unknown>;
+  text?: { text?: string; source_text?: string; [field: string]: unknown };
+  undecodable?: string;
+}
+export interface EventPage {
+  events: LogEvent[];
+  next: string;
+}
+export interface State {
+  kind: string;
+  id: string;
+  at: string;
+  is_live: boolean;
+  view: Record<string, unknown>;
+}
+export interface NodeAtDecision {
+  node: string;
+  verdict: string;
+  detail: string;
+  live: number;
+  slots: number;
+  load: number;
+}
+export interface Decision {
+  id: string;
+  attempt: number;
+  node: string;
+  rule: string;
+  reason: string;
+  detail: string;
+  ahead: number;
+  nodes: NodeAtDecision[];
+}
+export interface Stage {
+  name: string;
+  from_ms: number;
+  ms: number;
+  waited_for: string;
+  is_open: boolean;
+}
+export interface Explanation {
+  job: string;
+  session: string;
+  utterance: number;
+  target: string;
+  outcome: string;
+  code: string;
+  attempts: number;
+  stages: Stage[];
+  decisions: Decision[];
+  is_complete: boolean;
+}
