@@ -6,6 +6,8 @@ const CLOCK = new Intl.DateTimeFormat(undefined, {
 });
 
 export const number = (value: number): string => NUMBER.format(value);
+export const plural = (count: number, noun: string): string =>
+  `${NUMBER.format(count)} ${noun}${count === 1 ? "" : "s"}`;
 export const time = (ms: number): string => (ms ? CLOCK.format(ms) : "");
 
 export function duration(ms: number): string {

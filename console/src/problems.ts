@@ -1,5 +1,5 @@
 // What an operator looks at first: the sentences about a status that needs an act.
-import { duration, number } from "./format";
+import { duration, plural } from "./format";
 import { link } from "./route";
 import type { Status } from "./types";
 
@@ -23,7 +23,7 @@ export function problemsOf(status: Status): Problem[] {
     for (const each of cell.waiting)
       if (each.reason !== "NO_AVAILABLE_NODE" && each.reason !== "BACKOFF")
         add(
-          `${name}${number(each.jobs)} jobs ${each.source} → ${each.target} wait for ${duration(each.oldest_ms)}: ${each.reason}.`,
+          `${name}${plural(each.jobs, "job")} ${each.source} → ${each.target} without a node, the oldest for ${duration(each.oldest_ms)}: ${each.reason}.`,
           link("waiting"),
         );
     for (const each of cell.classes)
@@ -31,10 +31,10 @@ export function problemsOf(status: Status): Problem[] {
         add(`${name}Nodes are suspended for ${each.suspended.join(", ")}.`, link("nodes"));
     if (cell.dead_letters)
       add(
-        `${name}${number(cell.dead_letters)} dead letters; the newest: ${cell.newest_dead_letter}.`,
+        `${name}${plural(cell.dead_letters, "dead letter")}; the newest: ${cell.newest_dead_letter}.`,
         link("dead-letters", "", { cell: cell.cell }),
       );
-    if (cell.stalled_timers) add(`${name}${number(cell.stalled_timers)} timers stall.`, "");
+    if (cell.stalled_timers) add(`${name}${plural(cell.stalled_timers, "stalled timer")}.`, "");
   }
   return problems;
 }

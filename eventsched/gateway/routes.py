@@ -24,6 +24,7 @@ from eventsched.gateway import (
     operations,
     producer_socket,
     reading,
+    timeline_picture,
 )
 from eventsched.gateway.access import (
     ANY,
@@ -127,6 +128,15 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/groups", listing.groups, READ, ItemPage, (*PAGED, "tenant")),
     Route("GET", "/v1/nodes", listing.nodes, READ_SYSTEM, ItemPage, PAGED),
     Route("GET", "/v1/sessions/{id}", reading.session, READ, State, AT),
+    Route(
+        "GET",
+        "/v1/sessions/{id}/timeline",
+        timeline_picture.timeline,
+        READ,
+        None,
+        ("since", "until"),
+        content="image/svg+xml",
+    ),
     Route("GET", "/v1/jobs/{id}", reading.job, READ, State, AT),
     Route("GET", "/v1/jobs/{id}/why", reading.why, READ, JobExplanation),
     Route("GET", "/v1/groups/{id:path}", reading.group, READ, State, AT),

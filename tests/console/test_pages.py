@@ -86,3 +86,67 @@ async def test_a_page_says_that_its_gateway_is_away(server: Server, cell: str) -
             await page.until(f"document.body.innerText.includes('Cell {cell}')")
         await page.until("document.body.innerText.includes('The gateway does not answer')")
         assert await page.evaluate(f"document.body.innerText.includes('Cell {cell}')"), "last data"
+
+
+async def test_a_session_shows_its_picture_its_texts_and_why_a_node_was_chosen(
+    server: Server, cell: str
+) -> None:
+    async with spoken(server, cell) as (system, session), chromium() as browser:
+        page = await logged_in(browser, system, "viewer")
+        await page.click("nav a[href='#/sessions']")
+        await page.until(f"document.querySelector('td a')?.textContent === '{session}'")
+        await page.click("td a")
+        await page.until("document.querySelector('.transcript td a') !== null")
+        await page.until("document.querySelector('.picture img')?.naturalWidth > 0")
+        text = await page.evaluate("document.querySelector('.transcript td a').textContent")
+        assert text.endswith(" ms")
+        await page.click(".transcript td a")
+        await page.until("document.body.innerText.includes('The selected job')")
+        await page.click("a[href^='#/job/']")
+        await page.until("document.querySelector('.bar rect') !== null")
+        await page.until("document.querySelector('td .badge')?.textContent === 'chosen'")
+        assert page.messages == []
+
+
+async def test_an_operator_discards_a_dead_letter_with_a_reason(server: Server, cell: str) -> None:
+    async with gateway_system(server.url, cell, base_path=BASE) as system, chromium() as browser:
+        store = system.es.stores[cell]
+        await store.transport.command(
+            "XADD", store.keys.dead_letters, "*", "from", "log", "id", "1-1", "k", "core",
+            "d", "n1", "reason", "unreadable", key=store.keys.dead_letters,
+        )  # fmt: skip
+        viewer = await logged_in(browser, system, "viewer")
+        await viewer.evaluate("location.hash = '#/dead-letters'")
+        await viewer.until("document.body.innerText.includes('unreadable')")
+        assert await viewer.evaluate("document.querySelectorAll('td button').length") == 0
+        operator = await logged_in(browser, system)
+        await operator.evaluate("location.hash = '#/dead-letters'")
+        await operator.until("document.querySelectorAll('td button').length === 2")
+        await operator.click("td .act:last-child button")
+        await operator.until("document.querySelector('form.act input') !== null")
+        await operator.evaluate("document.querySelector('form.act input').focus()")
+        await operator.call("Input.insertText", text="the entry is known")
+        await operator.click("form.act button[type=submit]")
+        await operator.until("document.body.innerText.includes('No dead letters')")
+        assert await store.transport.command(
+            "XLEN", store.keys.dead_letters, key=store.keys.dead_letters
+        ) == 0  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("sessions", "No session is in the log"),
+        ("nodes", "No node is registered"),
+        ("waiting", "No job waits"),
+        ("dead-letters", "No dead letters"),
+        ("projections", "Roles"),
+        ("session/none", "Not found"),
+        ("job/none", "Not found"),
+    ],
+)
+async def test_a_page_without_data_says_so(server: Server, cell: str, path: str, text: str) -> None:
+    async with gateway_system(server.url, cell, base_path=BASE) as system, chromium() as browser:
+        page = await logged_in(browser, system)
+        await page.evaluate(f"location.hash = '#/{path}'")
+        await page.until(f"document.body.innerText.includes({text!r})")

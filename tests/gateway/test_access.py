@@ -41,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "/v1/archive": {"auditor", "operator"},
     "/v1/state/{kind}/{id:path}": {"viewer", "auditor", "operator"},
     "/v1/sessions/{id}": {"viewer", "auditor", "operator"},
+    "/v1/sessions/{id}/timeline": {"viewer", "auditor", "operator"},
     "/v1/jobs/{id}": {"viewer", "auditor", "operator"},
     "/v1/jobs/{id}/why": {"viewer", "auditor", "operator"},
     "/v1/groups/{id:path}": {"viewer", "auditor", "operator"},

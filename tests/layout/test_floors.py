@@ -26,8 +26,8 @@ LAYERS = (
     ("history",),
     ("client",),
     ("node",),
-    ("roles", "audit", "telemetry"),
-    ("timeline", "loadtest", "demo", "gateway", "testing"),
+    ("roles", "audit", "telemetry", "timeline"),
+    ("loadtest", "demo", "gateway", "testing"),
     ("conformance", "report"),
     ("cli", "examples"),
 )

@@ -1,7 +1,15 @@
 // The pages, in the order of the menu.
 import type { ComponentType } from "preact";
 import type { Place } from "../route";
+import { Job } from "./job";
+import { Letters } from "./letters";
+import { Node } from "./node";
+import { Nodes } from "./nodes";
 import { Overview } from "./overview";
+import { Projections } from "./projections";
+import { Session } from "./session";
+import { Sessions } from "./sessions";
+import { Waiting } from "./waiting";
 
 export interface PageProps {
   place: Place;
@@ -16,4 +24,12 @@ export interface ConsolePage {
 
 export const PAGES: ConsolePage[] = [
   { path: "", title: "Overview", isInMenu: true, View: Overview },
+  { path: "sessions", title: "Sessions", isInMenu: true, View: Sessions },
+  { path: "session", title: "Session", isInMenu: false, View: Session },
+  { path: "job", title: "Job", isInMenu: false, View: Job },
+  { path: "nodes", title: "Nodes", isInMenu: true, View: Nodes },
+  { path: "node", title: "Node", isInMenu: false, View: Node },
+  { path: "waiting", title: "Waiting", isInMenu: true, View: Waiting },
+  { path: "dead-letters", title: "Dead letters", isInMenu: true, View: Letters },
+  { path: "projections", title: "Projections", isInMenu: true, View: Projections },
 ];

@@ -1,5 +1,5 @@
 // Overview: what is wrong, what happens now, and the load of each cell.
-import { duration, number } from "../format";
+import { duration, number, plural } from "../format";
 import { Empty, Loaded } from "../parts/notes";
 import { Rates } from "../parts/rates";
 import { Table } from "../parts/table";
@@ -35,7 +35,7 @@ function Problems({ status }: { status: Status }) {
   if (!problems.length) return <p class="note good">Nothing needs an act.</p>;
   return (
     <section class="note error" aria-label="Problems">
-      <strong>{problems.length === 1 ? "One problem" : `${problems.length} problems`}</strong>
+      <strong>{plural(problems.length, "problem")}</strong>
       <ul>
         {problems.map(({ text, href }) => (
           <li key={text}>{href ? <a href={href}>{text}</a> : text}</li>

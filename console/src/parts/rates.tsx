@@ -20,8 +20,7 @@ export function Rates() {
     const start = Math.floor(Date.now() / 1_000) - SECONDS;
     const times = Array.from({ length: SECONDS }, (_, index) => start + index);
     const counts = SERIES.map(() => new Array<number>(SECONDS).fill(0));
-    const ink = getComputedStyle(parent).color;
-    const axis = { stroke: ink, grid: { stroke: "#8886", width: 1 } };
+    const axis = { stroke: () => getComputedStyle(parent).color, grid: { stroke: "#8886", width: 1 } };
     const chart = new uPlot(
       {
         width: parent.clientWidth,

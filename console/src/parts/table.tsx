@@ -4,10 +4,13 @@ import type { ComponentChildren } from "preact";
 export interface Column<T> {
   name: string;
   isNumber?: boolean;
+  /** Whether the reader may use the column; true if it is left out. */
+  isShown?: boolean;
   cell: (row: T) => ComponentChildren;
 }
 
 export function Table<T>({ title, columns, rows }: { title: string; columns: Column<T>[]; rows: T[] }) {
+  columns = columns.filter((column) => column.isShown ?? true);
   return (
     <div class="scroll" tabIndex={0} role="region" aria-label={title}>
       <table>

@@ -1,0 +1,57 @@
+// An act of an operator: it asks for a reason, sends the request, and shows the outcome.
+import { useState } from "preact/hooks";
+import { ApiError, post } from "../api";
+
+interface ActProps {
+  /** What happens, as the text of the button. */
+  name: string;
+  /** What the act changes, for a reader that hears the page. */
+  label: string;
+  path: string;
+  body?: object;
+}
+
+export function Act({ name, label, path, body = {} }: ActProps) {
+  const [isOpen, setOpen] = useState(false);
+  const [why, setWhy] = useState("");
+  const [outcome, setOutcome] = useState("");
+  // A repeated request with this id is one act: a lost reply is no second act.
+  const [request, setRequest] = useState("");
+  const open = () => {
+    setOutcome("");
+    setRequest([...crypto.getRandomValues(new Uint8Array(12))].map((byte) => byte.toString(16).padStart(2, "0")).join(""));
+    setOpen(true);
+  };
+  const send = async (event: SubmitEvent) => {
+    event.preventDefault();
+    setOutcome("…");
+    try {
+      await post(path, { ...body, why, request });
+      setOutcome("done");
+      setOpen(false);
+    } catch (error) {
+      setOutcome(error instanceof ApiError ? error.message : String(error));
+    }
+  };
+  if (!isOpen)
+    return (
+      <span class="act">
+        <button type="button" onClick={open} aria-label={`${name}: ${label}`}>
+          {name}
+        </button>
+        <span role="status">{outcome}</span>
+      </span>
+    );
+  return (
+    <form class="act" onSubmit={send} aria-label={`${name}: ${label}`}>
+      <label>
+        Reason <input value={why} onInput={(event) => setWhy(event.currentTarget.value)} required maxLength={500} autofocus />
+      </label>
+      <button type="submit">{name}</button>
+      <button type="button" onClick={() => setOpen(false)}>
+        Cancel
+      </button>
+      <span role="status">{outcome}</span>
+    </form>
+  );
+}

@@ -1,0 +1,60 @@
+// Events of the log, oldest first, with their cause and data.
+import { plural } from "../format";
+import { link } from "../route";
+import type { LogEvent } from "../types";
+
+export function Events({ events }: { events: LogEvent[] }) {
+  return (
+    <div class="scroll" tabIndex={0} role="region" aria-label="Events">
+      <table>
+        <caption>{plural(events.length, "event")}</caption>
+        <thead>
+          <tr>
+            <th scope="col">Time</th>
+            <th scope="col">Event</th>
+            <th scope="col">Of</th>
+            <th scope="col">Data</th>
+          </tr>
+        </thead>
+        <tbody>
+          {events.map((event) => (
+            <tr key={event.id} id={`event-${event.id}`}>
+              <td>
+                {event.time?.slice(11)}
+                <br />
+                <code class="dim">{event.id}</code>
+              </td>
+              <td>
+                {event.type ?? "unreadable"}
+                {event.cause && (
+                  <>
+                    <br />
+                    <code class="dim">caused by {event.cause}</code>
+                  </>
+                )}
+              </td>
+              <td>
+                {event.job && <a href={link("job", event.job)}>job</a>}{" "}
+                {event.node && <a href={link("node", event.node)}>{event.node}</a>}
+              </td>
+              <td class="wrap">
+                {event.text?.text && <p class="text">{event.text.text}</p>}
+                <details>
+                  <summary>{event.undecodable ?? summary(event.data)}</summary>
+                  <pre>{JSON.stringify(event.data, null, 1)}</pre>
+                </details>
+              </td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </div>
+  );
+}
+
+/** The plain fields of an event in one line. */
+function summary(data: Record<string, unknown>): string {
+  const plain = Object.entries(data).filter(([, value]) => value !== "" && typeof value !== "object");
+  const line = plain.map(([name, value]) => `${name} ${value}`).join(", ");
+  return line.length > 120 ? `${line.slice(0, 119)}…` : line || "no plain field";
+}
