@@ -9,7 +9,7 @@ STAMP := .venv/.set-up
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cluster test-prometheus test-browser test-fast console coverage test-servers api lock image sim chaos soak mutants bench lint types types-js docs
+.PHONY: help setup demo test test-cluster test-prometheus test-browser test-fast console screenshots coverage test-servers api lock image sim chaos soak mutants bench lint types types-js docs
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -63,6 +63,10 @@ lint: $(STAMP)  ## Check style and formatting (ruff)
 
 console: $(STAMP)  ## Build the console into eventsched/gateway/static (npm of the lock file): 1 minute
 	@$(BIN)/python -m tools.console
+
+SHOTS ?= build/screenshots
+screenshots: $(STAMP) console  ## Take pictures of the pages of the console in Chromium: SHOTS=DIR
+	@$(BIN)/python -m tests.console.screenshots $(SHOTS)
 
 types-js: $(STAMP)  ## Check types of the JavaScript client (TypeScript, installed by npm)
 	@$(BIN)/python -m tools.types_js
