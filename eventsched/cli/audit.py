@@ -293,10 +293,7 @@ async def abandon(
                 await commands.abandon(key, why=act.why, by=act.by)
             _print_abandoned(commands.store.cell, state, yes=yes, as_json=options.json)
     if not yes:
-        typer.echo(
-            "eventsched: nothing was changed; add --yes and --why TEXT to abandon the archive",
-            err=True,
-        )
+        typer.echo("eventsched: nothing was changed; add --yes and --why to abandon it", err=True)
     return 0 if yes else 1
 
 

@@ -72,9 +72,10 @@ async def test_the_context_of_a_job_has_the_earlier_texts(server: Server, cell: 
         viewer = system.token("viewer")
 
         async def has_group() -> bool:
-            return (await system.get(group, viewer)).status_code == 200
+            reply = await system.get(group, viewer)
+            return reply.status_code == 200 and bool(reply.json()["is_live"])
 
-        await until("the result is in its group", has_group)
+        await until("the result is in the stored group", has_group)
         await speak(session, 100)
         job = await node.expect(job=1)
         assert job["context"] == [{"sourceText": "u0", "text": "100 ms"}]
