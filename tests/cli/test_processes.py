@@ -141,9 +141,7 @@ def test_a_lost_archive_is_abandoned_by_its_key_and_with_yes(tmp_path: Path) -> 
     asked = run(data, "audit", "abandon", key[1])
     assert asked.returncode == 1
     assert asked.stdout.startswith(b"c0: the archive up to ")
-    assert asked.stderr == (
-        b"eventsched: nothing was changed; add --yes and --why TEXT to abandon the archive\n"
-    )
+    assert asked.stderr == (b"eventsched: nothing was changed; add --yes and --why to abandon it\n")
     output = json_of(run(data, *words, "--json"))
     assert (output["key"], output["abandoned"]) == (key[1], True)
     again = run(data, *words)
