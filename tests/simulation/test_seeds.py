@@ -6,7 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 from tests.simulation.run import report, run_many, some
 
-SEEDS = 16
+SEEDS = 8
 
 
 def test_no_promise_is_broken_under_faults() -> None:
