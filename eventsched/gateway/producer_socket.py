@@ -75,6 +75,8 @@ class _ProducerSocket:
             session = await self._opened(stack)
             session.detach()
             speech = await self._speech(session) if self._endpointing else None
+            if speech is not None:
+                stack.callback(speech.close)
             await self._socket.send(
                 Opened(
                     session=session.id,

@@ -88,6 +88,10 @@ class SpeechChunks:
         await self._threads.run(self._tenant, self._finish)
         return self._decided(self._endpointer.position)
 
+    def close(self) -> None:
+        """Release the detector, which has megabytes: ended tasks may keep this object."""
+        del self._endpointer
+
     def _feed(self, chunks: Sequence[AudioChunk]) -> None:
         for chunk in chunks:
             start = self._endpointer.position

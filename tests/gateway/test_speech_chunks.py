@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 
 import anyio
@@ -220,3 +221,14 @@ async def test_audio_that_endpointing_cannot_process_is_refused(server: Server, 
         await socket.error("INVALID_MESSAGE", field="chunk")
         await socket.send("finalize")
         await socket.stored(1)
+
+
+def test_the_end_of_a_connection_releases_the_detector() -> None:
+    """Also if something keeps the object: the detector of a real session has 2.6 MB."""
+    finder = endpointer()
+    is_there = weakref.ref(finder)
+    speech = SpeechChunks(finder, DetectorThreads(1), "acme")
+    del finder
+    assert is_there() is not None
+    speech.close()
+    assert is_there() is None
