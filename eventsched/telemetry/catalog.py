@@ -120,7 +120,8 @@ CELL_METRICS = (
         "gauge",
         ("cell", "requirement", "reason"),
         "read",
-        "Jobs that wait for a slot, by requirement `<source>:<target>:<features>` and reason.",
+        "Jobs that wait for a slot, by requirement `<source>:<target>:<features>` and reason; the"
+        " 100 requirements with the most jobs have series of their own, `other` has the rest.",
         "a requirement has the reason NO_POOL_FOR_LANG_PAIR: no node serves it",
     ),
     Metric(

@@ -6,13 +6,14 @@ Read next: catalog.py (names), projections/metrics.py (the counters), history/st
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from eventsched.history.status import CellStatus, SystemStatus, read_status
+from eventsched.history.waiting import WaitingJobs
 from eventsched.projection.store import ProjectionStore
 from eventsched.store.connection import Connection
 from eventsched.telemetry.catalog import CELL_METRICS, PREFIX
@@ -20,6 +21,9 @@ from eventsched.telemetry.slots_wanted import WHOLE_NODE, slots_wanted
 
 SET, PROJECTION, RECORD = "core", "metrics", "cell"
 _AUDIO_MS = "audio_ms"
+REQUIREMENTS_MAX = 100
+"""Requirements with samples of their own."""
+OTHER = "other"
 
 Sample: TypeAlias = tuple[str, tuple[str, ...], float]
 """Name of the metric, values of its labels after the cell, and the value."""
@@ -95,11 +99,25 @@ def _of_status(cell: CellStatus) -> Iterator[Sample]:
         yield "group_lag_seconds", (consumer.consumer,), consumer.oldest_ms / 1_000
         if consumer.stream == "log":
             yield "lease_owner", (consumer.consumer,), int(consumer.is_running)
-    for jobs in cell.waiting:
-        requirement = f"{jobs.source}:{jobs.target}:{','.join(jobs.features)}"
-        yield "jobs_waiting", (requirement, jobs.reason), jobs.jobs
-        yield "jobs_waiting_oldest_seconds", (requirement, jobs.reason), jobs.oldest_ms / 1_000
+    yield from _of_waiting(cell.waiting)
     yield from _of_nodes(cell)
+
+
+def _of_waiting(waiting: Sequence[WaitingJobs]) -> Iterator[Sample]:
+    """Samples of the requirements with the most waiting jobs, and of all others together.
+
+    A tenant chooses languages and features, so the number of requirements has no bound.
+    """
+    jobs: dict[tuple[str, str], int] = {}
+    oldest_s: dict[tuple[str, str], float] = {}
+    for at, each in enumerate(sorted(waiting, key=lambda each: -each.jobs)):
+        requirement = f"{each.source}:{each.target}:{','.join(each.features)}"
+        labels = requirement if at < REQUIREMENTS_MAX else OTHER, each.reason
+        jobs[labels] = jobs.get(labels, 0) + each.jobs
+        oldest_s[labels] = max(oldest_s.get(labels, 0.0), each.oldest_ms / 1_000)
+    for labels, count in jobs.items():
+        yield "jobs_waiting", labels, count
+        yield "jobs_waiting_oldest_seconds", labels, oldest_s[labels]
 
 
 def _of_nodes(cell: CellStatus) -> Iterator[Sample]:
