@@ -375,8 +375,8 @@ def fill(w: World, name: str, cause: str) -> int:
 def _serve(w: World, key: str, order: Order) -> None:
     """Virtual time advances to the tag of the job."""
     leave(w, key)
-    w.virtual = max(w.virtual, order[1])
-    w.has_new_tags = True
+    if order[1] > w.virtual:
+        w.virtual, w.has_new_tags = order[1], True
 
 
 def place(
