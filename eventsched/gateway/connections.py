@@ -114,9 +114,10 @@ class GatewayHttpProtocol(H11Protocol):
         """Let the handlers of this connection abort it, and wait for its first request."""
         super().connection_made(transport)
         self.app_state = {**self.app_state, _ABORT: transport.abort}
-        transport.set_write_buffer_limits(high=0)  # to be told of everything that is not sent
         self._unsent = 0
         self._send_timer: TimerHandle | None = None
+        # Writing is paused by everything that is not sent. With 0, TLS would pause it for ever.
+        transport.set_write_buffer_limits(high=1)
         self.server_state.await_request(self)
         self.server_state.make_room(self.loop.time())
 

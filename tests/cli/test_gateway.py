@@ -30,12 +30,12 @@ def test_a_gateway_of_up_logs_a_browser_in_and_another_process_serves_beside_it(
     ):
         ready = system.first_json()
         assert ready["roles"][-1] == "gateway"
-        link = ready["gateway"]
-        reply = http.get(link)
+        link, _, code = ready["gateway"].partition("code=")
+        base = link.partition("/v1/")[0].partition("/console/")[0]
+        reply = http.get(f"{base}/v1/login", params={"code": code})
         assert reply.status_code == 200, reply.text
         cookie = {"cookie": reply.headers["set-cookie"].partition(";")[0]}
         http.cookies.clear()
-        base = link.partition("/v1/")[0]
         assert http.get(f"{base}/v1/status", headers=cookie).json()["cells"][0]["cell"] == "c0"
         check_rebuild(http, base, TokenKey.read(data / "token.key"))
         keys = data / "token.key.jwks.json"
@@ -52,7 +52,6 @@ def test_a_gateway_of_up_logs_a_browser_in_and_another_process_serves_beside_it(
             os.kill(other.pid, signal.SIGTERM)
             assert other.ended() == 0
         assert "Traceback" not in other.log.read_text()
-        code = link.partition("code=")[2]
         assert code not in system.log.read_text()
         os.kill(system.pid, signal.SIGTERM)
         assert system.ended() == 0

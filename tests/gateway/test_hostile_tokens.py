@@ -100,7 +100,7 @@ async def test_a_hostile_token_is_refused_in_header_subprotocol_and_cookie(
 
 def use_tokens(ready: dict[str, Any], tokens: list[str]) -> None:
     """Show these tokens to a gateway in every place where one may be."""
-    base = ready["gateway"].partition("/v1/")[0]
+    base = ready["gateway"].partition("/v1/")[0].partition("/console/")[0]
     with httpx.Client(timeout=60, trust_env=False) as http:
         for token in tokens:
             upgrade = {
