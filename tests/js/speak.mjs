@@ -46,7 +46,7 @@ async function obey(session, [verb, argument]) {
     const packet = new Uint8Array([0xf8, 1, 2, 3]); // one frame of 20 ms
     await session.append(Array.from({ length: Number(argument) / 20 }, () => packet));
   } else if (verb === "flood") {
-    const appends = [session.append(new Int16Array(160_000)), session.append(new Int16Array(320))];
+    const appends = [session.append(new Int16Array(80_000)), session.append(new Int16Array(320))];
     const ends = await Promise.allSettled(appends);
     print({ flooded: ends.map(({ reason }) => reason?.code ?? "stored") });
   } else if (verb === "detach") {

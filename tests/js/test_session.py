@@ -113,7 +113,7 @@ async def test_the_buffer_is_bounded_while_the_gateway_is_away(server: Server, c
         await session.say("finalize")
         passing.is_away = False
         await session.expect(flooded=["stored", "BUFFER_FULL"])
-        assert (await session.expect(type="result"))["text"] == "10000 ms"
+        assert (await session.expect(type="result"))["text"] == "5000 ms"
 
 
 async def test_opus_packets_are_chunks(server: Server, cell: str) -> None:
