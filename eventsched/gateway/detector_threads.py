@@ -1,7 +1,7 @@
 """The threads in which speech detectors of a gateway run.
 
 Owns: how many threads run at the same time, of all tenants and of one.
-Never does: detect speech. Read next: speech_chunks.py (the caller).
+Never does: detect speech. Read next: speech_chunks.py (the caller), tenant_turns.py.
 
 A detector needs a core for each sixteen voices in real time. A tenant that sends audio faster than
 real time could occupy all cores, so one thread is left for the other tenants.
@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar, TypeVarTuple
 
-from anyio import CapacityLimiter, Semaphore, to_thread
+from anyio import CapacityLimiter, to_thread
+
+from eventsched.gateway.tenant_turns import TenantTurns
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -27,18 +29,9 @@ class DetectorThreads:
 
     def __init__(self, count: int) -> None:
         self._limiter = CapacityLimiter(count)
-        self._of_one_tenant = max(1, count - 1)
-        self._turns: dict[str, tuple[Semaphore, int]] = {}
-        """Tenant -> its turns, and its calls that run or wait."""
+        self._turns = TenantTurns(max(1, count - 1))
 
     async def run(self, tenant: str, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """Call the function in a thread, in the order of the tenant's calls."""
-        turns, calls = self._turns.get(tenant, (Semaphore(self._of_one_tenant), 0))
-        self._turns[tenant] = turns, calls + 1
-        try:
-            async with turns:
-                return await to_thread.run_sync(function, *args, limiter=self._limiter)
-        finally:
-            turns, calls = self._turns.pop(tenant)
-            if calls > 1:
-                self._turns[tenant] = turns, calls - 1
+        async with self._turns.turn(tenant):
+            return await to_thread.run_sync(function, *args, limiter=self._limiter)

@@ -35,5 +35,5 @@ async def healthz(request: Request, gateway: Gateway, claims: Claims | None) -> 
 
 async def readyz(request: Request, gateway: Gateway, claims: Claims | None) -> Response:
     """The server answers, the functions are loaded, and the gateway is not stopping."""
-    problem = "stopping" if gateway.stopping.is_set() else await gateway.readiness.problem()
+    problem = "stopping" if gateway.stopping.is_set() else await gateway.problem.value()
     return json_reply(Ready(ok=not problem, problem=problem), 503 if problem else 200)

@@ -1,7 +1,7 @@
 """How much history the bearers of tokens may read at the same time.
 
-Owns: the limit of concurrent reads of a tenant, the queue before it.
-Never does: read. Read next: reading.py and event_stream.py (use it).
+Owns: the limits of a tenant's reads, and the refusal of a further one.
+Never does: read. Read next: tenant_turns.py; reading.py and event_stream.py (use it).
 
 A page reads up to 10,000 entries, whatever it shows, so one tenant that asks for many pages could
 occupy the gateway and the server. Reads of one tenant wait for each other; those of others do not.
@@ -14,11 +14,11 @@ from contextlib import asynccontextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, TypeAlias
 
-import anyio
 from starlette.requests import Request
 from starlette.responses import Response
 
 from eventsched.errors import EventschedError
+from eventsched.gateway.tenant_turns import TenantTurns
 from eventsched.tokens.claims import ALL_TENANTS, Claims
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class ReadLimit:
     """The reads of one gateway, by tenant; a token for all tenants counts by its subject."""
 
     def __init__(self) -> None:
-        self._queues: dict[str, _Queue] = {}
+        self.turns = TenantTurns(READS_MAX)
 
     @asynccontextmanager
     async def turn(self, claims: Claims, *, is_stream: bool = False) -> AsyncIterator[None]:
@@ -53,26 +53,10 @@ class ReadLimit:
             TooManyReads: Too many reads of the tenant wait.
         """
         name = claims.tenant if claims.tenant != ALL_TENANTS else f"*{claims.sub}"
-        queue = self._queues.setdefault(name, _Queue())
-        if queue.count >= READS_MAX + QUEUE_MAX and not is_stream:
+        if self.turns.count(name) >= READS_MAX + QUEUE_MAX and not is_stream:
             raise TooManyReads(f"{QUEUE_MAX} requests of {claims.tenant} wait: send fewer at once")
-        queue.count += 1
-        try:
-            async with queue.turns:
-                yield
-        finally:
-            queue.count -= 1
-            if not queue.count:
-                del self._queues[name]
-
-
-class _Queue:
-    """The reads of one tenant."""
-
-    def __init__(self) -> None:
-        self.turns = anyio.Semaphore(READS_MAX)
-        self.count = 0
-        """Reads that run or wait."""
+        async with self.turns.turn(name):
+            yield
 
 
 def in_turn(read: Read) -> Read:

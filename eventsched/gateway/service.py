@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import anyio
 
@@ -21,9 +22,9 @@ from eventsched.gateway.console_files import read_console
 from eventsched.gateway.detector_threads import DetectorThreads
 from eventsched.gateway.event_feed import EventFeed
 from eventsched.gateway.login_codes import LoginCodes
-from eventsched.gateway.metrics_reader import MetricsReader
 from eventsched.gateway.read_limit import ReadLimit
-from eventsched.gateway.readiness import Readiness
+from eventsched.gateway.readiness import find_problem
+from eventsched.gateway.reading_cache import ReadingCache
 from eventsched.gateway.rebuilds import Rebuilds
 from eventsched.history.reader import Reader
 from eventsched.history.session_tenants import SessionTenants
@@ -38,6 +39,13 @@ class TooManySockets(EventschedError):
     """Raised when a gateway has as many sockets and streams as it may have."""
 
 
+async def _read_metrics(connection: Connection) -> bytes:
+    """Import what the extra `telemetry` installs at the first scrape only."""
+    from eventsched.telemetry.cell_metrics import cell_metrics
+
+    return await cell_metrics(connection)
+
+
 class Gateway:
     """One gateway: its connection to the server, and what its routes share."""
 
@@ -47,7 +55,10 @@ class Gateway:
         self.client = client
         self.authenticator = Authenticator(Verifier(KeySource(config.token_keys)))
         self.codes = LoginCodes()
-        self.readiness = Readiness(connection)
+        self.problem = ReadingCache(partial(find_problem, connection))
+        """Why a call of the server would fail; empty if calls succeed."""
+        self.cell_metrics = ReadingCache(partial(_read_metrics, connection))
+        """The metrics of all cells, in the text format of Prometheus."""
         self.reads = ReadLimit()
         self.detector_threads = DetectorThreads(os.cpu_count() or 1)
         self.tenants = SessionTenants()
@@ -60,7 +71,6 @@ class Gateway:
             cell: EventFeed(cell, self.history_source(), self.tenants) for cell in connection.stores
         }
         """The shared reader of new events, by cell."""
-        self.metrics = MetricsReader(connection)
         self.stopping = anyio.Event()
         """Set when the gateway ends: streams and sockets end, and their clients come again."""
         self.sockets = 0

@@ -7,6 +7,7 @@ import threading
 import anyio
 
 from eventsched.gateway.detector_threads import DetectorThreads
+from eventsched.gateway.tenant_turns import TenantTurns
 
 
 async def test_a_tenant_that_keeps_its_threads_busy_delays_no_other() -> None:
@@ -34,3 +35,11 @@ async def test_a_tenant_that_keeps_its_threads_busy_delays_no_other() -> None:
 async def test_one_core_serves_all_tenants() -> None:
     threads = DetectorThreads(1)
     assert await threads.run("acme", len, "abc") == 3
+
+
+async def test_a_tenant_without_turns_takes_no_memory() -> None:
+    turns = TenantTurns(1)
+    for number in range(100):
+        async with turns.turn(f"t{number}"):
+            assert turns.count(f"t{number}") == 1
+    assert turns._queues == {}

@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import eventsched
+from eventsched.gateway import reading_cache
 from eventsched.history.reader import EventFilter, Reader
 from eventsched.projection.installed import load_core
 from eventsched.projection.store import ProjectionStore
@@ -20,6 +21,14 @@ from tests.server_kinds import Server
 from tests.systems import serving, until
 
 pytestmark = pytest.mark.parametrize("server", ["embedded"], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def each_scrape_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scrape is not answered by a reading of the last second."""
+    monkeypatch.setattr(reading_cache, "VALID_S", 0.0)
+
+
 CHUNK = b"\x01\x00" * 1_600
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -37,7 +46,6 @@ def is_rebuilt(name: str) -> bool:
 
 
 async def scrape(system: GatewaySystem) -> Samples:
-    system.gateway.metrics._at_s = float("-inf")  # not the reading of the last second
     reply = await system.get("/metrics")
     assert reply.status_code == 200, reply.text
     assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
