@@ -57,7 +57,7 @@ OPERATIONS = (
         "Roles that run",
         "short",
         (Query(_latest("role_up", "cell, role", "cell, role"), "{{cell}} {{role}}"),),
-        "0 means that the work of the role stands still.",
+        "0 means that no process does the work of the role.",
     ),
     Panel(
         "Lag of the consumer groups",

@@ -25,7 +25,7 @@ _OUTCOMES = {
     "result": "the node returned a text",
     "no_speech": "the node found no speech in the audio",
     "failed": "no node could process the job; the code says why",
-    "missing": "listeners were told to go on without it, because it came too late or not at all",
+    "missing": "listeners continue without it, because it came too late or not at all",
 }
 _STATUS = {
     "ok": "the node returned a text",

@@ -27,7 +27,7 @@ from eventsched.gateway.authentication import SUBPROTOCOL
 from eventsched.gateway.frames import Close, Error, FrameDecoder, Reply
 
 WITHIN_S = 20.0
-"""How long a client may take for what is due, unless told otherwise."""
+"""How long a client may take for what is due, if a scenario names no other time."""
 START_S = 60.0
 """How long a program may take from its start to its first connection."""
 PAUSE_S = 0.1

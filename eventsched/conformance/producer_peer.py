@@ -171,7 +171,7 @@ class ProducerPeer:
         return self.take(await self.socket.receive())
 
     async def until(self, holds: Callable[[], bool], *, acks: bool = True) -> None:
-        """Receive until the condition holds; acknowledge each chunk unless told otherwise."""
+        """Receive until the condition holds; acknowledge each chunk by default."""
         while not holds():
             frame = await self.receive()
             if isinstance(frame, CloseSession):

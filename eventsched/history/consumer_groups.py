@@ -86,18 +86,18 @@ async def read_consumer_groups(store: Store, now_ms: int) -> list[ConsumerGroupS
 async def _position(store: Store, fields: dict[str, Any]) -> _Position:
     """A set acknowledges by its checkpoint; another program by XACK."""
     name, log = decode_lossy(fields["name"]), store.keys.log
-    kept = _after(decode_text(fields["last-delivered-id"]))
+    needed = [_after(decode_text(fields["last-delivered-id"]))]
     lease = store.keys.lease(name)
     is_own = name == ARCHIVE or bool(await store.transport.command("EXISTS", lease, key=lease))
     if is_own:
         checkpoint = store.keys.checkpoint(name)
         saved = await store.transport.command("GET", checkpoint, key=checkpoint)
-        kept = min(kept, _after(decode_text(saved)), key=parse_id) if saved else kept
+        needed += [_after(decode_text(saved))] if saved else []
     elif fields["pending"]:
         summary = await store.transport.command("XPENDING", log, fields["name"], key=log)
         oldest = summary["min"] if isinstance(summary, dict) else summary[1]
-        kept = min(kept, decode_text(oldest), key=parse_id) if oldest else kept
-    return _Position(name, fields, kept, is_own)
+        needed += [decode_text(oldest)] if oldest else []
+    return _Position(name, fields, min(needed, key=parse_id), is_own)
 
 
 async def _floor_ms(store: Store, now_ms: int) -> int:

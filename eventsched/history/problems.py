@@ -47,8 +47,8 @@ def _of_cell(cell: CellStatus) -> Iterator[str]:
             yield f"{consumer.consumer} is {duration(consumer.oldest_ms)} late"
     for group in cell.consumer_groups:
         if _is_abandoned(group):
-            kept = duration(group.holds_up_ms)
-            yield f"consumer group {group.group} is idle and keeps {kept} of the log from trimming"
+            time = duration(group.holds_up_ms)
+            yield f"consumer group {group.group} is idle and keeps {time} of the log from trimming"
     for waiting in cell.waiting:
         if waiting.reason == "NO_POOL_FOR_LANG_PAIR":
             pair = f"{waiting.source} → {waiting.target}"

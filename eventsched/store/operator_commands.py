@@ -114,7 +114,7 @@ class OperatorCommands(CellConnection):
     async def request_drain(self, node: str, act: Act, *, within_ms: int) -> DrainReply:
         """The node gets no new jobs; jobs that it has not ended within `within_ms` are retried.
 
-        When the node has no attempts left, its registration ends and its process is told.
+        When the node has no attempts left, its registration ends, and its process is refused.
         Raises NodeUnknown if the node is not registered.
         """
         epoch, leases = await self.run(

@@ -98,12 +98,12 @@ LEGEND: Sequence[LegendEntry] = (
     ),
     LegendEntry(
         "span", "abandoned", "missing in the end",
-        "listeners were told to go on without this piece",
+        "listeners continue without this piece",
     ),
     LegendEntry("mark", "ok", "result", "listeners got the text"),
-    LegendEntry("mark", "no_speech", "no text", "listeners were told that there was no speech"),
-    LegendEntry("mark", "failed", "failed", "listeners were told that no node could process it"),
-    LegendEntry("mark", "missing", "missing", "listeners were told to go on without this piece"),
+    LegendEntry("mark", "no_speech", "no text", "listeners learn that there was no speech"),
+    LegendEntry("mark", "failed", "failed", "listeners learn that no node could process it"),
+    LegendEntry("mark", "missing", "missing", "listeners continue without this piece"),
     LegendEntry(
         "mark", "refused", "refused: the attempt no longer counts",
         "a node sent something for a job that was given to another attempt, or that had ended; it "

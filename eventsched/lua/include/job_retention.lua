@@ -9,7 +9,7 @@
 -- include: write
 local job_retention = {}
 local as_text = numbers.text
-local kept_utterances, utterances_max, jobs_max = 16, 16, 128
+local retained_utterances, utterances_max, jobs_max = 16, 16, 128
 
 -- The keys of the records of the utterances `first` to `last`, utterance by utterance.
 function job_retention.keys_of(s, targets, first, last)
@@ -36,7 +36,7 @@ end
 -- or 128 records at once, in the order of the utterances. The field `retired_to` of the session is
 -- written last: after a failed write the next finalize appends the event again.
 function job_retention.retire(s)
-  local before = s.utterance - kept_utterances
+  local before = s.utterance - retained_utterances
   local oldest = delivery.oldest_utterance(s.name)
   if oldest and oldest < before then before = oldest end
   if before <= s.retired_to then return end
