@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from eventsched.archive.files import read_small
+from eventsched.archive.files import read_named, read_small
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.archive.manifest import Record, TreeHead, decode, encode
 from eventsched.archive.signing import fingerprint
@@ -67,14 +67,7 @@ def read_checkpoint(path: Path, public: bytes) -> list[StoredHead]:
 
 
 def _read_file(path: Path, public: bytes) -> list[StoredHead]:
-    try:
-        with path.open("rb") as file:
-            content = file.read(CHECKPOINT_BYTES_MAX + 1)
-    except OSError as error:
-        raise ArchiveError(f"cannot read {path}: {error.strerror}") from error
-    if len(content) > CHECKPOINT_BYTES_MAX:
-        raise ArchiveError(f"{path} is no checkpoint: more than {CHECKPOINT_BYTES_MAX:,} bytes")
-    return _decode(content, path, public)
+    return _decode(read_named(path, CHECKPOINT_BYTES_MAX, "checkpoint"), path, public)
 
 
 def _decode(content: bytes, path: Path, public: bytes) -> list[StoredHead]:

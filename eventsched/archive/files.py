@@ -53,6 +53,26 @@ def read_small(path: Path, bytes_max: int) -> bytes:
     return content
 
 
+def read_named(path: Path, bytes_max: int, kind: str) -> bytes:
+    """The content of a file that the caller's user has named, also behind a link.
+
+    Args:
+        path: The file.
+        bytes_max: The most bytes that it may have.
+        kind: What the file should be, for messages.
+
+    Raises ArchiveError.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(bytes_max + 1)
+    except OSError as error:
+        raise ArchiveError(f"cannot read {path}: {error.strerror}") from error
+    if len(content) > bytes_max:
+        raise ArchiveError(f"{path} is no {kind}: more than {bytes_max:,} bytes")
+    return content
+
+
 def open_range(path: Path, start: int, size: int, name: str) -> BinaryIO:
     """Open a range of a regular file as a file of its own. Raises FileFault as `open_regular`.
 

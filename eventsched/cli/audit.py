@@ -158,16 +158,10 @@ async def check_proof(options: Options, file: ProofFile, key: KeyFile = None) ->
 
 def _proofs_in(file: Path) -> list[bytes]:
     """Return the lines of a file of proofs; one at least."""
+    from eventsched.archive.files import read_named
     from eventsched.archive.proof import PROOFS_BYTES_MAX
-    from eventsched.errors import ArchiveError
 
-    try:
-        with file.open("rb") as content:
-            data = content.read(PROOFS_BYTES_MAX + 1)
-    except OSError as error:
-        raise ArchiveError(f"cannot read {file}: {error.strerror}") from error
-    if len(data) > PROOFS_BYTES_MAX:
-        raise ArchiveError(f"{file} is no file of proofs: more than {PROOFS_BYTES_MAX:,} bytes")
+    data = read_named(file, PROOFS_BYTES_MAX, "file of proofs")
     *lines, rest = data.split(b"\n")
     return [line + b"\n" for line in lines] + ([rest] if rest or not lines else [])
 
