@@ -21,9 +21,7 @@
 -- include: keys
 -- include: operator
 -- include: reply
--- include: validate
 -- include: write
-local filter_max = 500
 
 local function word_of(id)
   local stored = redis.call('XRANGE', keys.dead_letters, id, id)[1]
@@ -35,24 +33,13 @@ local function word_of(id)
 end
 
 -- In each call:
-local refusal = operator.refusal(request, why, by)
-if refusal then return refusal end
-if not validate.is_text(filter, filter_max) then
-  return validate.invalid('filter', 'text of at most 500 bytes')
-end
-local act = 'discard'
-for _, letter in each_letter(ARGV) do
-  if not string.match(letter.dead_id, '^%d+%-%d+$') then
-    return validate.invalid('id', 'the id of a dead letter')
-  end
-  act = act .. ' ' .. letter.dead_id
-end
-local earlier = operator.earlier_reply(request, act)
-if earlier then return earlier end
+local letters = {}
+for i, letter in each_letter(ARGV) do letters[i] = letter.dead_id end
+local act, answer = operator.act_on_letters('discard', letters, filter, request, why, by)
+if answer then return answer end
 
 local words, ids, is_given = {}, {}, {}
-for _, letter in each_letter(ARGV) do
-  local id = letter.dead_id
+for _, id in ipairs(letters) do
   local word = is_given[id] and 'unknown' or word_of(id)
   is_given[id] = true
   words[#words + 1] = word

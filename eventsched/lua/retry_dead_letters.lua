@@ -35,7 +35,6 @@
 -- include: utterance_jobs
 -- include: validate
 -- include: write
-local filter_max = 500
 local function number_of(revision)
   return tonumber(string.match(revision, '%.(%d+)$'))
 end
@@ -80,24 +79,13 @@ local function decide(id, force)
 end
 
 -- In each call:
-local refusal = operator.refusal(request, why, by)
-if refusal then return refusal end
-if not validate.is_text(filter, filter_max) then
-  return validate.invalid('filter', 'text of at most 500 bytes')
-end
-local act = 'retry' .. force
-for _, letter in each_letter(ARGV) do
-  if not string.match(letter.dead_id, '^%d+%-%d+$') then
-    return validate.invalid('id', 'the id of a dead letter')
-  end
-  act = act .. ' ' .. letter.dead_id
-end
-local earlier = operator.earlier_reply(request, act)
-if earlier then return earlier end
+local letters = {}
+for i, letter in each_letter(ARGV) do letters[i] = letter.dead_id end
+local act, answer = operator.act_on_letters('retry' .. force, letters, filter, request, why, by)
+if answer then return answer end
 
 local lines, steps, is_given = {}, {}, {}
-for _, letter in each_letter(ARGV) do
-  local id = letter.dead_id
+for _, id in ipairs(letters) do
   local word, retry_count, skip_count, step = 'unknown', 0, 0, nil
   if not is_given[id] then word, retry_count, skip_count, step = decide(id, force) end
   is_given[id] = true

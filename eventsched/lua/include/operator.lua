@@ -7,7 +7,7 @@
 -- include: validate
 -- include: write
 local operator = {}
-local requests_max = 1024
+local requests_max, filter_max = 1024, 500
 
 -- The refusal of the request, the operator's reason or name; nil for none.
 function operator.refusal(request, why, by)
@@ -25,6 +25,23 @@ function operator.earlier_reply(request, act)
     return validate.invalid('request', 'a new one: another act has this id')
   end
   return cjson.decode(reply)
+end
+
+-- What the operator asks for with these dead letters, as text; and a refusal, or the reply of the
+-- act that was done for this request. `filter` says how the operator chose them.
+function operator.act_on_letters(word, ids, filter, request, why, by)
+  local refusal = operator.refusal(request, why, by)
+  if refusal then return nil, refusal end
+  if not validate.is_text(filter, filter_max) then
+    return nil, validate.invalid('filter', 'text of at most 500 bytes')
+  end
+  for _, id in ipairs(ids) do
+    if not string.match(id, '^%d+%-%d+$') then
+      return nil, validate.invalid('id', 'the id of a dead letter')
+    end
+  end
+  local act = word .. ' ' .. table.concat(ids, ' ')
+  return act, operator.earlier_reply(request, act)
 end
 
 -- The act is done. Returns the reply.
