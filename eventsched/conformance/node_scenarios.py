@@ -21,6 +21,14 @@ HEARTBEAT_MS_MAX = 3 * HEARTBEAT_MS
 NodeScenario: TypeAlias = Callable[[NodePeer], Awaitable[None]]
 
 
+async def _job_without_audio(peer: NodePeer) -> PeerAttempt:
+    """The node registers, and gets a job whose audio does not follow yet."""
+    await peer.register(rule="PACE")
+    attempt = PeerAttempt(0)
+    await peer.send_job(attempt, audio=False)
+    return attempt
+
+
 async def open_(peer: NodePeer) -> None:
     """Three jobs, one of which waits for its audio during heartbeats."""
     await peer.register(rule="PACE")
@@ -77,9 +85,7 @@ async def _next_job(peer: NodePeer, number: int, rule: str) -> None:
 
 async def duplicate(peer: NodePeer) -> None:
     """A job is sent again after a broken connection, and `recorded` comes twice."""
-    await peer.register(rule="PACE")
-    attempt = PeerAttempt(0)
-    await peer.send_job(attempt, audio=False)
+    attempt = await _job_without_audio(peer)
     await peer.until_heartbeats(1)
     peer.socket.cut()
     await peer.register()
@@ -94,9 +100,7 @@ async def duplicate(peer: NodePeer) -> None:
 
 async def cancel(peer: NodePeer) -> None:
     """An attempt is cancelled before its audio is complete, and the rest of the audio comes."""
-    await peer.register(rule="PACE")
-    attempt = PeerAttempt(0)
-    await peer.send_job(attempt, audio=False)
+    attempt = await _job_without_audio(peer)
     await peer.until_heartbeats(1)
     await peer.cancel(attempt)
     await peer.send_last_audio(attempt, peer.ref)
@@ -106,9 +110,7 @@ async def cancel(peer: NodePeer) -> None:
 
 async def lease_lost(peer: NodePeer) -> None:
     """An attempt is lost by a heartbeat, and the result of another one is refused."""
-    await peer.register(rule="PACE")
-    attempt = PeerAttempt(0)
-    await peer.send_job(attempt, audio=False)
+    attempt = await _job_without_audio(peer)
     attempt.is_lost, peer.lost = True, [attempt.job]
     ref = peer.ref
     await peer.until_heartbeats(2)
@@ -127,9 +129,7 @@ async def lease_lost(peer: NodePeer) -> None:
 
 async def drain(peer: NodePeer) -> None:
     """The node is drained while an attempt runs."""
-    await peer.register(rule="PACE")
-    attempt = PeerAttempt(0)
-    await peer.send_job(attempt, audio=False)
+    attempt = await _job_without_audio(peer)
     ref = peer.ref
     await peer.until_drain()
     await peer.until_heartbeats(2)
