@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -32,7 +33,7 @@ exits, stops = node("exits", "it"), node("stops", "pt")
 @swallows.job
 async def swallow(_: eventsched.Job) -> eventsched.Result:
     """Ignores each cancellation, for ever."""
-    say_started()
+    write_line("handler started")
     while True:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(3_600)  # sleeps: work that ends by a cancel alone
@@ -43,7 +44,7 @@ async def block(_: eventsched.Job) -> eventsched.Result:
     """Keeps its event loop from turning, for ever; says when it has handled a signal."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, partial(count_signal, signal.getsignal(number)))
-    say_started()
+    write_line("handler started")
     while True:
         time.sleep(1)  # noqa: ASYNC251 - exactly this must not keep the process # sleeps: work that no cancel ends
 
@@ -51,7 +52,7 @@ async def block(_: eventsched.Job) -> eventsched.Result:
 @sits.job
 def sit(_: eventsched.BlockingJob) -> eventsched.Result:
     """Keeps its thread, for ever."""
-    say_started()
+    write_line("handler started")
     threading.Event().wait()
     raise AssertionError
 
@@ -78,10 +79,12 @@ handled: list[int] = []
 def count_signal(earlier: Any, number: int, frame: Any) -> None:
     earlier(number, frame)
     handled.append(number)
-    sys.stderr.write(f"{len(handled)} handled\n")
-    sys.stderr.flush()
+    write_line(f"{len(handled)} handled")
 
 
-def say_started() -> None:
-    sys.stderr.write("handler started\n")
-    sys.stderr.flush()
+def write_line(text: str) -> None:
+    """Write to standard error at once, also from a signal handler.
+
+    `sys.stderr` refuses a write from a signal handler that runs inside another write of it.
+    """
+    os.write(2, f"{text}\n".encode())
