@@ -112,7 +112,12 @@ async def test_a_session_moves_to_another_process(
 ) -> None:
     names = _names()
     with anyio.fail_after(WITHIN_S):
-        async with eventsched.connect(server.url) as es:
+        async with (
+            open_connection(server.url) as connection,
+            running(connection, list(ROLES)),
+            eventsched.connect(server.url) as es,
+            serving(es, _node()),
+        ):
             assert cell not in es.cells
             async with es.session("acme", "en", ["es"]) as session:
                 await session.append(bytes(3_200))
