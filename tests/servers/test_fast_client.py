@@ -67,9 +67,10 @@ import os, socket, sys
 if sys.argv[2:]:
     os.setuid(int(sys.argv[2]))
 with socket.socket(socket.AF_UNIX) as listening:
-    listening.bind(sys.argv[1])
-    os.chmod(sys.argv[1], 0o777)
+    listening.bind("bound.sock")
+    os.chmod("bound.sock", 0o777)
     listening.listen()
+    os.rename("bound.sock", sys.argv[1])  # the socket is seen only once it listens
     while True:
         with listening.accept()[0] as accepted:
             os.write(1, b"received:" + accepted.recv(1_000) + b";")
@@ -86,7 +87,7 @@ def listener_in_place_of(data: Path, moved: Path, received: Path) -> Iterator[No
     program = [sys.executable, "-c", LISTENER, str(data / "server.sock")]
     program += [str(NOBODY)] * (os.geteuid() == 0)
     with received.open("wb") as output:
-        listener = subprocess.Popen(program, stdout=output)
+        listener = subprocess.Popen(program, stdout=output, cwd=data)
     try:
         wait_for("the other user listens", (data / "server.sock").is_socket)
         yield
