@@ -32,8 +32,8 @@ FAST := tests/unit tests/projections tests/golden tests/layout tests/docs/test_d
 # Also pure, but they decode and resample minutes of audio.
 NOT_FAST := $(addprefix --ignore=tests/unit/,test_containers.py test_wav_channels.py test_wav_headers.py)
 
-test: $(STAMP)  ## Run the tests that need no cluster, on all cores: 10 minutes on two
-	@echo "$@: expect about 10 minutes on two cores; the last line shows the time"
+test: $(STAMP)  ## Run the tests that need no cluster, on all cores: 7 minutes on two
+	@echo "$@: expect about 7 minutes on two cores; the last line shows the time"
 	@$(PYTEST) $(PARALLEL) -m "not cluster and not prometheus and not browser" $(ARGS)
 
 test-cluster: $(STAMP)  ## Run the tests that need a cluster: 3 minutes on two cores
@@ -49,7 +49,7 @@ test-browser: $(STAMP) console  ## Run the tests in Chromium, which must be on P
 test-fast: $(STAMP)  ## Run the tests of pure code, without a server: 10 seconds
 	@EVENTSCHED_TEST_SERVERS=none $(PYTEST) -q -m "not served" $(FAST) $(NOT_FAST) $(ARGS)
 
-coverage: $(STAMP)  ## Measure which lines the tests run, and write docs/coverage.md: 10 minutes
+coverage: $(STAMP)  ## Measure which lines the tests run, and write docs/coverage.md: 7 minutes
 	@rm -f .coverage .coverage.*
 	@$(BIN)/python -m coverage run -m pytest $(PARALLEL) -q -m "not cluster and not prometheus and not browser" $(ARGS)
 	@$(BIN)/python -m coverage combine --quiet
