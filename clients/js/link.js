@@ -14,13 +14,14 @@ const ABNORMAL = 1006;
 /** Codes of a refused first frame that would be refused again. */
 const REFUSALS = new Set(["INVALID_MESSAGE", "FORBIDDEN"]);
 
-/** Close codes of a gateway after which connecting again does not help. */
+/** Close codes of a gateway after which a link ends, unless its owner connects again. */
 export const Close = Object.freeze({
   DONE: 1000,
   TOO_LARGE: 1009,
   PROTOCOL: 4400,
   GONE: 4404,
   SUPERSEDED: 4409,
+  LOST: 4410,
   CREDIT_EXCEEDED: 4429,
 });
 /** @type {Set<number>} */
@@ -35,8 +36,8 @@ const NAMES = new Map(Object.entries(Close).map(([name, code]) => [code, name]))
  * @property {(data: Uint8Array) => void} onBinary A binary frame has arrived.
  * @property {() => void} onBroken The connection broke; the link connects again.
  * @property {(error: EventschedError | null) => void} onEnd The link has ended for good.
- * @property {(code: number) => boolean} [connectsAgain] Whether to connect again after this close
- *   code, although the protocol says that this does not help.
+ * @property {(code: number) => boolean} [connectsAgain] Whether to connect again after a close
+ *   code that ends a link otherwise.
  */
 
 /** One connection at a time, to a path of a gateway. */

@@ -311,9 +311,8 @@ export class Node {
 
   /** @param {number} code */
   #registersAgain(code) {
-    if (code !== Close.GONE || this.#drainMs !== null) return false;
+    if (code !== Close.LOST || this.#drainMs !== null) return false;
     this.#cancelAll("the registration is lost"); // it was silent for too long: it starts anew
-    this.#token = this.#newToken();
     return true;
   }
 

@@ -165,6 +165,17 @@ async def garbage(peer: NodePeer) -> None:
     await peer.finish()
 
 
+async def lost(peer: NodePeer) -> None:
+    """The node was silent for too long, and is lost with its attempt."""
+    attempt = await _job_without_audio(peer)
+    attempt.is_lost = True
+    error = Error(code="NODE_UNKNOWN", message="NODE_UNKNOWN", fatal=True)
+    await peer.socket.end(Close.LOST, error)
+    await peer.register(epoch=2)
+    await _next_job(peer, 1, "EPOCH")
+    await peer.finish()
+
+
 async def superseded(peer: NodePeer) -> None:
     """Another process has registered under the name."""
     await peer.register(rule="PACE")
@@ -182,5 +193,6 @@ NODE_SCENARIOS: Mapping[str, NodeScenario] = {
     "drain": drain,
     "operator-drain": operator_drain,
     "garbage": garbage,
+    "lost": lost,
     "superseded": superseded,
 }

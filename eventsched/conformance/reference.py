@@ -35,6 +35,8 @@ class Client:
     """A connection that is made again after it breaks. Its subclasses handle the frames."""
 
     path = ""
+    tries_max = TRIES
+    """After so many tries without a connection the client ends."""
 
     def __init__(self, url: str, token: str) -> None:
         self.url = url.replace("http", "ws", 1) + self.path
@@ -84,7 +86,7 @@ class Client:
 
     async def _connections(self) -> AsyncIterator[ClientConnection]:
         tries = 0
-        while tries < TRIES:
+        while tries < self.tries_max:
             try:
                 async with connect(
                     self.url,
@@ -135,6 +137,10 @@ class Producer(Client):
         self.received = ""
         """Id of the last outcome."""
         self.is_closed = False
+        self.begin()
+
+    def begin(self) -> None:
+        """Say what is said first."""
         self._speak(30, {"type": "finalize"})
 
     def _speak(self, chunks: int, request: dict[str, Any]) -> None:
@@ -224,6 +230,10 @@ class Worker(Client):
         """The attempts that go on after a broken connection."""
         return list(self.results)
 
+    def owned(self) -> list[tuple[str, int]]:
+        """The attempts of the node, also those whose audio has not arrived."""
+        return list(dict.fromkeys([*self.audio, *self.held()]))
+
     def first_frame(self) -> dict[str, Any]:
         return {
             "type": "register",
@@ -246,7 +256,7 @@ class Worker(Client):
         key = (str(frame.get("job", "")), int(frame.get("attempt", 0)))
         match frame["type"]:
             case "registered":
-                await self._on_registered(frame)
+                await self.on_registered(frame)
             case "job":
                 self.refs[frame["ref"]] = key
                 self.audio[key] = b""
@@ -257,13 +267,13 @@ class Worker(Client):
             case "error" if key[0]:
                 self.forget(key)
             case "heartbeat":
-                for each in [*self.audio, *self.results]:
+                for each in self.owned():
                     if each[0] in frame["lost"]:
                         self.forget(each)
             case "drained":
                 self.is_drained = True
 
-    async def _on_registered(self, frame: dict[str, Any]) -> None:
+    async def on_registered(self, frame: dict[str, Any]) -> None:
         self.refs.clear()
         self.audio.clear()  # the gateway sends these attempts again
         if self.epoch not in (0, frame["epoch"]):
@@ -278,8 +288,7 @@ class Worker(Client):
     async def _beat(self, period_s: float) -> None:
         while self.socket is not None:
             await asyncio.sleep(period_s)
-            held = _named([*self.audio, *self.results])
-            await self.send({"type": "heartbeat", "held": held})
+            await self.send({"type": "heartbeat", "held": _named(self.owned())})
 
     def forget(self, key: tuple[str, int]) -> None:
         """The attempt is recorded, or no longer this node's."""

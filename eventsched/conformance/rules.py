@@ -21,7 +21,8 @@ RULES: Mapping[str, str] = MappingProxyType(
         "UNKNOWN": "The client ignores frames and fields that it does not know, and errors that"
         " are not fatal.",
         "CONNECTION": "The client keeps a connection that the gateway keeps.",
-        "RECONNECT": "After 1012, 4401 or a broken connection, the client connects again.",
+        "RECONNECT": "After 1012, 4401, 4408, 4410 or a broken connection, the client connects"
+        " again.",
         "PAUSE": "The client waits before each further try to connect.",
         "FINAL": "After a final close code, the client does not connect again, and ends with"
         " another exit code than 0.",

@@ -34,13 +34,17 @@ class Close(IntEnum):
     RESTART = 1012
     """The gateway ends: connect again, to any gateway, and resume or register."""
     PROTOCOL = 4400
-    """The first frame did not come in time, or a frame of that kind is not allowed there."""
+    """A frame of that kind is not allowed there."""
     TOKEN_EXPIRED = 4401
     """The token has expired: connect again with a new one, and resume or register."""
     GONE = 4404
-    """The session or the registration does not exist, or takes nothing more."""
+    """The session does not exist, or takes nothing more."""
+    TIMEOUT = 4408
+    """The first frame did not come in time, or the server did not answer it: connect again."""
     SUPERSEDED = 4409
     """Another connection has resumed the session or registered the node."""
+    LOST = 4410
+    """The node was silent for too long and is lost: connect again and register."""
     CREDIT_EXCEEDED = 4429
     """More audio is on its way than the credit permits."""
 

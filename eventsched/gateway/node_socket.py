@@ -116,7 +116,7 @@ class _NodeSocket:
                 except EventschedError as error:
                     await self._socket.send(error_frame(error))
         late = InvalidMessage.of("type", f"register within {FIRST_FRAME_S:.0f} s", "send it")
-        raise Ended(Close.PROTOCOL, error_frame(late, fatal=True))
+        raise Ended(Close.TIMEOUT, error_frame(late, fatal=True))
 
     async def _try_register(self, received: str | bytes) -> tuple[Register, Store, NodeGrant]:
         frame = None if isinstance(received, bytes) else _DECODER.decode(received)
@@ -157,7 +157,7 @@ class _NodeSocket:
             await self._socket.send(Drained())
             raise Ended(Close.DONE)
         raise Ended(
-            Close.GONE,
+            Close.LOST,
             Error(
                 code="NODE_UNKNOWN",
                 message="NODE_UNKNOWN; register again",

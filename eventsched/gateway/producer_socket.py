@@ -109,7 +109,7 @@ class _ProducerSocket:
                 except EventschedError as error:
                     await self._socket.send(error_frame(error))
         late = InvalidMessage.of("type", f"open or resume within {FIRST_FRAME_S:.0f} s", "send it")
-        raise Ended(Close.PROTOCOL, error_frame(late, fatal=True))
+        raise Ended(Close.TIMEOUT, error_frame(late, fatal=True))
 
     def _block_of(self, received: str | bytes) -> AbstractAsyncContextManager[Session]:
         """Return the block of the session that a frame opens or resumes. Raises InvalidMessage."""

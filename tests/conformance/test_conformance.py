@@ -60,6 +60,7 @@ FAULTS: list[tuple[str, Kind, str, str]] = [
     ("keeps attempts of another epoch", "node", "resume", "EPOCH"),
     ("ignores SIGTERM", "node", "drain", "DRAIN"),
     ("ends at SIGTERM", "node", "drain", "DRAIN"),
+    ("ends when it is lost", "node", "lost", "END"),
 ]
 """(fault, kind, scenario, the rule that the driver names)."""
 

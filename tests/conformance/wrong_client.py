@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from eventsched.conformance.reference import LAST, Client, Producer, Worker, arguments
+from eventsched.gateway.frames import Close
 
 
 class WrongProducer(Producer):
@@ -125,6 +126,11 @@ class WrongNode(Worker):
         super().__init__(url, token)
         self.cancelled: set[tuple[str, int]] = set()
 
+    def connects_again(self, code: int) -> bool:
+        if code == Close.LOST and self.fault == "ends when it is lost":
+            return False
+        return super().connects_again(code)
+
     def first_frame(self) -> dict[str, Any]:
         if self.fault == "another registration token":
             self.registration_token = self.registration_token[:-1] + str(self.epoch)
@@ -141,11 +147,11 @@ class WrongNode(Worker):
         slower = 4 if self.fault == "rare heartbeats" else 1
         await super()._beat(period_s * slower)
 
-    async def _on_registered(self, frame: dict[str, Any]) -> None:
+    async def on_registered(self, frame: dict[str, Any]) -> None:
         if self.fault == "does not repeat results":
             self.results.clear()
         partly = dict(self.audio)
-        await super()._on_registered(frame)
+        await super().on_registered(frame)
         if self.fault == "keeps attempts of another epoch" and frame["epoch"] == 2:
             self.audio |= partly
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from websockets.exceptions import InvalidStatus
 
+from eventsched.gateway import node_socket, producer_socket
 from tests.gateway.gateways import GatewaySystem, gateway_on, gateway_system
 from tests.gateway.jwt_times import expiring
 from tests.gateway.sockets import TENTH, Socket, producer, socket_of
@@ -159,6 +160,19 @@ async def test_a_gateway_that_ends_tells_its_sockets_to_come_again(
         await context.__aexit__(None, None, None)
         async with producer(system) as again:
             assert (await again.resume(opened))["next_seq"] == 1
+
+
+@pytest.mark.parametrize("path", ["/v1/sessions", "/v1/nodes"])
+async def test_a_connection_without_a_first_frame_is_told_to_come_again(
+    server: Server, cell: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (producer_socket, node_socket):
+        monkeypatch.setattr(module, "FIRST_FRAME_S", 0.3)
+    async with gateway_system(server.url, cell) as system:
+        token = system.token("node" if path == "/v1/nodes" else "producer")
+        async with socket_of(system, path, token) as socket:
+            assert await socket.closed() == 4408
+            assert socket.skipped[-1]["remedy"] == "send it"
 
 
 async def test_a_gateway_has_a_limit_of_sockets(server: Server, cell: str) -> None:

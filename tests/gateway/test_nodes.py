@@ -209,7 +209,7 @@ async def test_a_silent_node_is_lost_and_its_attempts_are_cancelled(
         job = await node.expect("job")
         await node.expect("cancel", **held(job))  # the job has gone back: nobody sent a heartbeat
         await node.send("heartbeat", held=[held(job)])
-        assert await node.closed() == 4404
+        assert await node.closed() == 4410
         assert node.skipped[-1]["code"] == "NODE_UNKNOWN"
 
 
