@@ -23,7 +23,7 @@ from eventsched.store.cell import Store
 from tests.chaos.commands import call
 from tests.chaos.judge import Judged, judge
 from tests.chaos.log_follower import READ_COUNT, LogFollower, read_history
-from tests.chaos.producer import Plan
+from tests.chaos.record import Plan
 from tests.chaos.system import READY_S, SPEED, System, until
 from tests.chaos.users import USERS, access_list, write_commands
 from tests.chaos.verification import Verification

@@ -18,6 +18,8 @@ GAP_S = 1.6
 PROCESS_KINDS = {
     "kill_role": 10,
     "freeze_role": 8,
+    "kill_gateway": 5,
+    "freeze_gateway": 4,
     "kill_node": 8,
     "freeze_node": 7,
     "twin_node": 3,
@@ -106,7 +108,7 @@ def _length(kind: str, rng: Random) -> float:
     match kind:
         case "freeze_role":
             return rng.choice([rng.uniform(0.05, 1.0), *[rng.uniform(1.6, 5.0)] * 2])
-        case "freeze_node" | "twin_node":
+        case "freeze_node" | "freeze_gateway" | "twin_node":
             return rng.choice([rng.uniform(0.1, 2.0), rng.uniform(4.5, 9.0)])
         case "restart_server":
             return rng.choice([0.0, rng.uniform(0.1, 1.0), rng.uniform(1.0, 4.0)])

@@ -22,7 +22,7 @@ import anyio
 from eventsched.subprocesses import die_with_parent
 from tests.chaos.worker import SUPERSEDED
 
-Kind = Literal["dispatcher", "projector", "timer", "archiver", "node"]
+Kind = Literal["dispatcher", "projector", "timer", "archiver", "gateway", "node"]
 ROLES: tuple[Kind, ...] = ("dispatcher", "projector", "timer", "archiver")
 NO_SERVER = {"node": 1}
 """Exit codes of a process that ended before it was ready: `connect` does not wait for a server."""
@@ -142,6 +142,11 @@ class Fleet:
         """Return when all processes have ended in order; one that does not is unexpected."""
         self._is_ending = True
         members = [*self.members, *self.twins]
+        # Nodes behind gateways end in order as long as there are gateways.
+        await self._end([member for member in members if member.kind != "gateway"])
+        await self._end([member for member in members if member.kind == "gateway"])
+
+    async def _end(self, members: Sequence[Member]) -> None:
         for member in members:
             member.send(signal.SIGCONT)
             member.send(signal.SIGTERM)

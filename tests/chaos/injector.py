@@ -18,6 +18,7 @@ from tests.chaos.faults import Fault
 from tests.chaos.fleet import Fleet
 from tests.chaos.network_faults import ProxyFaults
 from tests.chaos.process_faults import ProcessFaults
+from tests.chaos.proxy import Proxy
 from tests.chaos.server_faults import ServerFaults
 from tests.chaos.topologies import Topology
 
@@ -27,13 +28,19 @@ log = structlog.get_logger("chaos")
 class FaultInjector:
     """Causes faults in a fleet, its proxies and its servers."""
 
-    def __init__(self, fleet: Fleet, topology: Topology, upgrade: Binary | None) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        topology: Topology,
+        proxies: Sequence[Proxy],
+        upgrade: Binary | None,
+    ) -> None:
         self.done: Counter[str] = Counter()
         """How often each thing was done."""
         server_turn = anyio.Lock()
         self.actions: dict[str, Callable[[Fault], Awaitable[None]]] = {
             **ProcessFaults(fleet, self.done).actions,
-            **ProxyFaults(topology.proxies, self.done).actions,
+            **ProxyFaults(proxies, self.done).actions,
             **ServerFaults(topology, server_turn, upgrade, self.done).actions,
             **AccessFaults(topology, server_turn, self.done).actions,
         }

@@ -35,7 +35,7 @@ from eventsched.schema.events import (
 from eventsched.schema.ids import START, parse_id
 from eventsched.schema.keys import session_of_job
 from tests.chaos import speech
-from tests.chaos.producer import ReceivedOutcome, Record, Spoken
+from tests.chaos.record import ReceivedOutcome, Record, Spoken
 from tests.simulation.actors import Observations
 from tests.simulation.check import violations as broken_in_log
 

@@ -27,6 +27,8 @@ class ProcessFaults:
         self.actions: dict[str, Callable[[Fault], Awaitable[None]]] = {
             "kill_role": self._kill,
             "freeze_role": self._freeze,
+            "kill_gateway": self._kill,
+            "freeze_gateway": self._freeze,
             "kill_node": self._kill,
             "freeze_node": self._freeze,
             "twin_node": self._start_twin,
@@ -34,7 +36,8 @@ class ProcessFaults:
 
     def _pick(self, fault: Fault) -> Member | None:
         """A running process that no other fault affects; None if there is none."""
-        kinds: Sequence[str] = ROLES if fault.kind.endswith("role") else ("node",)
+        _, affected = fault.kind.split("_")
+        kinds: Sequence[str] = ROLES if affected == "role" else (affected,)
         free = [
             member
             for member in self._fleet.members

@@ -3,9 +3,9 @@
     python -m tests.chaos.producer URL PLAN.json RECORD.json
 
 Owns: a replay of conversations, and guests: short sessions that are opened, detached, resumed and
-closed. The record has each chunk from the moment the library accepted it, and each outcome from the
-moment it was received. This process is never killed; its connections are cut all the time.
-Must not: judge (judge.py).
+closed, some of them through gateways. This process is never killed; its connections are cut all the
+time.
+Must not: judge (judge.py). Read next: record.py, gateway_guests.py.
 """
 
 from __future__ import annotations
@@ -30,60 +30,10 @@ from eventsched.loadtest.replay import Replay
 from eventsched.loadtest.rttm import Conversation, Segment, Speaker
 from eventsched.logs import configure_logs
 from tests.chaos import speech
+from tests.chaos.gateway_guests import GatewayGuests
+from tests.chaos.record import GUEST_CHUNKS, Plan, ReceivedOutcome, Record, Spoken
 
 log = structlog.get_logger("chaos.producer")
-GUEST_CHUNKS = (2, 12)
-
-
-class Plan(msgspec.Struct, kw_only=True):
-    """What the producers speak."""
-
-    conversations: list[tuple[str, list[tuple[str, str, list[tuple[int, int]]]]]]
-    """Name, then speakers: name, listen language, segments as (start_ms, ms)."""
-    speed: float
-    guests: int
-    """Number of guests at a time."""
-    guests_s: float
-    """How long new guests come."""
-    seed: int
-
-
-class ReceivedOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """One outcome at one listener."""
-
-    session: str
-    target: str
-    utterance: int
-    delivery_no: int
-    outcome: str
-    text: str
-
-
-class Spoken(msgspec.Struct, kw_only=True):
-    """One session in the record."""
-
-    sizes: list[int] = []
-    """Bytes of each chunk that the library accepted, by number."""
-    acked: int = 0
-    """Number of acknowledged chunks: their append returned, or a later append, or close."""
-    received: list[ReceivedOutcome] = []
-    truncated: int = 0
-    results_ended: bool = False
-    """The iteration of its results ended, so it has received every outcome."""
-    is_guest: bool = False
-
-
-class Record(msgspec.Struct, kw_only=True):
-    """Everything that the producers saw."""
-
-    sessions: dict[str, Spoken] = {}
-    unavailable: int = 0
-    """How often a call raised ServerUnavailable; the library keeps the audio that it accepted."""
-    backpressure: int = 0
-    resumed: int = 0
-    broken: list[str] = []
-    unfinished: int = 0
-    """Guests whose session could not be opened, resumed or closed."""
 
 
 class ChaosReplay(Replay):
@@ -299,6 +249,8 @@ async def main(*arguments: str) -> None:
         async with eventsched.connect(url) as es, anyio.create_task_group() as tasks:
             for number in range(plan.guests):
                 tasks.start_soon(Guests(es, chaos_record, plan, plan.seed * 1_000 + number).run)
+            for number in range(plan.gateway_guests):
+                tasks.start_soon(GatewayGuests(plan, chaos_record, plan.seed * 1_000 + number).run)
             replay = ChaosReplay(es, conversations_of(plan), plan.speed, chaos_record)
             tasks.start_soon(replay.run)
     finally:

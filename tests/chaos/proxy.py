@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,8 @@ from random import Random
 from typing import TypeAlias
 from urllib.parse import quote
 
-Address: TypeAlias = Path | int
-"""A Unix socket, or a port of the loopback interface."""
+Address: TypeAlias = Path | int | Sequence[int]
+"""A Unix socket, or a port of the loopback interface; of several, each connection gets one."""
 LOOPBACK = "127.0.0.1"
 SERVERS = "127.0.0.2"
 """Connections from this address are forwarded without faults: servers replicate over them."""
@@ -136,9 +136,10 @@ class Proxy:
             to_server.transport.abort()
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if isinstance(self._server, int):
-            return await asyncio.open_connection(LOOPBACK, self._server)
-        return await asyncio.open_unix_connection(self._server)
+        if isinstance(self._server, Path):
+            return await asyncio.open_unix_connection(self._server)
+        ports = [self._server] if isinstance(self._server, int) else self._server
+        return await asyncio.open_connection(LOOPBACK, self._rng.choice(ports))
 
     def occurs(self, fault: str, probability: float) -> bool:
         if probability and self._rng.random() < probability:

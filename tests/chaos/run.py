@@ -37,13 +37,14 @@ from tests.chaos.faults import GAP_S, Fault, choose_kinds, plan
 from tests.chaos.injector import FaultInjector
 from tests.chaos.judge import Judged, judge
 from tests.chaos.log_follower import LogFollower, differences, read_history
-from tests.chaos.producer import Plan, Record
+from tests.chaos.record import Plan, Record
 from tests.chaos.system import READY_S, SPEED, Producers, System, until
 from tests.chaos.topologies import CELL, TOPOLOGIES
 from tests.chaos.verification import Verification
 from tests.server_kinds import _binary
 
 GUESTS = 3
+GATEWAY_GUESTS = 3
 GAP_MS_SHORT = 3_000
 SETTINGS = Settings(
     node_lost_ms=4_000,
@@ -108,9 +109,11 @@ class Run:
         settings = msgspec.to_builtins(_settings(self._rng))
         topology = TOPOLOGIES[options.topology](folder, options.seed, options.binary)
         self._topology = topology
-        self._system = System(folder, topology, settings)
+        self._system = System(folder, topology, settings, options.seed)
         self._verification = Verification(self._system)
-        self._injector = FaultInjector(self._system.fleet, topology, options.upgrade)
+        self._injector = FaultInjector(
+            self._system.fleet, topology, self._system.proxies, options.upgrade
+        )
         self.report = Report(
             seed=options.seed,
             commit=_commit(),
@@ -122,7 +125,7 @@ class Run:
     async def run(self) -> Report:
         begins = time.monotonic()
         async with AsyncExitStack() as stack:
-            for proxy in self._topology.all_proxies():
+            for proxy in [*self._topology.all_proxies(), self._system.gateways.proxy]:
                 await stack.enter_async_context(proxy.listening())
             try:
                 await run_sync(self._topology.start)
@@ -173,7 +176,7 @@ class Run:
             tasks.start_soon(self._verification.repeat)
             await self._injector.run(self._options.faults())
             tasks.cancel_scope.cancel()
-        for proxy in self._topology.proxies:
+        for proxy in self._system.proxies:
             proxy.faults.clear()
 
     def _plan(self) -> Plan:
@@ -186,6 +189,9 @@ class Run:
             conversations=conversations.as_plan(chosen),
             speed=SPEED,
             guests=GUESTS,
+            gateway=self._system.gateways.url,
+            token=self._system.gateways.token("producer"),
+            gateway_guests=GATEWAY_GUESTS,
             guests_s=length_s,
             seed=self._options.seed,
         )
@@ -217,7 +223,7 @@ class Run:
         report.violations += report.judged.violations
         report.faults = dict(sorted(self._injector.done.items()))
         report.proxies = {
-            proxy.name: dict(sorted(proxy.seen.items())) for proxy in self._topology.proxies
+            proxy.name: dict(sorted(proxy.seen.items())) for proxy in self._system.proxies
         }
         report.producers = {
             "unavailable": record.unavailable,

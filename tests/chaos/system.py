@@ -24,13 +24,17 @@ from eventsched.store.cell import Store
 from tests.chaos.commands import run_command
 from tests.chaos.conversations import LANGS
 from tests.chaos.fleet import ROLES, Fleet
+from tests.chaos.gateways import GATEWAYS, Gateways
 from tests.chaos.log_follower import LogFollower
-from tests.chaos.producer import Plan, Record
+from tests.chaos.proxy import Proxy
+from tests.chaos.record import Plan, Record
 from tests.chaos.topologies import CELL, Topology
 
 RTF = 0.3
 SPEED = 6.0
 NODES = ("async", "threads", "async", "async")
+GATEWAY_NODES = 2
+"""Nodes behind the gateways, beside the others."""
 SLOTS = 3
 EACH_ROLE = 2
 READY_S = 60.0
@@ -76,12 +80,20 @@ class Producers:
 class System:
     """Everything that runs."""
 
-    def __init__(self, folder: Path, topology: Topology, settings: Mapping[str, int]) -> None:
+    def __init__(
+        self, folder: Path, topology: Topology, settings: Mapping[str, int], seed: int
+    ) -> None:
         self.folder = folder
         self.topology = topology
         self.settings = settings
         self.fleet = Fleet(folder)
         self.archive = folder / "archive"
+        self.gateways = Gateways(folder, seed)
+
+    @property
+    def proxies(self) -> list[Proxy]:
+        """The proxies that faults may use."""
+        return [*self.topology.proxies, self.gateways.proxy]
 
     def start_fleet(self) -> None:
         roles, nodes = self.topology.url("roles"), self.topology.url("nodes")
@@ -97,6 +109,18 @@ class System:
             self.fleet.add(
                 f"node-{number}", "node", "tests.chaos.worker", nodes, f"{CELL}.node-{number}",
                 str(SLOTS), ",".join(LANGS), str(RTF), str(SPEED), kind,
+            )  # fmt: skip
+        for number in range(GATEWAYS):
+            self.fleet.add(
+                f"gateway-{number}", "gateway", "eventsched.cli", "--url", roles, "run",
+                *self.gateways.arguments(number),
+            )  # fmt: skip
+        for number in range(GATEWAY_NODES):
+            name = f"node-{len(NODES) + number}"
+            self.fleet.add(
+                name, "node", "tests.chaos.gateway_worker", self.gateways.url,
+                self.gateways.token("node"), name, str(SLOTS), ",".join(LANGS), str(RTF),
+                str(SPEED),
             )  # fmt: skip
 
     @asynccontextmanager
@@ -116,7 +140,9 @@ class System:
     async def until_ready(self, store: Store) -> None:
         """Wait until all nodes serve and the cell has its archive."""
         await until(
-            READY_S, lambda: _is_ready(store, len(NODES)), "nodes serve and the archive is open"
+            READY_S,
+            lambda: _is_ready(store, len(NODES) + GATEWAY_NODES),
+            "nodes serve and the archive is open",
         )
 
     async def until_quiet(

@@ -12,7 +12,7 @@ from eventsched.schema.events import (
 )
 from eventsched.schema.keys import job_key
 from tests.chaos.judge import judge
-from tests.chaos.producer import Record
+from tests.chaos.record import Record
 
 JOB = job_key("acme", "c0.s1", 0, "es", "none")
 

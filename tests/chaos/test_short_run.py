@@ -56,5 +56,5 @@ def test_a_seed_gives_the_same_plan_again() -> None:
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_each_kind_of_fault_has_an_action(topology: str, tmp_path: Path) -> None:
     servers = TOPOLOGIES[topology](tmp_path, SEED, find())
-    injector = FaultInjector(Fleet(tmp_path), servers, None)
+    injector = FaultInjector(Fleet(tmp_path), servers, servers.proxies, None)
     assert set(kinds_of(topology)) <= set(injector.actions)
