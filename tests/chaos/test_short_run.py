@@ -16,8 +16,8 @@ from tests.chaos.injector import FaultInjector
 from tests.chaos.topologies import TOPOLOGIES
 
 ROOT = Path(__file__).parents[2]
-MINUTES = 0.16
-GAP_S = 0.5
+MINUTES = 0.18
+GAP_S = 0.45
 SEED = 9
 KINDS = kinds_of("standalone")
 
