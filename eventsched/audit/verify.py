@@ -449,9 +449,10 @@ class Verifier:
                     await self._note_tenant(name, queued[name], state, found[0])
 
     def _queued_jobs(self) -> Counter[str]:
-        """How many jobs of each tenant wait, by the fold."""
+        """How many jobs of each tenant wait for a slot or back off, by the fold."""
         jobs = self._records.jobs.items()
-        return Counter(tenant_of_job(key) for key, job in jobs if job.status == "queued")
+        waiting = ("queued", "backoff")
+        return Counter(tenant_of_job(key) for key, job in jobs if job.status in waiting)
 
     async def _note_tenant(
         self, name: str, queued: int, stored: Mapping[str, Any], found: Violation

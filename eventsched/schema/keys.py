@@ -38,7 +38,7 @@ S  ephemeral state: it may be lost.
                                      requirement ends with `|<node>`, as in requirements
     waiting_tags            zset   D  all waiting jobs, by tag
     backoffs                zset   D  `<requirement> <job_key>` of jobs that back off, by its end
-    tenant_queued           hash   D  tenant -> waiting jobs
+    tenant_queued           hash   D  tenant -> jobs that wait for a slot, or back off
     tenant_undispatched     hash   D  tenant -> outcomes of utterances in the dispatch queue
     tenant_outbox           hash   S  tenant -> bytes of results that wait to be read
     tenant_sessions:<tenant> set   D  names of its sessions that are not retired

@@ -111,7 +111,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     duration)."""
     tenant_queue_max: Jobs = 10_000
     """A tenant with this many waiting jobs in a cell is refused with BACKPRESSURE (rule 18, fair
-    waiting). Outcomes of utterances in the dispatch queue count as waiting jobs."""
+    waiting). Outcomes of utterances in the dispatch queue count as waiting jobs, and so do jobs
+    that back off."""
     tenant_outbox_bytes_max: OutboxBytes = 268_435_456
     """A tenant with so many bytes of outcomes and synthesised speech that wait to be read in a cell
     is refused with BACKPRESSURE (rule 33, limits). Each outcome counts 256 bytes beside its text

@@ -93,8 +93,7 @@ def backpressure(w: World, tenant: str) -> Refused | None:
     if w.backpressure:
         cause = min(w.backpressure)
         return Refused("BACKPRESSURE", {"retry_after_ms": "1000", "cause": cause})
-    waiting = sum(w.cores[key].tenant == tenant for key, _ in w.queued())
-    waiting += w.undispatched.get(tenant, 0)
+    waiting = w.tenant_queued()[tenant] + w.undispatched.get(tenant, 0)
     if waiting >= w.settings.tenant_queue_max:
         fields = {"cause": "tenant_queue", "tenant": tenant, "seen": str(waiting)}
         retry_after_ms = w.settings.queue_timeout_ms // 2

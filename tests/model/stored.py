@@ -294,13 +294,13 @@ def _classes(w: World) -> Content:
 
 
 def _queues(w: World) -> Content:
-    content: Content = {"requirements": {}, "tenant_queued": {}, "tenant_finish_tag": w.finish}
+    content: Content = {"requirements": {}, "tenant_finish_tag": w.finish}
     for key, job in w.queued():
-        core, name = w.cores[key], queue.queue_of(w, key)
+        name = queue.queue_of(w, key)
         content["requirements"][name] = queue.place_of(w, name)
-        content["tenant_queued"][core.tenant] = content["tenant_queued"].get(core.tenant, 0) + 1
         content.setdefault(f"waiting:{job.priority}:{name}", {})[job.member] = job.tag
         content.setdefault("waiting_tags", {})[job.member] = job.tag
+    content["tenant_queued"] = dict(w.tenant_queued())
     content["backoffs"] = {
         f"{w.cores[key].requirement} {key}": job.not_before_ms
         for key, job in w.jobs.items()

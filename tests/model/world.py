@@ -7,6 +7,7 @@ Read next: session.py.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -360,6 +361,13 @@ class World:
     def queued(self) -> Iterator[tuple[str, Job]]:
         """Jobs that wait for a slot."""
         return ((key, job) for key, job in self.jobs.items() if job.status == "queued")
+
+    def tenant_queued(self) -> Counter[str]:
+        """How many jobs of each tenant wait for a slot or back off."""
+        waiting = ("queued", "backoff")
+        return Counter(
+            self.cores[key].tenant for key, job in self.jobs.items() if job.status in waiting
+        )
 
 
 def invalid(field_name: str) -> Refused:

@@ -201,9 +201,10 @@ async def _check_queues(store: TimedStore, jobs: dict[str, Job], waiting: dict[s
         if job.status == "backoff"
     }
     tenants: dict[str, int] = {}
-    for key in waiting:
-        tenant = key.partition(":")[0]
-        tenants[tenant] = tenants.get(tenant, 0) + 1
+    for key, job in jobs.items():
+        if job.status in ("queued", "backoff"):
+            tenant = key.partition(":")[0]
+            tenants[tenant] = tenants.get(tenant, 0) + 1
     backlog = await store.read_hash(store.keys.tenant_queued)
     assert {tenant: int(count) for tenant, count in backlog.items()} == tenants
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from eventsched.errors import Backpressure
 from eventsched.schema.events import JobQueued
 from eventsched.store.node_commands import NodeGrant
 from tests.fixtures_store import START_MS, TimedStore
@@ -24,12 +25,20 @@ from tests.scripts.jobs_of import (
 
 FAILED: dict[str, Any] = {"status": "failed", "code": "BROKEN", "retryable": True}
 AVOID_MS = 2_000
+KEY = "0123456789abcdef"
 
 
 async def failed(store: TimedStore, node: NodeGrant, **report: Any) -> JobQueued:
     """The newest assignment of the node fails with this report; returns the event that follows."""
     message = (await assigned(store, node))[-1]
-    assert await reply(store, node, message["j"], message["attempt"], **FAILED | report) == "ok"
+    return await failed_job(store, node, message["j"], message["attempt"], **report)
+
+
+async def failed_job(
+    store: TimedStore, node: NodeGrant, job: str, attempt: int, **report: Any
+) -> JobQueued:
+    """The attempt fails with this report; returns the event that follows."""
+    assert await reply(store, node, job, attempt, **FAILED | report) == "ok"
     await check(store)
     queued: JobQueued = await last(store, "JobQueued")
     return queued
@@ -240,6 +249,70 @@ async def test_rule_18_a_job_that_waited_keeps_its_tag_through_a_backoff(
     assert await zset(store, store.keys.tenant_finish_tag) == before
     await wait_until(store, queued.not_before_ms)
     assert (await last(store, "JobDispatched")).attempt == 2
+
+
+async def test_rule_18_jobs_that_back_off_count_as_waiting_jobs_of_their_tenant(
+    store: TimedStore,
+) -> None:
+    """A tenant whose jobs fail again and again is refused at its limit, alone."""
+    await store.configure_cell({"tenant_queue_max": 3}, overwrite=True)
+    node = await store.join(slots=4)
+    session = await speak(store, "s1", count=3)
+    await store.dispatch()
+    for number, message in enumerate(await assigned(store, node), 1):
+        await reply(store, node, message["j"], **FAILED, retry_in_ms=10_000)
+        assert await store.read_hash(store.keys.tenant_queued) == {"acme": str(number)}
+        await check(store)
+    with pytest.raises(Backpressure) as refused:
+        await store.say(session, 3)
+    assert (refused.value.fields["cause"], refused.value.fields["seen"]) == ("tenant_queue", "3")
+    await speak(store, "s2", tenant="other")
+    await store.dispatch()
+    assert await store.read_hash(store.keys.tenant_queued) == {"acme": "3"}
+    await check(store)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "closed and erased", "exhausted", "dispatched"])
+async def test_rule_18_a_job_that_ends_its_backoff_counts_no_more(
+    store: TimedStore, how: str
+) -> None:
+    settings = {"close_wait_ms": 5_000, "delivery_gap_timeout_ms": 3_000}
+    await store.configure_cell(settings, overwrite=True)
+    node = await store.join(slots=2)
+    session = await speak(store, "s1", count=2, key=KEY)
+    await store.dispatch()
+    first, second = await assigned(store, node)
+    await reply(store, node, second["j"], **FAILED if how == "exhausted" else {})
+    queued = await failed_job(store, node, first["j"], 1, retry_in_ms=10_000)
+    assert "acme" in await store.read_hash(store.keys.tenant_queued)
+    if how == "cancelled":
+        await wait_until(store, START_MS + 3_000)
+        assert len(await logged(store, "ResultMissing")) == 1
+    elif how == "closed and erased":
+        await store.configure_cell({"delivery_gap_timeout_ms": 60_000}, overwrite=True)
+        await store.close_session(session.session, session.epoch)
+        await wait_until(store, START_MS + 5_000)
+        assert await logged(store, "SessionClosed")
+        assert await store.erase_session(session.session, KEY) == "ok"
+    elif how == "dispatched":
+        await store.configure_cell({"delivery_gap_timeout_ms": 60_000}, overwrite=True)
+        await wait_until(store, queued.not_before_ms)
+    else:
+        await exhaust(store, node)
+        assert len(await logged(store, "JobFailed")) == 2
+    assert await store.read_hash(store.keys.tenant_queued) == {}
+    await check(store)
+
+
+async def exhaust(store: TimedStore, node: NodeGrant) -> None:
+    """Both jobs fail until they have no attempt left."""
+    await store.configure_cell({"delivery_gap_timeout_ms": 60_000}, overwrite=True)
+    while backoffs := await zset(store, store.keys.backoffs):
+        await wait_until(store, min(backoffs.values()))
+        for message in await assigned(store, node):
+            report = FAILED | {"attempt": message["attempt"]}
+            await reply(store, node, message["j"], **report)
+            await check(store)
 
 
 @pytest.mark.parametrize("how", ["lease", "node lost", "missing model"])

@@ -1,6 +1,6 @@
 -- backoff: the wait of a job between a retryable failure that its node reports and the next attempt
--- (rule 20, dispatching again). The job is in no queue meanwhile, and a timer ends the wait. The
--- job keeps the tag of its first wait.
+-- (rule 20, dispatching again). The job is in no queue meanwhile, but counts as a waiting job of
+-- its tenant, and a timer ends the wait. The job keeps the tag of its first wait.
 -- include: assign
 -- include: call
 -- include: clock
@@ -31,11 +31,13 @@ local function member_of(job)
 end
 
 local function leave(job)
-  write('ZREM', keys.backoffs, member_of(job))
+  if write('ZREM', keys.backoffs, member_of(job)) == 1 then queue.count_waiting(job.tenant, -1) end
 end
 
 local function enter(job, not_before)
-  write('ZADD', keys.backoffs, not_before, member_of(job))
+  if write('ZADD', keys.backoffs, not_before, member_of(job)) == 1 then
+    queue.count_waiting(job.tenant, 1)
+  end
 end
 
 local function start(job, cause, not_before, avoid_until)

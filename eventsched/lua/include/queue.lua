@@ -42,7 +42,8 @@ end
 
 call.on_reset(reset)
 
--- The place of the head of a requirement, false if no job waits; how many jobs of a tenant wait.
+-- The place of the head of a requirement, false if no job waits; how many jobs of a tenant wait or
+-- back off.
 local places = cache.register('places', 'live', function(requirement)
   return redis.call('HGET', keys.requirements, requirement)
 end)
@@ -72,12 +73,17 @@ local undispatched = cache.register_single('undispatched', 'live', function()
 end)
 
 -- The jobs of the tenant that wait. Outcomes in the dispatch queue count at once, so that no
--- producer outruns the dispatcher.
+-- producer outruns the dispatcher, and jobs that back off count until they run or end.
 function queue.tenant_count(tenant)
   local count = tenant_counts.read_through(tenant) + (queue.changes[tenant] or 0)
     + (undispatched.read_through()[tenant] or 0)
   local changes = queue.undispatched
   return changes and count + (changes[tenant] or 0) or count
+end
+
+-- So many more jobs of the tenant wait or back off.
+function queue.count_waiting(tenant, change)
+  queue.changes[tenant] = (queue.changes[tenant] or 0) + change
 end
 
 -- So many more outcomes of the tenant are in the dispatch queue.
@@ -317,7 +323,7 @@ local function enqueue(job, requirement, reason, cause, tag, deadline)
   jobs.set_queued(job, deadline)
   write('ZADD', keys.waiting_tags, tag, job.member)
   add_to_set(job.priority, requirement, tag, job.member)
-  queue.changes[job.tenant] = (queue.changes[job.tenant] or 0) + 1
+  queue.count_waiting(job.tenant, 1)
   raise_head(requirement, job)
   events.JobQueued(job, reason, cause, tag, deadline, job.avoid_until, nil)
 end
@@ -368,8 +374,7 @@ end
 function queue.drop(head)
   write('ZREM', keys.waiting_tags, head.member)
   if remove_from_set(head.priority, head.requirement, head.member) then
-    local tenant = string.match(head.member, '^%d+:([^:]+):')
-    queue.changes[tenant] = (queue.changes[tenant] or 0) - 1
+    queue.count_waiting(string.match(head.member, '^%d+:([^:]+):'), -1)
   end
   queue.update_head(head.requirement)
 end
@@ -380,7 +385,7 @@ function queue.remove(job)
   local requirement = queue.name_of(job)
   write('ZREM', keys.waiting_tags, job.member)
   if remove_from_set(job.priority, requirement, job.member) then
-    queue.changes[job.tenant] = (queue.changes[job.tenant] or 0) - 1
+    queue.count_waiting(job.tenant, -1)
   end
   if queue.place_of(job) == places.read_through(requirement) then queue.update_head(requirement) end
 end
@@ -435,7 +440,7 @@ end
 
 call.on_commit(function()
   if queue.undispatched then write_undispatched() end
-  if not queue.virtual and not next(queue.sets) then return end
+  if not queue.virtual and not next(queue.sets) and not next(queue.changes) then return end
   write_counters()
   reset()
 end)
