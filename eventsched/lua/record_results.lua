@@ -75,10 +75,11 @@ end
 -- The node is not chosen for the subject for a while (rule 14, suspended nodes). `subject` is a
 -- feature, a language pair or `nodes.whole`, `reason` the code of the report. Returns whether the
 -- node is suspended: the last node that can serve a requirement is never suspended for every job.
-local function suspend(job, subject, reason, suspend_ms)
+-- `share` bounds how many nodes are, as in `classes.may_suspend`.
+local function suspend(job, subject, reason, suspend_ms, share)
   local registration = nodes.get(job.node)
   if not nodes.is_current(registration, job.epoch) then return false end
-  if subject == nodes.whole and not classes.others_can_serve(registration) then return false end
+  if subject == nodes.whole and not classes.may_suspend(registration, share) then return false end
   local until_ms = clock.now() + suspend_ms
   timers.set(until_ms, 'suspension', job.node .. '|' .. subject)
   if not strings.set_of(registration.suspended)[subject] then
@@ -122,13 +123,14 @@ local function fail_unreadable(job)
 end
 
 -- The node reports a retryable failure. A node that fails fast again and again is suspended for
--- every job. A further failure of an attempt that began before does not extend the suspension.
+-- every job, unless too many are. A further failure of an attempt that began before does not extend
+-- the suspension.
 local function suspend_if_failing(job)
-  local suspend_ms = node_failures.count(job)
+  local suspend_ms, share = node_failures.count(job)
   if not suspend_ms then return end
   if strings.set_of(nodes.get(job.node).suspended)[nodes.whole] then return end
-  if suspend(job, nodes.whole, 'ATTEMPTS_FAILED', suspend_ms) then
-    node_failures.set_suspended(job.node)
+  if suspend(job, nodes.whole, 'ATTEMPTS_FAILED', suspend_ms, share) then
+    node_failures.set_suspended(job)
   end
 end
 

@@ -35,6 +35,8 @@ HELD_MS_MAX = 300_000
 AUDIO_MAX, PARTIAL_MAX, REFUSED_MAX = 512_000, 65_536, 16
 UNREADABLE_MAX = 3
 FAILURES_MAX = 5
+SHARES = {"sessions": 8, "tenants": 3}
+"""Of so many able nodes, failures of one tenant's sessions, or of two tenants, suspend one."""
 LOST_CODES = {
     "lease": "JOB_TIMEOUT",
     "node_lost": "NODE_LOST",
@@ -244,7 +246,7 @@ def _unreadable(w: World, name: str, result: NodeResult) -> None:
     count, since_ms = w.unreadable.get(name, (0, w.now))
     if w.now - since_ms > w.settings.suspend_ms:
         count, since_ms = 0, w.now
-    if count + 1 >= UNREADABLE_MAX and nodes.others_can_serve(w, name):
+    if count + 1 >= UNREADABLE_MAX and nodes.may_suspend(w, name):
         w.unreadable.pop(name, None)
         nodes.suspend(w, name, nodes.WHOLE, "RESULT_UNREADABLE")
     else:
@@ -318,18 +320,23 @@ def _replace(w: World, node: str, epoch: int, result: NodeResult) -> None:
 
 
 def _suspend_if_failing(w: World, name: str, key: str) -> None:
-    """Rule 14, suspended nodes: five fast failures in a row, of two sessions, suspend the node."""
+    """Rule 14, suspended nodes: five fast failures in a row, of two sessions, suspend the node,
+    while few nodes are suspended.
+    """
     if w.now - w.jobs[key].dispatched_ms > w.settings.fast_failure_ms:
         return
-    session = w.cores[key].session
-    process = w.processes[name]
-    old = process.failures or Failures(0, session, False, 0)
-    has_other = old.has_other or session != old.session
-    new = Failures(min(old.count + 1, FAILURES_MAX), old.session, has_other, old.suspensions)
+    core, process = w.cores[key], w.processes[name]
+    old = process.failures or Failures(0, core.session, core.tenant)
+    spread = old.spread
+    if core.tenant != old.tenant:
+        spread = "tenants"
+    elif core.session != old.session and spread == "session":
+        spread = "sessions"
+    new = replace(old, count=min(old.count + 1, FAILURES_MAX), spread=spread)
     process.failures = new
-    if new.count < FAILURES_MAX or not has_other or nodes.WHOLE in w.nodes[name].suspension_words:
+    if new.count < FAILURES_MAX or nodes.WHOLE in w.nodes[name].suspension_words:
         return
-    if nodes.others_can_serve(w, name):
+    if spread in SHARES and nodes.may_suspend(w, name, SHARES[spread]):
         suspend_ms = w.settings.failing_suspend_ms * 2**new.suspensions
         suspend_ms = min(suspend_ms, w.settings.failing_suspend_ms_max)
         nodes.suspend(w, name, nodes.WHOLE, "ATTEMPTS_FAILED", suspend_ms)

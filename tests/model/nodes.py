@@ -72,17 +72,33 @@ def is_able(node: Node, source: str, target: str, features: Sequence[str]) -> bo
     return declares(node, source, target, features) and not subjects & set(node.suspension_words)
 
 
-def others_can_serve(w: World, name: str) -> bool:
-    """Whether others can serve each requirement that the node can serve now."""
+def may_suspend(w: World, name: str, share: int = 0) -> bool:
+    """Whether others can serve each requirement that the node can serve now, and, with a share, at
+    most one of so many nodes of a language pair, and of those that have all features of the node,
+    is then suspended for every job, or one node.
+    """
     node = w.nodes[name]
     usable = [each for each in node.features if each not in node.suspension_words]
     others = [each for other, each in w.nodes.items() if other != name and each.status == "alive"]
-    return all(
-        any(is_able(other, source, target, usable) for other in others)
-        for source in node.sources
-        for target in node.targets
-        if f"{source}>{target}" not in node.suspension_words
-    )
+    is_counted = node.status == "alive" and WHOLE not in node.suspension_words
+    for source in node.sources:
+        for target in node.targets:
+            if f"{source}>{target}" in node.suspension_words:
+                continue
+            for features in (usable, []):
+                able = [each for each in others if is_able(each, source, target, features)]
+                out = [each for each in others if _is_out(each, source, target, features)]
+                count = len(able) + len(out) + is_counted
+                if not able or (share and len(out) >= max(1, count // share)):
+                    return False
+    return True
+
+
+def _is_out(node: Node, source: str, target: str, features: Sequence[str]) -> bool:
+    """Whether the node is able but for a suspension for every job."""
+    words = set(node.suspension_words)
+    is_able_else = not words & {f"{source}>{target}", *features}
+    return WHOLE in words and is_able_else and declares(node, source, target, features)
 
 
 @dataclass(frozen=True, slots=True)

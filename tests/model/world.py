@@ -78,11 +78,12 @@ class Failures:
 
     count: int
     session: str
-    has_other: bool
-    suspensions: int
+    tenant: str
+    spread: str = "session"
+    suspensions: int = 0
 
     def __str__(self) -> str:
-        return f"{self.count}|{self.session}|{int(self.has_other)}|{self.suspensions}"
+        return f"{self.count}|{self.session}|{self.tenant}|{self.spread}|{self.suspensions}"
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ is dispatched again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -597,4 +598,135 @@ async def test_rule_14_a_new_registration_has_no_failures(store: TimedStore) -> 
         await reply(store, node, message["j"], status="failed", code="BROKEN", retryable=True)
     await store.join("n1", token="newer", slots=8)
     assert (await store.read_hash(store.keys.node("n1")))["failures"] == ""
+    await check(store)
+
+
+async def work(
+    store: TimedStore,
+    fleet: dict[str, NodeGrant],
+    fails: Callable[[str, dict[str, Any]], bool],
+) -> None:
+    """Each node answers what it holds, jobs that fail first."""
+    for name, node in fleet.items():
+        messages = {message["j"]: message for message in await assigned(store, node)}
+        key = store.keys.leases(name, node.epoch)
+        held = [
+            messages[job.decode()]
+            for job in await store.transport.command("ZRANGE", key, 0, -1, key=key)
+        ]
+        for message in sorted(held, key=lambda each: not fails(name, each)):
+            report: dict[str, Any] = {}
+            if fails(name, message):
+                report = {"status": "failed", "code": "HANDLER_ERROR", "retryable": True}
+            await reply(store, node, message["j"], message["attempt"], **report)
+
+
+async def suspended_nodes(store: TimedStore, fleet: dict[str, NodeGrant]) -> set[str]:
+    return {
+        name for name in fleet if (await store.read_hash(store.keys.node(name)))["suspended"] == "*"
+    }
+
+
+async def fleet_of(store: TimedStore, count: int, *, slots: int = 8) -> dict[str, NodeGrant]:
+    names = [f"n{number:02}" for number in range(count)]
+    return {name: await store.join(name, slots=slots) for name in names}
+
+
+@pytest.mark.parametrize(("tenants", "most"), [(["poison"], 1), (["poison", "poison-2"], 4)])
+async def test_rule_14_jobs_that_crash_handlers_suspend_few_nodes(
+    store: TimedStore, tenants: list[str], most: int
+) -> None:
+    """One of eight nodes, or one, if the jobs are of one tenant; one of three if of several."""
+    settings = {"queue_timeout_ms": 100_000, "idle_ms": 1_000_000, "retry_backoff_ms": 0}
+    await store.configure_cell(settings, overwrite=True)
+    fleet = await fleet_of(store, 12)
+
+    def fails(name: str, message: dict[str, Any]) -> bool:
+        return str(message["j"]).startswith("poison")
+
+    seen = 0
+    for number in range(8):
+        for tenant in tenants:
+            for part in range(2):
+                await speak(store, f"{tenant}-{number}-{part}", tenant=tenant, count=8)
+        await store.dispatch()
+        for _ in range(4):
+            await work(store, fleet, fails)
+        suspended = await suspended_nodes(store, fleet)
+        seen = max(seen, len(suspended))
+        assert len(suspended) <= most
+    assert seen == most
+    await speak(store, "other", tenant="acme", count=2)
+    await store.dispatch()
+    await work(store, fleet, fails)
+    assert len(await logged(store, "ResultRecorded")) == 2, "other tenants are served"
+    await check(store)
+
+
+async def test_rule_14_a_broken_node_is_suspended_where_one_tenant_works(
+    store: TimedStore,
+) -> None:
+    """It is one of five. Every job succeeds on another node, and it gets no more jobs."""
+    fleet = await fleet_of(store, 5)
+
+    def fails(name: str, message: dict[str, Any]) -> bool:
+        return name == "n00"
+
+    for number in range(6):
+        await speak(store, f"s{number}", count=5)
+        await store.dispatch()
+        for _ in range(2):
+            await work(store, fleet, fails)
+            store.tick(125)
+            await store.timers()
+        await work(store, fleet, fails)
+    assert await suspended_nodes(store, fleet) == {"n00"}
+    assert len(await logged(store, "ResultRecorded")) == 30
+    assert await logged(store, "JobFailed") == []
+    failed = len(await logged(store, "AttemptEnded"))
+    await speak(store, "more", count=8)
+    await store.dispatch()
+    await work(store, fleet, fails)
+    assert len(await logged(store, "AttemptEnded")) == failed
+    await check(store)
+
+
+@pytest.mark.parametrize("count", [2, 3, 6])
+async def test_rule_14_of_a_fleet_that_is_all_broken_most_nodes_remain(
+    store: TimedStore, count: int
+) -> None:
+    """The jobs fail with their codes instead of waiting, and the first sound node succeeds."""
+    await store.configure_cell({"retry_backoff_ms": 0}, overwrite=True)
+    fleet = await fleet_of(store, count, slots=64)
+    for number in range(4):
+        for tenant in ("acme", "globex"):
+            await speak(store, f"{tenant}-{number}", tenant=tenant, count=6)
+        await store.dispatch()
+        for _ in range(5):
+            await work(store, fleet, lambda name, message: True)
+    assert len(await suspended_nodes(store, fleet)) == max(1, count // 3)
+    assert {event.data.code for event in await logged(store, "JobFailed")} == {"HANDLER_ERROR"}
+    assert len(await logged(store, "JobFailed")) == 48
+    await speak(store, "s", count=1)
+    await store.dispatch()
+    await work(store, fleet, lambda name, message: False)
+    assert len(await logged(store, "ResultRecorded")) == 1
+    await check(store)
+
+
+async def test_rule_14_nodes_with_different_features_share_the_bound(store: TimedStore) -> None:
+    """Four groups of two nodes, each with a feature of its own, serve the jobs without features."""
+    settings = {"queue_timeout_ms": 100_000, "retry_backoff_ms": 0}
+    await store.configure_cell(settings, overwrite=True)
+    fleet = {
+        name: await store.join(name, slots=8, features=[f"f{number // 2}"])
+        for number, name in enumerate(f"n{number}" for number in range(8))
+    }
+    for number in range(6):
+        for tenant in ("acme", "globex"):
+            await speak(store, f"{tenant}-{number}", tenant=tenant, count=8)
+        await store.dispatch()
+        for _ in range(4):
+            await work(store, fleet, lambda name, message: True)
+    assert len(await suspended_nodes(store, fleet)) == 2
     await check(store)

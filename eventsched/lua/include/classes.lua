@@ -75,14 +75,19 @@ function classes.pair_subject(source, target)
   return source .. '>' .. target
 end
 
--- Whether the nodes of the class are suspended for a requirement of this pair with these features.
-local function is_suspended(class, pair, features)
+-- Whether the nodes of the class are suspended for this pair or for one of these features.
+local function is_suspended_for(class, pair, features)
   local set = class.suspended
-  if set[classes.whole_node] or set[pair] then return true end
+  if pair and set[pair] then return true end
   for _, feature in ipairs(features) do
     if set[feature] then return true end
   end
   return false
+end
+
+-- Whether the nodes of the class are suspended for a requirement of this pair with these features.
+local function is_suspended(class, pair, features)
+  return class.suspended[classes.whole_node] or is_suspended_for(class, pair, features)
 end
 
 -- Whether the nodes of the class can take a job of this pair with these features now.
@@ -124,36 +129,59 @@ function classes.matching(requirement)
   return match
 end
 
--- Whether the nodes other than this one can serve every requirement that this node can serve now. A
--- node that drains takes no new job. The requirement with all usable features is the hardest one of
--- each language pair; a pair for which the node is suspended needs no other node. Bound: the 1,024
--- language pairs of a node, the classes of each.
-function classes.others_can_serve(node)
+-- Whether one more node may be suspended for every job, beside `out` suspended ones and `able`
+-- others.
+local function is_below(out, able, share)
+  return out < math.max(1, math.floor((able + out) / share))
+end
+
+-- Whether the node may be suspended for every job. Afterwards another node can serve every
+-- requirement that this node can serve now. With `share`, also at most one node in `share` is then
+-- suspended for every job, or one node, both of those of a language pair and of those that have the
+-- features of this node as well. A node that drains takes no new job and does not count. The
+-- requirement with all usable features is the hardest one of each language pair; a pair for which
+-- the node is suspended needs no other node. Bound: the 1,024 language pairs of a node, the classes
+-- of each.
+function classes.may_suspend(node, share)
   local suspended, usable, by_class = strings.set_of(node.suspended), {}, {}
   for _, feature in ipairs(strings.split(node.features)) do
     if not suspended[feature] then usable[#usable + 1] = feature end
   end
-  -- The suspended subjects of a class with another node that has the features, or false.
-  local function can_serve(id)
-    if by_class[id] == nil then
-      local class = class_nodes.definition(id)
-      local is_this = id == node.class and node.status == 'alive'
-      by_class[id] = class.total - class.draining > (is_this and 1 or 0)
-        and serves(class, nil, usable) and class.suspended
+  local own = node.status == 'alive' and not suspended[classes.whole_node] and 1 or 0
+  local function has_usable(class)
+    if by_class[class.id] == nil then
+      by_class[class.id] = contains_all(class.features, usable)
+        and not is_suspended_for(class, nil, usable)
     end
-    return by_class[id]
+    return by_class[class.id]
+  end
+  local function may_suspend_for(pair, subject)
+    local able, out, able_of_pair, out_of_pair = 0, 0, 0, 0
+    for _, id in ipairs(ids_of_pair.read_through(pair)) do
+      local class = class_nodes.definition(id)
+      if not class.suspended[subject] then
+        local count, with_usable = class.total - class.draining, has_usable(class)
+        if class.suspended[classes.whole_node] then
+          out_of_pair = out_of_pair + count
+          if with_usable then out = out + count end
+        else
+          able_of_pair = able_of_pair + count
+          if with_usable then able = able + count end
+        end
+      end
+      if not share and able > own then return true end
+    end
+    if able == own then return false end
+    return not share
+      or is_below(out, able, share) and is_below(out_of_pair, able_of_pair, share)
   end
   local targets = strings.split(node.targets)
   for _, source in ipairs(strings.split(node.sources)) do
     for _, target in ipairs(targets) do
       local subject = classes.pair_subject(source, target)
-      local has_other = suspended[subject] or false
-      for _, id in ipairs(ids_of_pair.read_through(source .. ':' .. target)) do
-        if has_other then break end
-        local subjects = can_serve(id)
-        has_other = subjects and not subjects[subject]
+      if not suspended[subject] and not may_suspend_for(source .. ':' .. target, subject) then
+        return false
       end
-      if not has_other then return false end
     end
   end
   return true

@@ -1,8 +1,10 @@
 -- node_failures: the attempts in a row that failed fast on a node (rule 14, suspended nodes). Five
--- of them, of at least two sessions, show that the node is broken. The field `failures` of the node
--- is `count|session|has_other|suspensions`, or empty: `session` is that of the first failure,
--- `has_other` is 1 if another session had a failure, `suspensions` counts those since the last
--- success.
+-- of them, of at least two sessions, show that the node is broken, or that a tenant sends what
+-- breaks handlers. So failures suspend a small part of the nodes at a time, and those of one tenant
+-- alone a smaller one. The field `failures` of the node is
+-- `count|session|tenant|spread|suspensions`, or empty: session and tenant are those of the first
+-- failure, `spread` says whether all failures have its session (`session`) or its tenant
+-- (`sessions`), or not (`tenants`), `suspensions` counts those since the last success.
 -- include: cache
 -- include: clock
 -- include: keys
@@ -10,47 +12,58 @@
 -- include: write
 local node_failures = {}
 local failures_max, doublings_max = 5, 20
+-- Of so many nodes that serve a requirement, failures of these jobs suspend one at a time.
+local shares = { sessions = 8, tenants = 3 }
+local pattern = '^(%d+)|([^|]*)|([^|]*)|(%a+)|(%d+)$'
 
 local stored = cache.register('node_failures', 'live', function(node)
   return redis.call('HGET', keys.of('node', node), 'failures') or ''
 end)
 
-local function store(node, failures)
+local function store(node, ...)
+  local failures = string.format('%d|%s|%s|%s|%d', ...)
   write('HSET', keys.of('node', node), 'failures', failures)
   stored.put(node, failures)
 end
 
-local function read(node)
-  local count, session, has_other, suspensions =
-    string.match(stored.read_through(node), '^(%d+)|([^|]*)|([01])|(%d+)$')
-  return tonumber(count) or 0, session, has_other == '1', tonumber(suspensions) or 0
+-- The parts of the field; of an empty one, those of a row that begins with the job.
+local function read(node, job)
+  local count, session, tenant, spread, suspensions =
+    string.match(stored.read_through(node), pattern)
+  if not count then return 0, job.session, job.tenant, 'session', 0 end
+  return tonumber(count), session, tenant, spread, tonumber(suspensions)
 end
 
-local function format(count, session, has_other, suspensions)
-  return string.format('%d|%s|%d|%d', count, session, has_other and 1 or 0, suspensions)
+local function spread_with(job, session, tenant, spread)
+  if job.tenant ~= tenant then return 'tenants' end
+  return job.session ~= session and spread == 'session' and 'sessions' or spread
 end
 
 -- An attempt of the job has failed on the node, with a retryable code. If it failed fast, it
--- counts. Returns for how long the node should be suspended, in ms; nil if it should not.
+-- counts. Returns for how long the node should be suspended, in ms, and the share of
+-- `classes.may_suspend`; nil if it should not.
 function node_failures.count(job)
   if clock.now() - tonumber(job.at) > settings.fast_failure_ms then return nil end
-  local count, session, has_other, suspensions = read(job.node)
-  session = session or job.session
-  count, has_other = math.min(count + 1, failures_max), has_other or session ~= job.session
-  store(job.node, format(count, session, has_other, suspensions))
-  if count < failures_max or not has_other then return nil end
+  local count, session, tenant, spread, suspensions = read(job.node, job)
+  count, spread = math.min(count + 1, failures_max), spread_with(job, session, tenant, spread)
+  store(job.node, count, session, tenant, spread, suspensions)
+  if count < failures_max or not shares[spread] then return nil end
   local doublings = math.min(suspensions, doublings_max)
-  return math.min(settings.failing_suspend_ms * 2 ^ doublings, settings.failing_suspend_ms_max)
+  return math.min(settings.failing_suspend_ms * 2 ^ doublings, settings.failing_suspend_ms_max),
+    shares[spread]
 end
 
--- The node is suspended because of its failures: the next failure suspends it for twice as long.
-function node_failures.set_suspended(node)
-  local count, session, has_other, suspensions = read(node)
-  store(node, format(count, session, has_other, suspensions + 1))
+-- The node is suspended because of failures, the last of which is of the job: the next failure
+-- suspends it for twice as long.
+function node_failures.set_suspended(job)
+  local count, session, tenant, spread, suspensions = read(job.node, job)
+  store(job.node, count, session, tenant, spread, suspensions + 1)
 end
 
 -- The node has succeeded, or is registered again.
 function node_failures.clear(node)
-  if stored.read_through(node) ~= '' then store(node, '') end
+  if stored.read_through(node) == '' then return end
+  write('HSET', keys.of('node', node), 'failures', '')
+  stored.put(node, '')
 end
 return node_failures
