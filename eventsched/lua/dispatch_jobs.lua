@@ -18,7 +18,7 @@
 -- Refusals: INVALID_MESSAGE
 -- Events: JobDispatched, JobQueued
 -- Bound: 12 entries of at most 32 targets, none after 16 jobs or fills; 8 fills
---   each; the groups and the consumers of the queue, if the queue is empty
+--   and 256 heads that avoid a node each; the groups and the consumers of the queue, if it is empty
 -- include: assign
 -- include: clock
 -- include: dead_letters
@@ -37,8 +37,9 @@ local group, entries_max, jobs_max, idle_ms_max = 'dispatch', '12', 16, 3600000
 -- Returns how many jobs the entry had, how many of them wait for a slot, and how many were filled.
 local function process(id, kind, d)
   if kind == 'fill' then
-    local node = nodes.get(d)
-    return 0, 0, node and assign.fill(node, 'dispatch/' .. id) or 0
+    local name, from = dispatch_entry.decode_fill(d)
+    local node = nodes.get(name)
+    return 0, 0, node and assign.fill(node, 'dispatch/' .. id, from) or 0
   end
   local entry = dispatch_entry.decode(d)
   queue.count_undispatched(entry.tenant, -#entry.targets)

@@ -17,6 +17,7 @@ from eventsched.schema.events import Event, JobDispatched, JobPromoted, JobQueue
 from eventsched.schema.keys import name_of
 from eventsched.schema.settings import Settings
 from eventsched.store.client import Client
+from eventsched.store.node_commands import NodeGrant, NodeResult
 from eventsched.store.replies import fields_of
 from eventsched.store.transport import RedisTransport
 from tests.fixtures_store import TimedStore
@@ -462,3 +463,77 @@ def assert_order_of_dispatch(events: list[Event]) -> None:
                 assert data.winner.tag == taken.tag
             case _:
                 waiting.pop(event.job, None)
+
+
+async def avoided_queues(store: TimedStore, count: int) -> tuple[NodeGrant, NodeGrant]:
+    """A node that `count` queues of one job each avoid, and another one, which is full."""
+    settings = {
+        "retry_avoid_ms": 60_000, "queue_timeout_ms": 600_000, "fast_failure_ms": 1,
+        "node_lost_ms": 600_000, "idle_ms": 600_000,
+    }  # fmt: skip
+    await store.configure_cell(settings, overwrite=True)
+    sources = [f"{a}{b}" for a in "abcdefgh" for b in "abcdefgh"][: (count + 7) // 8]
+    targets = [f"{a}z" for a in "abcdefgh"]
+    abilities: dict[str, Any] = {"sources": ["en", *sources], "targets": ["es", *targets]}
+    sound = await store.join("n2", slots=1, **abilities)
+    await speak(store, "of-n2")
+    await store.dispatch()
+    broken = await store.join("n1", slots=8, **abilities)
+    for number, source in enumerate(sources):
+        await speak(store, f"a{number}", source=source, targets=targets)
+        await store.dispatch()
+        messages = await assigned(store, broken)
+        store.tick(2)
+        failed = [
+            NodeResult(
+                job=message["j"],
+                attempt=1,
+                status="failed",
+                code="BROKEN",
+                retryable=True,
+                retry_in_ms=1,
+            )
+            for message in messages[-8:]
+        ]
+        assert await store.record_results(broken.node, broken.epoch, failed) == [None] * 8
+        store.tick(2)
+        await store.timers()
+    assert await logged(store, "NodeSuspended") == []
+    queues = await store.read_hash(store.keys.requirements)
+    assert len([queue for queue in queues if queue.endswith("|n1")]) == count
+    return broken, sound
+
+
+async def test_rule_18_a_job_behind_200_queues_that_avoid_the_node_is_found_in_two_calls(
+    store: TimedStore, redis: Client
+) -> None:
+    """The first call asks for the next one, which goes on where the first one has stopped."""
+    broken, sound = await avoided_queues(store, 200)
+    await speak(store, "busy", count=8)
+    await store.dispatch()
+    await speak(store, "behind", priority=2, count=2)
+    await store.dispatch()
+    assert (await last(store, "JobQueued")).priority == 2
+    before = await calls_of(redis)
+    await reply(store, broken, (await assigned(store, broken))[-1]["j"])
+    assert sum((await calls_of(redis) - before).values()) < 60, "the work of a call is bounded"
+    assert (await order_of_dispatch(store))[-1] == "busy/7"
+    await store.dispatch()
+    assert (await order_of_dispatch(store))[-1] == "behind/0"
+    dispatch = (await logged(store, "JobDispatched"))[-1]
+    assert (dispatch.data.rule, dispatch.node) == ("fill", broken.node)
+    await check(store)
+    await reply(store, sound, (await assigned(store, sound))[0]["j"])
+    assert (await order_of_dispatch(store))[-1] == "a0/0", "the other node takes the first of them"
+    await check(store)
+
+
+async def test_rule_18_a_node_that_all_queues_avoid_ends_its_search(store: TimedStore) -> None:
+    broken, _ = await avoided_queues(store, 200)
+    await speak(store, "busy")
+    await store.dispatch()
+    await reply(store, broken, (await assigned(store, broken))[-1]["j"])
+    assert (await store.dispatch(), await logged(store, "JobFailed")) == (0, [])
+    key = store.keys.dispatch
+    assert await store.transport.command("XLEN", key, key=key) == 0
+    await check(store)

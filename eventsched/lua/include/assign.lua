@@ -132,13 +132,18 @@ end
 
 -- Fill the free slots of a node: the best job of all waiting requirements of its class takes a
 -- slot, for at most 8 slots. If free slots and waiting jobs are left, one `fill` entry in the
--- dispatch queue continues. Returns how many jobs were dispatched.
-function assign.fill(node, cause)
-  if not nodes.has_slot(node) or not queue.has_waiting_for(node) then return 0 end
+-- dispatch queue continues. So it does if the heads that this call reads all avoid the node and
+-- there are more: the entry has the item after which the next call goes on. `from` is that item, or
+-- nil. Returns how many jobs were dispatched.
+function assign.fill(node, cause, from)
+  if not nodes.has_slot(node) or not queue.has_waiting_for(node, from) then return 0 end
   local free, filled = node.slots - nodes.lease_count(node), 0
   while free > 0 and filled < assign.fills_max do
-    local best, second, compared = queue.first_heads(node)
-    if not best then break end
+    local best, second, compared, next_from = queue.first_heads(node, from)
+    if not best then
+      from = next_from or from
+      break
+    end
     local job = jobs.load(string.sub(best.member, 18))
     if job and job.status == 'queued' then
       queue.take(job)
@@ -152,8 +157,8 @@ function assign.fill(node, cause)
     end
     filled = filled + 1
   end
-  if free > 0 and queue.has_waiting_for(node) then
-    dispatch_entry.append_fill(node.name)
+  if free > 0 and queue.has_waiting_for(node, from) then
+    dispatch_entry.append_fill(node.name, from)
   end
   return filled
 end

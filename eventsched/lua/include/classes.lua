@@ -11,7 +11,7 @@
 -- which suspends the nodes of the class for every job.
 local classes = { whole_node = '*' }
 -- Source, target and features of a requirement, or of a queue of it that avoids a node.
-local queue_pattern, scanned_last = '^(.-):(.-):([^|]*)', '63'
+local queue_pattern, scanned_max, scanned_text = '^(.-):(.-):([^|]*)', 128, '128'
 
 function classes.id_of(sources, targets, features, suspended)
   local signature = table.concat({ sources, targets, features, suspended }, '|')
@@ -216,13 +216,18 @@ function classes.waiting(id)
   return heads.first, heads.count
 end
 
--- The first two of the first 64 of these requirements that do not end with `suffix`.
-function classes.waiting_without(id, suffix)
-  local items = {}
-  for _, item in ipairs(redis.call('ZRANGE', keys.of('requirements', id), '0', scanned_last)) do
-    if not items[2] and string.sub(item, -#suffix) ~= suffix then items[#items + 1] = item end
+-- The first two of these requirements that do not end with `suffix`, of the 128 after the item
+-- `from`, or of the first 128 if it is nil. If there is none but the class has further ones, the
+-- second result is the item after which the next call goes on.
+function classes.waiting_without(id, suffix, from)
+  local items, lowest = {}, from and '(' .. from or '-'
+  local scanned = redis.call('ZRANGE', keys.of('requirements', id), lowest, '+', 'BYLEX', 'LIMIT',
+    '0', scanned_text)
+  for _, item in ipairs(scanned) do
+    if string.sub(item, -#suffix) ~= suffix then items[#items + 1] = item end
+    if items[2] then break end
   end
-  return items
+  return items, not items[1] and scanned[scanned_max] or nil
 end
 
 -- The next job of a requirement has changed from `old` to `head`; nil stands for none.

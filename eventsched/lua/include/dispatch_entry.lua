@@ -90,8 +90,16 @@ function dispatch_entry.append(entry)
     'd', dispatch_entry.encode(entry))
 end
 
--- Ask the dispatcher to fill the free slots of the node.
-function dispatch_entry.append_fill(node)
-  write('XADD', keys.dispatch, clock.entry_id(), 'k', 'fill', 'd', node)
+-- Ask the dispatcher to fill the free slots of the node. `from` as in `assign.fill`; no name has a
+-- space.
+function dispatch_entry.append_fill(node, from)
+  write('XADD', keys.dispatch, clock.entry_id(), 'k', 'fill',
+    'd', from and node .. ' ' .. from or node)
+end
+
+-- The name of the node of a `fill` entry, and `from` or nil.
+function dispatch_entry.decode_fill(d)
+  local node, from = string.match(d, '^(%S+) (%S+)$')
+  return node or d, from
 end
 return dispatch_entry

@@ -15,7 +15,9 @@
 -- Avoided nodes. A job that avoids the node of its last attempt (rule 20, dispatching again) waits
 -- in a queue of its own, `<requirement>|<node>`, which has its own sorted sets and its own head.
 -- The other nodes compare this head with those of the requirements; the avoided node passes over
--- it.
+-- it. A call passes over a bounded number of heads. If there are more, a `fill` entry in the
+-- dispatch queue names the head after which the next call goes on, so the jobs behind any number of
+-- heads are found in a number of calls that grows with the number of heads.
 -- include: cache
 -- include: call
 -- include: classes
@@ -288,35 +290,41 @@ local function head_of_item(class, item)
   return nil
 end
 
--- The first two items of the class of the node that do not avoid the node, and the number of all.
-local function items_for(node)
+-- The first two items of the class of the node that do not avoid the node, the number of all, and
+-- the item after which the next call goes on if those that this call has read all avoid the node;
+-- nil if they do not. `from` is such an item of an earlier call, or nil.
+local function items_for(node, from)
   local items, count = classes.waiting(node.class)
   local suffix = '|' .. node.name
-  local first, second = items[1], items[2]
+  local first, second, next_from = items[1], items[2], nil
   if first and string.sub(first, -#suffix) == suffix
     or second and string.sub(second, -#suffix) == suffix then
-    items = classes.waiting_without(node.class, suffix)
+    items, next_from = classes.waiting_without(node.class, suffix, from)
   end
-  return items, count
+  return items, count, next_from
 end
 
--- Whether jobs wait that the node can take.
-function queue.has_waiting_for(node)
-  return items_for(node)[1] ~= nil
+-- Whether jobs wait that the node can take, or may wait behind the heads that this call reads.
+-- `from` as in `items_for`.
+function queue.has_waiting_for(node, from)
+  local items, _, next_from = items_for(node, from)
+  return items[1] ~= nil or next_from ~= nil
 end
 
 -- The next two jobs of all queues that the class of the node serves and that do not avoid the node,
--- and how many queues the class serves. A call corrects at most 8 wrong items; then the jobs are
--- nil.
-function queue.first_heads(node)
-  local items, count = items_for(node)
+-- how many queues the class serves, and where the next call goes on; `from` and the last result as
+-- in `items_for`. A call corrects at most 8 wrong items; then the jobs are nil.
+function queue.first_heads(node, from)
+  local items, count, next_from = items_for(node, from)
   for _ = 1, corrected_max do
     local best = items[1] and head_of_item(node.class, items[1])
     local second = best and items[2] and head_of_item(node.class, items[2])
-    if (best or not items[1]) and (second or not items[2]) then return best, second, count end
-    items, count = items_for(node)
+    if (best or not items[1]) and (second or not items[2]) then
+      return best, second, count, next_from
+    end
+    items, count, next_from = items_for(node, from)
   end
-  return nil, nil, count
+  return nil, nil, count, next_from
 end
 
 local function enqueue(job, requirement, reason, cause, tag, deadline)
