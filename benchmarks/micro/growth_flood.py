@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import AsyncExitStack
 
 import anyio
 
@@ -62,13 +63,17 @@ async def _latency(session: Session, appends: int) -> float:
 
 async def _flood(url: str) -> None:
     """Append final chunks in a room of 32 languages until terminated."""
-    async with connect(url) as client, anyio.create_task_group() as tasks:
+    async with (
+        connect(url) as client,
+        AsyncExitStack() as stack,
+        anyio.create_task_group() as tasks,
+    ):
         (store,) = client.stores.values()
         tasks.start_soon(Dispatcher(store).run)
         sessions = [
-            await client.session(
-                "mallory", "en", room="flood", listen_language=language
-            ).__aenter__()
+            await stack.enter_async_context(
+                client.session("mallory", "en", room="flood", listen_language=language)
+            )
             for language in LANGUAGES
         ]
         sys.stdout.write("ready\n")
