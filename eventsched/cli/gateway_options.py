@@ -62,6 +62,15 @@ Origins = Annotated[
         help="Gateway: pages of this origin may open sockets; repeatable.",
     ),
 ]
+TenantConnections = Annotated[
+    int,
+    typer.Option(
+        "--tenant-connections",
+        metavar="N",
+        min=0,
+        help="Gateway: connections of one tenant; 0: as many as are free.",
+    ),
+]
 
 
 def gateway_config(
@@ -74,6 +83,7 @@ def gateway_config(
     proxies: Sequence[str],
     origins: Sequence[str],
     archive: Path | None,
+    tenant_connections: int = 0,
 ) -> GatewayConfig:
     """Return the configuration.
 
@@ -102,6 +112,7 @@ def gateway_config(
         proxies=tuple(proxies),
         origins=tuple(origins),
         archive=archive,
+        tenant_connections_max=tenant_connections,
     )
 
 

@@ -16,6 +16,7 @@ from eventsched.cli.gateway_options import (
     MakeGateway,
     Origins,
     Proxies,
+    TenantConnections,
     TlsCert,
     TlsKey,
     TokenKeys,
@@ -61,6 +62,7 @@ async def run(
     tls_key: TlsKey = None,
     proxies: Proxies = None,
     origins: Origins = None,
+    tenant_connections: TenantConnections = 0,
 ) -> int:
     """Run one or several roles in this process.
 
@@ -83,6 +85,7 @@ async def run(
             tls_key=tls_key,
             proxies=proxies or [],
             origins=origins or [],
+            tenant_connections=tenant_connections,
             archive=archive,
         )
         gateway = partial(_without_link, config)

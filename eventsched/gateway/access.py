@@ -38,6 +38,14 @@ def _access(scope: Scope, *roles: Role) -> Access:
     return Access(frozenset(roles), scope)
 
 
+def share_of(claims: Claims) -> str:
+    """Return whose share of a gateway the bearer uses: its tenant's, or its subject's own.
+
+    A token for all tenants has no tenant. Its subject does not share with others.
+    """
+    return claims.tenant if claims.tenant != ALL_TENANTS else f"*{claims.sub}"
+
+
 PUBLIC: Access | None = None
 """For routes that need no token."""
 PRODUCE = _access("tenant", "producer")

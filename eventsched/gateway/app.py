@@ -16,13 +16,19 @@ from starlette.routing import BaseRoute, Mount, WebSocketRoute
 from starlette.routing import Route as HttpRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketState
+from uvicorn.protocols.utils import ClientDisconnected
 
 from eventsched.errors import Unauthenticated
+from eventsched.gateway.access import share_of
+from eventsched.gateway.connection_limits import TooManyConnections
+from eventsched.gateway.connections import own_connection
+from eventsched.gateway.frames import Close, error_frame
 from eventsched.gateway.login import check_csrf
 from eventsched.gateway.origin import check_handshake, check_origin, is_local
 from eventsched.gateway.replies import ErrorBody, ErrorReply, error_of, error_response, json_reply
 from eventsched.gateway.routes import ROUTES, Route
 from eventsched.gateway.service import Gateway
+from eventsched.gateway.socket import Ended, FrameSocket
 from eventsched.tokens.claims import Claims
 
 _CODES = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
@@ -71,6 +77,8 @@ class _SocketEndpoint:
                 raise Unauthenticated("the token has expired")
             with self._gateway.counted_socket():
                 await self._route.handler(socket, self._gateway, claims)
+        except TooManyConnections as error:  # a browser sees a close code, and no HTTP status
+            await _refuse(socket, error)
         except Exception as error:  # noqa: BLE001 - error_response logs what is unforeseen
             if socket.application_state is WebSocketState.CONNECTING:
                 await socket.send_denial_response(error_response(error))
@@ -78,16 +86,28 @@ class _SocketEndpoint:
                 error_of(error)
 
 
+async def _refuse(socket: WebSocket, error: TooManyConnections) -> None:
+    """Accept a socket, and close it with the error."""
+    frames = FrameSocket(socket, text_max=0, binary_max=0)
+    try:
+        await frames.accept()
+    except ClientDisconnected:
+        return
+    await frames.end(Ended(Close.TOO_MANY_CONNECTIONS, error_frame(error, fatal=True)))
+
+
 async def authorize(gateway: Gateway, route: Route, connection: HTTPConnection) -> Claims | None:
     """Return the claims of a caller that may use the route; None if the route needs no token.
 
-    Raises Unauthenticated, Forbidden, TooManyFailures, TokenKeyError.
+    Raises Unauthenticated, Forbidden, TooManyFailures, TokenKeyError, TooManyConnections,
+    TooManySockets.
     """
     if route.access is None or (route.access.is_open_to_loopback and is_local(connection)):
         return None
     claims = await gateway.authenticator.authenticate(connection)
     route.access.check(claims)
     check_csrf(connection, route.method)
+    own_connection(connection.scope, share_of(claims))
     return claims
 
 

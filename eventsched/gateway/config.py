@@ -37,7 +37,11 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     archive: Path | None = None
     """Archive that is read beside the log."""
     sockets_max: int = SOCKETS_MAX
-    """WebSockets and event streams at the same time; more are refused with 503."""
+    """Connections with a token at the same time: sockets, streams and requests; more are refused
+    with 503."""
+    tenant_connections_max: int = 0
+    """Of these, the connections of one tenant, or of one subject with a token for all tenants.
+    0: as many as are free, so that one tenant gets at most half, and some are free for others."""
 
 
 def check_base_path(path: str) -> str:

@@ -1,32 +1,37 @@
 """The connection classes of uvicorn, with limits for peers that do not send, read or answer.
 
-Owns: the limits of frames and pings, the time for a request to arrive, the number of connections,
-`abort`.
-Never does: interpret requests or frames. Read next: socket.py and event_stream.py (the callers of
-`abort`), docs/adr/0025-gateway.md.
+Owns: the limits of frames and pings, the time for a request to arrive, the number of file
+descriptors, `abort_of`, `own_connection`.
+Never does: interpret requests or frames. Read next: connection_limits.py (whose a connection is),
+send_rate.py, docs/adr/0025-gateway.md.
 
 `transport.close()` waits until everything written is sent, which never happens if the peer is gone
 or does not read. Until then the connection keeps its buffers, and its handler waits. `abort` drops
 both at once. uvicorn offers no such call, so the classes put it into the state of each request.
 
 A connection needs a file descriptor before its token can be checked. So a request must arrive
-within REQUEST_S, and at the limit of connections a new one replaces the connection that has waited
-longest for its request. A client that sends its request at once is served also while others connect
-and send nothing.
+within REQUEST_S, and at the limit of connections a new one replaces one without a token. A client
+that sends its request at once is served also while others connect and send nothing.
 """
 
 from __future__ import annotations
 
 import resource
-from asyncio import BaseTransport, TimerHandle, Transport
+from asyncio import AbstractEventLoop, BaseTransport, TimerHandle, Transport
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import h11
 import structlog
+from uvicorn._types import ASGISendEvent
+from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
+
+from eventsched.gateway.connection_limits import ConnectionLimits
+from eventsched.gateway.send_rate import SendRate
 
 FRAME_BYTES_MAX = 4 + 512_000
 """The largest frame of any socket; a larger one closes the connection with 1009."""
@@ -34,8 +39,10 @@ PING_S = 8.0
 PONG_S = 8.0
 REQUEST_S = 10.0
 """How long a request, or a TLS handshake, may take to arrive."""
-SEND_S = 10.0
-"""A peer that takes nothing of a reply for so long is dropped."""
+UNSENT_BYTES = 65_536
+"""A sender waits while more than this waits for the peer of a socket."""
+UNSENT_BYTES_MAX = 4 * FRAME_BYTES_MAX
+"""A peer that sends pings while more than this waits for it is dropped."""
 IDLE_CONNECTIONS_MAX = 1_000
 """Connections beside the sockets and streams of a gateway."""
 RESERVED_PART = 8
@@ -44,6 +51,7 @@ FEW = 2_000
 """A gateway that may have fewer connections warns."""
 REMIND_S = 60.0
 _ABORT = "eventsched.abort"
+_OWN = "eventsched.own"
 
 log = structlog.get_logger("eventsched.gateway")
 
@@ -72,37 +80,32 @@ class Connections(ServerState):
     """The connections of a gateway, and those whose request has not arrived.
 
     Args:
-        most: Greatest number of connections.
+        limits: Who may have how many of them.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, limits: ConnectionLimits) -> None:
         super().__init__()
-        self.most = most
-        self.waiting: dict[GatewayHttpProtocol, TimerHandle] = {}
-        """Connections whose request has not arrived, oldest first, with the end of their time."""
+        self.limits = limits
+        self._waiting: dict[GatewayHttpProtocol, TimerHandle] = {}
+        """Connections whose request has not arrived, with the end of their time."""
         self._logged_s = -REMIND_S
 
+    def add(self, transport: Transport, now_s: float) -> None:
+        """Count a connection, for which an older one may be dropped."""
+        if self.limits.add(transport) and now_s - self._logged_s >= REMIND_S:
+            self._logged_s = now_s
+            log.warning("too many connections: dropped one without a token", limit=self.limits.most)
+
     def await_request(self, protocol: GatewayHttpProtocol) -> None:
-        """Give a connection REQUEST_S for its next request."""
-        timer = protocol.loop.call_later(REQUEST_S, protocol.transport.abort)
-        self.waiting[protocol] = timer
+        """Give a connection REQUEST_S for its next request, unless its time runs already."""
+        if protocol not in self._waiting:
+            timer = protocol.loop.call_later(REQUEST_S, protocol.transport.abort)
+            self._waiting[protocol] = timer
 
     def end_wait(self, protocol: GatewayHttpProtocol) -> None:
         """The request has arrived, or the connection has ended."""
-        if timer := self.waiting.pop(protocol, None):
+        if timer := self._waiting.pop(protocol, None):
             timer.cancel()
-
-    def make_room(self, now_s: float) -> None:
-        """At the limit, drop the connection that has waited longest for its request."""
-        if len(self.connections) <= self.most:
-            return
-        oldest = next(iter(self.waiting))
-        self.end_wait(oldest)
-        self.connections.discard(oldest)
-        oldest.transport.abort()
-        if now_s - self._logged_s >= REMIND_S:
-            self._logged_s = now_s
-            log.warning("too many connections: dropped one that sent no request", limit=self.most)
 
 
 class GatewayHttpProtocol(H11Protocol):
@@ -113,18 +116,19 @@ class GatewayHttpProtocol(H11Protocol):
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Let the handlers of this connection abort it, and wait for its first request."""
         super().connection_made(transport)
-        self.app_state = {**self.app_state, _ABORT: transport.abort}
-        self._unsent = 0
-        self._send_timer: TimerHandle | None = None
+        own = partial(self.server_state.limits.own, transport)
+        self.app_state = {**self.app_state, _ABORT: transport.abort, _OWN: own}
+        self._rate = SendRate(transport, self.loop)
         # Writing is paused by everything that is not sent. With 0, TLS would pause it for ever.
         transport.set_write_buffer_limits(high=1)
         self.server_state.await_request(self)
-        self.server_state.make_room(self.loop.time())
+        self.server_state.add(transport, self.loop.time())
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
         self.server_state.end_wait(self)
-        self._end_sending()
+        self.server_state.limits.remove(self.transport)
+        self._rate.stop()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -138,34 +142,19 @@ class GatewayHttpProtocol(H11Protocol):
         self._update_wait()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
-        """The connection becomes a socket, whose handler limits the time to send."""
-        self._end_sending()
+        """The connection becomes a socket, which checks the rate itself."""
+        self._rate.stop()
         super().handle_websocket_upgrade(event)
 
     def pause_writing(self) -> None:
         """A part of a reply waits for the peer."""
         super().pause_writing()
-        self._unsent = self.transport.get_write_buffer_size()
-        self._send_timer = self.loop.call_later(SEND_S, self._check_sending)
+        self._rate.start()
 
     def resume_writing(self) -> None:
         """Everything is sent."""
         super().resume_writing()
-        self._end_sending()
-
-    def _check_sending(self) -> None:
-        """Abort the connection if its peer has taken nothing since the last check."""
-        unsent = self.transport.get_write_buffer_size()
-        if unsent >= self._unsent:
-            self.transport.abort()
-            return
-        self._unsent = unsent
-        self._send_timer = self.loop.call_later(SEND_S, self._check_sending)
-
-    def _end_sending(self) -> None:
-        if self._send_timer is not None:
-            self._send_timer.cancel()
-            self._send_timer = None
+        self._rate.stop()
 
     def _update_wait(self) -> None:
         """Start or end the wait for a request."""
@@ -173,24 +162,76 @@ class GatewayHttpProtocol(H11Protocol):
         is_partial = self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
         if is_upgraded or self.transport.is_closing() or not is_partial:
             self.server_state.end_wait(self)
-        elif self not in self.server_state.waiting:
+        else:
             self.server_state.await_request(self)
 
 
 class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
     """One WebSocket connection."""
 
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._limits = cast("Connections", server_state).limits
+
     def connection_made(self, transport: BaseTransport) -> None:
-        """Let frames wait in the transport's own buffer again."""
+        """Check the rate at which the peer takes frames."""
         super().connection_made(transport)
-        self.transport.set_write_buffer_limits()
+        self._rate = SendRate(self.transport, self.loop)
+        if self.transport.get_write_buffer_size():
+            self._rate.start()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended."""
+        self._limits.remove(self.transport)
+        self._rate.stop()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Something waits for the peer. Senders wait from UNSENT_BYTES on."""
+        self._rate.start()
+        self._let_senders_wait()
+
+    def resume_writing(self) -> None:
+        """Everything is sent."""
+        self._rate.stop()
+        super().resume_writing()
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Send a message; wait before while much waits for the peer."""
+        await self.writable.wait()
+        before = self.transport.get_write_buffer_size()
+        await super().send(message)
+        self._rate.add(max(0, self.transport.get_write_buffer_size() - before))
+        self._let_senders_wait()
+
+    def handle_ping(self) -> None:
+        """Answer a ping, unless the peer takes no answers."""
+        if self.transport.get_write_buffer_size() > UNSENT_BYTES_MAX:
+            self.transport.abort()
+            return
+        super().handle_ping()
 
     def keepalive_timeout(self) -> None:
         """The peer has not answered a ping: nothing that is written would arrive."""
         super().keepalive_timeout()
         self.transport.abort()
 
+    def _let_senders_wait(self) -> None:
+        if self.transport.get_write_buffer_size() > UNSENT_BYTES:
+            self.writable.clear()
+
 
 def abort_of(scope: Any) -> Callable[[], None]:
     """Return the function that aborts the connection of a request."""
     return cast("Callable[[], None]", scope["state"][_ABORT])
+
+
+def own_connection(scope: Any, owner: str) -> None:
+    """Count the connection of a request for an owner. Raises TooManyConnections, TooManySockets."""
+    scope["state"][_OWN](owner)

@@ -47,6 +47,8 @@ class Close(IntEnum):
     """The node was silent for too long and is lost: connect again and register."""
     CREDIT_EXCEEDED = 4429
     """More audio is on its way than the credit permits."""
+    TOO_MANY_CONNECTIONS = 4503
+    """The tenant has as many connections as it may have at this gateway: connect again later."""
 
 
 class Frame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -18,8 +18,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from eventsched.errors import EventschedError
+from eventsched.gateway.access import share_of
 from eventsched.gateway.tenant_turns import TenantTurns
-from eventsched.tokens.claims import ALL_TENANTS, Claims
+from eventsched.tokens.claims import Claims
 
 if TYPE_CHECKING:
     from eventsched.gateway.service import Gateway
@@ -52,7 +53,7 @@ class ReadLimit:
         Raises:
             TooManyReads: Too many reads of the tenant wait.
         """
-        name = claims.tenant if claims.tenant != ALL_TENANTS else f"*{claims.sub}"
+        name = share_of(claims)
         if self.turns.count(name) >= READS_MAX + QUEUE_MAX and not is_stream:
             raise TooManyReads(f"{QUEUE_MAX} requests of {claims.tenant} wait: send fewer at once")
         async with self.turns.turn(name):

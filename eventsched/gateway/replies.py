@@ -29,9 +29,9 @@ from eventsched.errors import (
     Unauthenticated,
 )
 from eventsched.gateway.authentication import TooManyFailures
+from eventsched.gateway.connection_limits import TooManyConnections, TooManySockets
 from eventsched.gateway.read_limit import TooManyReads
 from eventsched.gateway.rebuilds import RebuildRefused
-from eventsched.gateway.service import TooManySockets
 
 log = structlog.get_logger("eventsched.gateway")
 
@@ -69,6 +69,7 @@ STATUS: tuple[tuple[type[Exception], int, str], ...] = (
     (RebuildRefused, 409, "REBUILD_REFUSED"),
     (TooManyFailures, 429, "TOO_MANY_FAILURES"),
     (TooManyReads, 429, "TOO_MANY_READS"),
+    (TooManyConnections, 429, "TOO_MANY_CONNECTIONS"),
     (TooManySockets, 503, "TOO_MANY_SOCKETS"),
     (Backpressure, 429, ""),
     (Refused, 409, ""),
@@ -94,7 +95,8 @@ def error_of(error: Exception) -> tuple[int, ErrorReply]:
         log.error("request failed", error=f"{error!r:.500}", exc_info=error)
         return status, ErrorReply(code="INTERNAL", message="see the log of the gateway")
     if not isinstance(error, Refused):
-        return status, ErrorReply(code=code, message=str(error))
+        retry_after_ms = getattr(error, "retry_after_ms", 0)
+        return status, ErrorReply(code=code, message=str(error), retry_after_ms=retry_after_ms)
     fields = error.fields
     return status, ErrorReply(
         code=error.code,

@@ -20,6 +20,7 @@ from eventsched.client.client import Client, running_client
 from eventsched.errors import InvalidMessage
 from eventsched.gateway.app import make_app
 from eventsched.gateway.config import GatewayConfig
+from eventsched.gateway.connection_limits import ConnectionLimits
 from eventsched.gateway.connections import (
     FRAME_BYTES_MAX,
     PING_S,
@@ -31,9 +32,11 @@ from eventsched.gateway.connections import (
     connections_max,
 )
 from eventsched.gateway.service import Gateway
+from eventsched.gateway.tls_handshake import TlsHandshake
 from eventsched.store.connection import Connection
 
 BACKLOG = 2_048
+ACCEPTED_AT_ONCE = 256
 STOP_S = 5
 """How long open requests and sockets may take to end."""
 
@@ -43,10 +46,13 @@ log = structlog.get_logger("eventsched.gateway")
 class _Server(uvicorn.Server):
     """uvicorn with a limit of connections, and without signal handlers, which the command has."""
 
+    server_state: Connections
+
     def __init__(self, config: uvicorn.Config, connections: Connections) -> None:
         super().__init__(config)
         self.server_state = connections
         self.ready = anyio.Event()
+        self._handshakes: set[TlsHandshake] = set()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -56,22 +62,32 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept connections."""
         loop = asyncio.get_running_loop()
-        config = self.config
-        self.servers = [
-            await loop.create_server(
-                self._protocol,
-                sock=each,
-                ssl=config.ssl,
-                ssl_handshake_timeout=REQUEST_S if config.ssl else None,
-                backlog=BACKLOG,
+        self.servers = []
+        make_protocol = self._tls_handshake if self.config.ssl else self._protocol
+        for each in sockets or []:
+            # asyncio accepts as many connections at once as its backlog has, before it reads from
+            # any. With few at once, those that send a request at once are not dropped for others.
+            self.servers.append(
+                await loop.create_server(make_protocol, sock=each, backlog=ACCEPTED_AT_ONCE)
             )
-            for each in sockets or []
-        ]
+            each.listen(BACKLOG)
         self.started = True
         self.ready.set()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more connections, and end those that exist."""
+        for handshake in list(self._handshakes):
+            handshake.abort()
+        await super().shutdown(sockets)
+
     def _protocol(self) -> GatewayHttpProtocol:
         return GatewayHttpProtocol(self.config, self.server_state, self.lifespan.state)
+
+    def _tls_handshake(self) -> TlsHandshake:
+        context = self.config.ssl
+        assert context is not None
+        limits = self.server_state.limits
+        return TlsHandshake(context, REQUEST_S, self._protocol, limits, self._handshakes)
 
     async def run_to_end(self, listening: socket.socket) -> None:
         """Serve until `should_exit` is set, also if the caller is cancelled."""
@@ -91,8 +107,13 @@ async def serving_gateway(connection: Connection, config: GatewayConfig) -> Asyn
     client = Client(connection.stores, url=connection.url)
     async with running_client(client):
         gateway = Gateway(config, connection, client)
-        connections = Connections(connections_max(config.sockets_max))
-        server = _Server(_uvicorn_config(gateway), connections)
+        limits = ConnectionLimits(
+            connections_max(config.sockets_max),
+            owned_max=config.sockets_max,
+            tenant_max=config.tenant_connections_max,
+            proxies=config.proxies,
+        )
+        server = _Server(_uvicorn_config(gateway), Connections(limits))
         with _listen(config) as listening:
             async with anyio.create_task_group() as tasks, anyio.create_task_group() as feeds:
                 gateway.rebuilds.tasks = feeds

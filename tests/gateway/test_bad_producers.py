@@ -177,7 +177,7 @@ async def test_a_connection_without_a_first_frame_is_told_to_come_again(
 
 async def test_a_gateway_has_a_limit_of_sockets(server: Server, cell: str) -> None:
     async with (
-        gateway_system(server.url, cell, sockets_max=2) as system,
+        gateway_system(server.url, cell, sockets_max=2, tenant_connections_max=2) as system,
         producer(system),
         producer(system),
     ):

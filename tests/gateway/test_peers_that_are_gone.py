@@ -1,4 +1,7 @@
-"""Peers that do not read or do not answer: their connections end, and memory stays bounded."""
+"""Peers that do not read or do not answer: their connections end, and memory stays bounded.
+
+A peer that takes a byte now and then is one of them.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from eventsched.gateway import connections
+from eventsched.gateway import connections, send_rate
+from eventsched.gateway import server as gateway_server
 from eventsched.gateway import socket as gateway_socket
+from eventsched.gateway.config import GatewayConfig
 from tests.gateway.gateways import GatewaySystem, gateway_system
 from tests.server_kinds import Server
 from tests.systems import until
@@ -19,12 +24,28 @@ from tests.systems import until
 pytestmark = pytest.mark.parametrize("server", ["embedded"], indirect=True)
 
 
+@pytest.fixture
+def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sockets of the gateway for which the kernel buffers little, so that they are full soon."""
+    listen = gateway_server._listen
+
+    def listen_small(config: GatewayConfig) -> socket.socket:
+        listening = listen(config)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+        return listening
+
+    monkeypatch.setattr(gateway_server, "_listen", listen_small)
+
+
 class RawPeer:
     """A client that sends frames and reads nothing."""
 
-    def __init__(self, system: GatewaySystem, path: str, token: str) -> None:
+    def __init__(self, system: GatewaySystem, path: str, token: str, receives: int = 0) -> None:
         host, _, port = system.url.partition("://")[2].partition(":")
-        self.connection = socket.create_connection((host, int(port)))
+        self.connection = socket.socket()
+        if receives:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receives)
+        self.connection.connect((host, int(port)))
         key = base64.b64encode(os.urandom(16)).decode()
         lines = (
             f"GET {path} HTTP/1.1", f"Host: {host}:{port}", "Connection: Upgrade",
@@ -43,8 +64,6 @@ class RawPeer:
 async def test_a_peer_that_answers_no_ping_is_dropped(
     server: Server, cell: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from eventsched.gateway import server as gateway_server
-
     monkeypatch.setattr(gateway_server, "PING_S", 0.2)
     monkeypatch.setattr(gateway_server, "PONG_S", 0.2)
     async with gateway_system(server.url, cell) as system:
@@ -56,6 +75,7 @@ async def test_a_peer_that_answers_no_ping_is_dropped(
         assert connections.PING_S == connections.PONG_S == 8.0
 
 
+@pytest.mark.usefixtures("small_buffers")
 async def test_a_peer_that_does_not_read_is_dropped(
     server: Server, cell: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,12 +128,13 @@ async def test_ten_thousand_connects_leave_nothing_behind(server: Server, cell: 
         assert (await system.get("/healthz")).json() == {"ok": True}
 
 
+@pytest.mark.usefixtures("small_buffers")
 @pytest.mark.parametrize("keeps", ["keep-alive", "close"])
 async def test_a_peer_that_takes_nothing_of_its_replies_is_dropped(
     server: Server, cell: str, monkeypatch: pytest.MonkeyPatch, keeps: str
 ) -> None:
     """Also after a reply that ends the connection: `close` waits for the peer without end."""
-    monkeypatch.setattr(connections, "SEND_S", 0.3)
+    monkeypatch.setattr(send_rate, "SEND_S", 0.3)
     async with gateway_system(server.url, cell) as system:
         host, _, port = system.url.partition("://")[2].partition(":")
         token = system.token("viewer")
@@ -137,3 +158,99 @@ async def test_a_peer_that_takes_nothing_of_its_replies_is_dropped(
 
             await until("the connection is dropped", is_dropped, within_s=60)
         assert (await system.get("/healthz")).status_code == 200
+
+
+def take_slowly(connection: socket.socket) -> bool:
+    """Take a few bytes; whether the connection has ended."""
+    try:
+        return connection.recv(10) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
+@pytest.mark.usefixtures("small_buffers")
+async def test_a_socket_whose_peer_takes_a_byte_now_and_then_is_dropped(
+    server: Server, cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while nothing more is sent to it: fewer bytes wait than a sender would wait for."""
+    monkeypatch.setattr(send_rate, "SEND_S", 0.3)
+    monkeypatch.setattr(connections, "UNSENT_BYTES", 2**30)
+    async with gateway_system(server.url, cell, roles=("dispatcher",)) as system:
+        peer = RawPeer(system, "/v1/sessions", system.token("producer", "acme"), receives=4_096)
+        with peer.connection:
+            peer.send('{"type": "open", "source": "en", "targets": ["es"]}')
+            await until("the socket is counted", lambda: system.gateway.sockets == 1)
+            peer.connection.setblocking(False)
+            bad = '{"type": "' + "x" * 60 + '"}'
+
+            def is_dropped() -> bool:
+                try:
+                    for _ in range(200):
+                        peer.send(bad)
+                except (BlockingIOError, ConnectionError):
+                    pass
+                take_slowly(peer.connection)
+                return system.gateway.sockets == 0
+
+            await until("the connection is dropped", is_dropped, within_s=60)
+
+
+@pytest.mark.usefixtures("small_buffers")
+async def test_a_peer_that_sends_pings_and_takes_no_answers_is_dropped(
+    server: Server, cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "UNSENT_BYTES_MAX", 10_000)
+    async with gateway_system(server.url, cell, roles=("dispatcher",)) as system:
+        peer = RawPeer(system, "/v1/sessions", system.token("producer", "acme"), receives=4_096)
+        with peer.connection:
+            await until("the socket is counted", lambda: system.gateway.sockets == 1)
+            peer.connection.setblocking(False)
+            pings = 500 * (b"\x89" + bytes([0x80 | 125]) + bytes(4) + bytes(125))
+            unsent = pings
+
+            def is_dropped() -> bool:
+                nonlocal unsent
+                try:
+                    unsent = unsent[peer.connection.send(unsent) :] or pings
+                except BlockingIOError:
+                    return False
+                except ConnectionError:
+                    return True
+                return False
+
+            await until("the connection is dropped", is_dropped, within_s=60)
+
+
+@pytest.mark.usefixtures("small_buffers")
+@pytest.mark.parametrize("path", ["/v1/openapi.json", "/v1/events?after=CELL%3D0-0"])
+async def test_replies_whose_peer_takes_a_byte_now_and_then_end(
+    server: Server, cell: str, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(send_rate, "SEND_S", 0.3)
+    async with gateway_system(server.url, cell, roles=("dispatcher",)) as system:
+        for _ in range(40):
+            async with system.es.session("acme", "en", ["es"]):
+                pass
+        host, _, port = system.url.partition("://")[2].partition(":")
+        token = system.token("viewer")
+        asked = f"GET {path.replace('CELL', cell)} HTTP/1.1\r\nHost: {host}\r\n"
+        asked += f"Authorization: Bearer {token}\r\n\r\n"
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            connection.connect((host, int(port)))
+            connection.setblocking(False)
+            unsent = 400 * asked.encode()
+
+            def is_dropped() -> bool:
+                nonlocal unsent
+                try:
+                    unsent = unsent[connection.send(unsent or b" ") :]
+                except BlockingIOError:
+                    pass
+                except ConnectionError:
+                    return True
+                return take_slowly(connection)
+
+            await until("the connection is dropped", is_dropped, within_s=60)

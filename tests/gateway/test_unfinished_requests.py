@@ -77,7 +77,7 @@ async def test_at_the_limit_the_oldest_connection_without_a_request_is_dropped(
     server: Server, cell: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "REQUEST_S", 600.0)
-    monkeypatch.setattr(gateway_server, "connections_max", lambda sockets_max: LIMIT)
+    monkeypatch.setattr(gateway_server, "connections_max", lambda _: LIMIT)
     async with gateway_system(server.url, cell) as system, producer(system) as speaker:
         await speaker.open()
         with peers_of(system.url, [HEAD + b"A: "] * (3 * LIMIT)) as peers:
