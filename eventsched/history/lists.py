@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -38,7 +38,13 @@ SCANNED_MAX = 5_000
 """Members that one page looks at."""
 PAGE_MAX = 500
 """Items of one page."""
-_POSITION = re.compile(r"(-?[0-9]{1,17}(?:\.[0-9]+)?(?:e\+[0-9]{1,2})?)/([\x21-\x7e]{1,512})")
+_POSITION = re.compile(
+    r"(-?[0-9]{1,17}(?:\.[0-9]+)?(?:e\+[0-9]{1,2})?)(?:!([0-9]{1,9}))?/([\x21-\x7e]{0,512})"
+)
+"""Score, number of further members with that score, member. Without a member the number counts from
+the first member with that score."""
+_LAST = "\U0010ffff"
+"""After every member."""
 SHOWN = {
     "session": (
         "status", "source", "targets", "features", "room", "listen_language", "encoding",
@@ -106,7 +112,7 @@ class ListReader:
         Raises:
             InvalidMessage: `after` is no position.
         """
-        page = _Page(count)
+        page = _Page(count, after)
         key = self._store.keys.session_index_ends
         async for members in self._members(key, after, is_newest_first=True):
             names = await self._of_tenant([name for _, name in members])
@@ -114,7 +120,7 @@ class ListReader:
             records = await self._records("session", names)
             for score, name in members:
                 record = records.get(name)
-                page.pass_by(score, name)
+                page.pass_by(score, name, is_shown=name in listed)
                 if name in listed and status in ("", getattr(record, "status", "")):
                     page.add(self._item("session", name, record, time_ms=int(score)))
                 if page.is_full:
@@ -127,13 +133,14 @@ class ListReader:
         A page ends with all groups of a session, so it may have some more than `count` items.
         Raises InvalidMessage.
         """
-        page = _Page(count)
+        page = _Page(count, after)
         key = self._store.keys.session_index_ends
         async for members in self._members(key, after, is_newest_first=True):
             names = await self._of_tenant([name for _, name in members])
+            listed = set(names)
             records = await self._records("group", names)
             for score, name in members:
-                page.pass_by(score, name)
+                page.pass_by(score, name, is_shown=name in listed)
                 for target, group in _targets(records.get(name)):
                     page.add(self._group(name, target, group))
                 if page.is_full:
@@ -142,14 +149,14 @@ class ListReader:
 
     async def waiting_jobs(self, after: str, count: int) -> ItemPage:
         """Return the jobs that wait for a node, by their tags. Raises InvalidMessage."""
-        page = _Page(count)
+        page = _Page(count, after)
         async for members in self._members(self._store.keys.waiting_tags, after):
             jobs = [member.partition(":")[2] for _, member in members]  # after the entry number
             own = [job for job in jobs if self._tenant in ("", job.partition(":")[0])]
             listed = set(own)
             records = await self._records("job", own)
             for (score, member), job in zip(members, jobs, strict=True):
-                page.pass_by(score, member)
+                page.pass_by(score, member, is_shown=job in listed)
                 if job in listed:
                     page.add(self._job(job, records.get(job)))
                 if page.is_full:
@@ -205,7 +212,7 @@ class ListReader:
 
         Raises InvalidMessage.
         """
-        page = _Page(count)
+        page = _Page(count, after)
         async for members in self._members(self._store.keys.node_index_starts, after):
             records = await self._records("node", [name for _, name in members])
             for score, name in members:
@@ -221,7 +228,14 @@ class ListReader:
         self, key: str, after: str, *, is_newest_first: bool = False
     ) -> AsyncIterator[list[tuple[float, str]]]:
         """Yield the (score, member) of a sorted set after a position, in batches."""
-        last = _position_of(after) if after else None
+        position = _position_of(after) if after else None
+        last: tuple[float, str] | None = None
+        left = 0
+        """Members with the score of the position that are still passed over."""
+        if position is not None:
+            is_from_end = is_newest_first and not position.member
+            last = position.score, _LAST if is_from_end else position.member
+            left = position.further
         start, end = ("+inf", "-inf") if is_newest_first else ("-inf", "+inf")
         order = ("REV",) if is_newest_first else ()
         offset = 0
@@ -238,8 +252,15 @@ class ListReader:
                 if last is None or (member < last if is_newest_first else member > last)
             ]
             if members:
-                yield members
-                last, offset = members[-1], 0
+                end_of_batch = members[-1]
+                if left:
+                    assert position is not None
+                    equal = sum(score == position.score for score, _ in members)
+                    members, left = members[min(left, equal) :], max(0, left - equal)
+                if members:
+                    left = 0
+                    yield members
+                last, offset = end_of_batch, 0
             else:
                 offset += STEP  # all of these members have the score of the last one
             if len(read) < STEP:
@@ -301,24 +322,48 @@ class ListReader:
         return ListItem(id=f"{session}/{target}/{group.n}", tenant=tenant, record=shown)
 
 
-class _Page:
-    """A page that is being filled."""
+class _Position(NamedTuple):
+    """Where a page has ended in a sorted set."""
 
-    def __init__(self, count: int) -> None:
+    score: float
+    further: int
+    """Number of members with this score that were passed after `member`."""
+    member: str
+    """Empty: the members are counted from the first with this score."""
+
+    def text(self) -> str:
+        """Return its form in `next`."""
+        return f"{self.score!r}{f'!{self.further}' if self.further else ''}/{self.member}"
+
+
+class _Page:
+    """A page that is being filled.
+
+    Its position names members that the list shows only: others belong to other tenants.
+    """
+
+    def __init__(self, count: int, after: str = "") -> None:
         self.position = ""
         self._count = count
         self._items: list[ListItem] = []
         self._passed = 0
+        self._at = _position_of(after) if after else None
 
     @property
     def is_full(self) -> bool:
         """Whether the page has its items, or has looked at as many members as it may."""
         return len(self._items) >= self._count or self._passed >= SCANNED_MAX
 
-    def pass_by(self, score: float, member: str) -> None:
+    def pass_by(self, score: float, member: str, *, is_shown: bool = True) -> None:
         """Move the position after a member."""
         self._passed += 1
-        self.position = f"{score!r}/{member}"
+        if is_shown:
+            self._at = _Position(score, 0, member)
+        elif self._at is not None and self._at.score == score:
+            self._at = self._at._replace(further=self._at.further + 1)
+        else:
+            self._at = _Position(score, 1, "")
+        self.position = self._at.text()
 
     def add(self, item: ListItem) -> None:
         """List an item."""
@@ -343,11 +388,11 @@ def _pairs(reply: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
     return zip(reply[::2], reply[1::2], strict=True)
 
 
-def _position_of(text: str) -> tuple[float, str]:
+def _position_of(text: str) -> _Position:
     match = _POSITION.fullmatch(text)
     if match is None:
         raise _bad_position(text)
-    return float(match[1]), match[2]
+    return _Position(float(match[1]), int(match[2] or 0), match[3])
 
 
 def _bad_position(text: str) -> InvalidMessage:

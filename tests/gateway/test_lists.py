@@ -117,6 +117,47 @@ async def test_a_page_looks_at_a_bounded_number_of_members(
         assert [item["id"] for item in own] == [sessions[4], sessions[2], sessions[0]]
 
 
+async def test_the_position_of_a_page_names_members_of_its_tenant_alone(
+    server: Server, cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every bound of a page, with members of one score, and of no own member at all."""
+    tenants = ["acme", *["other"] * 3, "acme", "acme", *["other"] * 4]
+    async with gateway_system(server.url, cell, roles=()) as system:
+        store = system.es.stores[cell]
+        ids: list[str] = []
+        for tenant in tenants:
+            async with system.es.session(tenant, "en", ["es"]) as session:
+                session.detach()
+            ids.append(session.id)
+        key = store.keys.session_index_ends
+        for scores in (range(10), [7] * 10, [1, 1, 1, 1, 2, 2, 2, 2, 2, 2]):
+            members = [
+                part for pair in zip(scores, map(name_of, ids), strict=True) for part in pair
+            ]
+            await store.transport.command("ZADD", key, *members, key=key)
+            for scanned, step in ((1, 2), (2, 3), (3, 500), (4, 2)):
+                monkeypatch.setattr(lists, "SCANNED_MAX", scanned)
+                monkeypatch.setattr(lists, "STEP", step)
+                for tenant in ("acme", "other", "nobody"):
+                    listed, positions = await pages(system, "/v1/sessions", tenant)
+                    own = {name for name, each in zip(ids, tenants, strict=True) if each == tenant}
+                    assert sorted(listed) == sorted(own)
+                    foreign = {name_of(each) for each in set(ids) - own}
+                    assert not [each for each in positions if any(n in each for n in foreign)]
+
+
+async def pages(system: GatewaySystem, path: str, tenant: str) -> tuple[list[str], list[str]]:
+    """The ids of a list, and the positions of its pages."""
+    token, listed, positions = system.token("viewer", tenant), [], [""]
+    while True:
+        page = await system.json(path, token, after=positions[-1])
+        listed += [item["id"] for item in page["items"]]
+        if not page["next"]:
+            return listed, positions
+        assert page["next"] not in positions
+        positions.append(page["next"])
+
+
 async def test_jobs_of_a_session_and_groups_are_listed(server: Server, cell: str) -> None:
     async with (
         gateway_system(server.url, cell) as system,
