@@ -10,6 +10,8 @@ repeated request with the same id changes nothing, so a client repeats a request
 
 from __future__ import annotations
 
+import secrets
+from hashlib import sha256
 from typing import Annotated, TypeAlias, TypeVar
 
 import msgspec
@@ -44,15 +46,25 @@ class ActRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     why: _Why
     """The reason; the event of the act records it with the subject of the token."""
     request: _RequestId = ""
-    """Id of the act: a repeated request with the same id changes nothing. Random if it is empty."""
+    """Id of the act: a repeated request with the same id changes nothing. Random if it is empty.
+    Ids of different operators, and of different routes, are different."""
 
-    def act(self, claims: Claims) -> Act:
-        """Return who does it and why. Raises InvalidMessage."""
+    def act(self, claims: Claims, verb: str) -> Act:
+        """Return who does it and why. Raises InvalidMessage.
+
+        An id that the client has chosen counts for this operator and this verb alone: it neither
+        returns the reply of another operator's act nor is refused because of it.
+        """
         if not self.why.isprintable():
             raise InvalidMessage.of("why", "a control character", "leave it out")
         name = "".join(filter(str.isprintable, claims.sub))
         by = name.encode()[:BY_BYTES_MAX].decode(errors="ignore")
-        return Act.of(by, self.why, self.request)
+        return Act.of(by, self.why, _scoped(claims, verb, self.request) if self.request else "")
+
+
+def _scoped(claims: Claims, verb: str, request: str) -> str:
+    """Return the id of an act for the id that an operator has given it."""
+    return sha256("\0".join((claims.iss, claims.sub, verb, request)).encode()).hexdigest()[:32]
 
 
 class RetryRequest(ActRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -99,7 +111,7 @@ async def retry(request: Request, gateway: Gateway, claims: Claims) -> Response:
     """Process a dead letter again (`eventsched dead-letters retry`)."""
     body = await _body(request, _RETRY)
     store, entry_id = _dead_letter(request, gateway)
-    outcome = await retry_dead_letter(store, entry_id, body.act(claims), force=body.force)
+    outcome = await retry_dead_letter(store, entry_id, body.act(claims, "retry"), force=body.force)
     return json_reply(outcome)
 
 
@@ -107,7 +119,7 @@ async def discard(request: Request, gateway: Gateway, claims: Claims) -> Respons
     """Delete a dead letter that is no work (`eventsched dead-letters discard`)."""
     body = await _body(request, _ACT)
     store, entry_id = _dead_letter(request, gateway)
-    return json_reply(await discard_dead_letter(store, entry_id, body.act(claims)))
+    return json_reply(await discard_dead_letter(store, entry_id, body.act(claims, "discard")))
 
 
 async def drain(request: Request, gateway: Gateway, claims: Claims) -> Response:
@@ -116,7 +128,7 @@ async def drain(request: Request, gateway: Gateway, claims: Claims) -> Response:
     node = gateway.history_source().complete(request.path_params["id"])
     store = gateway.connection.stores[keys.cell_of(node)]
     try:
-        reply = await store.request_drain(node, body.act(claims), within_ms=body.within_ms)
+        reply = await store.request_drain(node, body.act(claims, "drain"), within_ms=body.within_ms)
     except NodeUnknown:
         raise NotFound(f"no node {node} is registered") from None
     return json_reply(DrainReply(node=node, epoch=reply.epoch, leases=reply.leases))
@@ -134,8 +146,11 @@ async def rebuild(request: Request, gateway: Gateway, claims: Claims) -> Respons
         if name not in known:
             raise missing_read_model("read_models", name, known)
     names = list(dict.fromkeys(body.read_models))
-    reply: RebuildReply = await gateway.rebuilds.run(names, body.act(claims), body.failures_max)
-    return json_reply(reply, 202 if reply.is_running else 200)
+    request_id = body.request or secrets.token_hex(8)
+    act = msgspec.structs.replace(body, request=request_id).act(claims, "rebuild")
+    reply: RebuildReply = await gateway.rebuilds.run(names, act, body.failures_max)
+    shown = msgspec.structs.replace(reply, request=request_id)
+    return json_reply(shown, 202 if reply.is_running else 200)
 
 
 def _dead_letter(request: Request, gateway: Gateway) -> tuple[Store, str]:

@@ -1,6 +1,6 @@
 """Rebuilds that operators ask a gateway for: each is a process of its own.
 
-Owns: the processes, by the id of the act; the wait for their end.
+Owns: the processes, by operator, act and request id; the wait for their end.
 Never does: fold. Read next: operations.py, cli/rebuild.py, roles/rebuild.py.
 
 Folding the whole log takes a core for minutes, and the event loop of a gateway serves sockets. So
@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import anyio
 import msgspec
@@ -31,6 +31,9 @@ RUNNING_MAX = 2
 ENDED_MAX = 100
 """Rebuilds that have ended and whose outcome is remembered."""
 OUTPUT_BYTES_MAX = 65_536
+
+_Key: TypeAlias = tuple[str, str, frozenset[str], int]
+"""Operator, id of the request, read models, events that may be left out."""
 
 log = structlog.get_logger("eventsched.gateway")
 
@@ -69,12 +72,14 @@ class Rebuilds:
     def __init__(self, url: str, archive: str) -> None:
         self._environment = os.environ | {URL_VARIABLE: url}
         self._archive = archive
-        self._by_request: dict[str, _Rebuild] = {}
+        self._by_request: dict[_Key, _Rebuild] = {}
         self.tasks: TaskGroup | None = None
         """Where the processes run; set while the gateway serves."""
 
     async def run(self, names: Sequence[str], act: Act, failures_max: int) -> RebuildReply:
         """Start a rebuild, or join the one of this act, and wait some time for its end.
+
+        An act is the same if operator, request id, read models and `failures_max` are the same.
 
         Args:
             names: Read models.
@@ -84,9 +89,10 @@ class Rebuilds:
         Raises:
             RebuildRefused: The rebuild failed, or too many run.
         """
-        rebuild = self._by_request.get(act.request)
+        key = (act.by, act.request, frozenset(names), failures_max)
+        rebuild = self._by_request.get(key)
         if rebuild is None or rebuild.failure:
-            rebuild = self._start(names, act, failures_max)
+            rebuild = self._start(key, names, act, failures_max)
         with anyio.move_on_after(WAIT_S):
             await rebuild.ended.wait()
         if rebuild.failure:
@@ -97,11 +103,11 @@ class Rebuilds:
             rebuilds=rebuild.rebuilds,
         )
 
-    def _start(self, names: Sequence[str], act: Act, failures_max: int) -> _Rebuild:
+    def _start(self, key: _Key, names: Sequence[str], act: Act, failures_max: int) -> _Rebuild:
         running = [each for each in self._by_request.values() if not each.ended.is_set()]
         if len(running) >= RUNNING_MAX or self.tasks is None:
             raise RebuildRefused(f"{len(running)} rebuilds run at this gateway; wait")
-        rebuild = self._by_request[act.request] = _Rebuild()
+        rebuild = self._by_request[key] = _Rebuild()
         ended = [name for name, each in self._by_request.items() if each.ended.is_set()]
         for name in ended[: max(0, len(ended) - ENDED_MAX)]:
             del self._by_request[name]

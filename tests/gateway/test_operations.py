@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from eventsched.gateway import rebuilds
+from eventsched.tokens import issue
 from tests.gateway.gateways import GatewaySystem, bearer, gateway_system
 from tests.gateway.test_producer import echo
 from tests.server_kinds import Server
@@ -116,6 +117,42 @@ async def test_a_rebuild_that_fails_or_that_is_one_too_many_is_refused(
         monkeypatch.setattr(rebuilds, "RUNNING_MAX", 0)
         reply = await post(system, "/v1/rebuild", body)
         assert "wait" in reply.json()["error"]["message"]
+
+
+async def test_the_id_of_a_request_is_that_of_one_operator_and_one_act(
+    server: Server, cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+
+    async def run_none(self: object, rebuild: Any, command: list[str]) -> None:
+        started.append(command[-1])
+        rebuild.rebuilds = [{"of": command[-1]}]
+        rebuild.ended.set()
+
+    monkeypatch.setattr(rebuilds.Rebuilds, "_run", run_none)
+    async with gateway_system(server.url, cell) as system:
+
+        async def act(subject: str, path: str, **more: Any) -> Any:
+            token = issue(system.key, role="operator", tenant="*", subject=subject)
+            body = WHY | {"request": "one"} | more
+            reply = await system.http.post(f"{system.url}{path}", json=body, headers=bearer(token))
+            assert reply.status_code == 200, reply.text
+            return reply.json()
+
+        first = await act("ann", "/v1/rebuild", read_models=["session"])
+        assert (first["request"], first["rebuilds"]) == ("one", [{"of": "session"}])
+        assert await act("ann", "/v1/rebuild", read_models=["session"]) == first
+        assert started == ["session"]
+        other = await act("ann", "/v1/rebuild", read_models=["group"])
+        assert other["rebuilds"] == [{"of": "group"}]
+        assert await act("bob", "/v1/rebuild", read_models=["session"]) == first
+        assert started == ["session", "group", "session"]
+        dead = await add_dead_letter(system, cell, "log", "SessionOpened")
+        await act("bob", f"/v1/dead-letters/{cell}/{dead}/discard")
+        again = await add_dead_letter(system, cell, "log", "SessionOpened")
+        await act("ann", f"/v1/dead-letters/{cell}/{again}/discard")
+        events = await events_of(system, "DeadLettersDiscarded")
+        assert [each["by"] for each in events] == ["bob", "ann"]
 
 
 async def test_a_reason_with_a_control_character_is_refused(server: Server, cell: str) -> None:
