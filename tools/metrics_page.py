@@ -23,7 +23,8 @@ two places to scrape:
   gateways serve the same numbers: scrape one of them, or aggregate with `max`.
 - **A process** that is started with `--metrics-listen HOST:PORT` (`up`, `run` and `node`; or the
   variable `EVENTSCHED_METRICS_LISTEN`) serves `http://HOST:PORT/metrics` with the metrics of this
-  process. There is no token: use loopback or a private network.
+  process. There is no token: use loopback or a private network. At a loopback address, requests of
+  proxies and with a `Host` of another name are refused.
 
 No label has the id of a session or a job. A cell has counters for at most 64 capability classes;
 the jobs of all others count at the class `other`.

@@ -102,11 +102,13 @@ async def authorize(gateway: Gateway, route: Route, connection: HTTPConnection) 
     Raises Unauthenticated, Forbidden, TooManyFailures, TokenKeyError, TooManyConnections,
     TooManySockets.
     """
-    if route.access is None or (route.access.is_open_to_loopback and is_local(connection)):
+    is_open = route.access is not None and route.access.is_open_to_loopback
+    if route.access is None or (is_open and is_local(connection, gateway.config)):
         return None
-    claims = await gateway.authenticator.authenticate(connection)
+    claims, is_by_cookie = await gateway.authenticator.authenticate(connection)
     route.access.check(claims)
-    check_csrf(connection, route.method)
+    if is_by_cookie:
+        check_csrf(connection, route.method)
     own_connection(connection.scope, share_of(claims))
     return claims
 

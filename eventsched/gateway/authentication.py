@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from starlette.requests import HTTPConnection
 
 from eventsched.errors import EventschedError, Unauthenticated
+from eventsched.gateway.logins import Logins
 from eventsched.tokens.claims import Claims
 from eventsched.tokens.verify import Verifier
 
 SUBPROTOCOL = "eventsched.v1"
 _BEARER = "bearer."
-COOKIE = "eventsched_token"
 FAILURES_MAX = 30
 """Bad tokens that one address may show in a minute; further ones are refused with 429. A valid
 token is always accepted: many clients may share one address, that of a proxy."""
@@ -29,19 +30,28 @@ class TooManyFailures(EventschedError):
     """Raised when an address shows too many bad tokens in a minute."""
 
 
+class Authenticated(NamedTuple):
+    """Who sends a request."""
+
+    claims: Claims
+    is_by_cookie: bool
+    """Whether the cookie says so: a browser adds it to requests by itself."""
+
+
 class Authenticator:
     """Verifies the tokens of requests."""
 
     def __init__(
-        self, verifier: Verifier, *, clock_s: Callable[[], float] = time.monotonic
+        self, verifier: Verifier, logins: Logins, *, clock_s: Callable[[], float] = time.monotonic
     ) -> None:
         self._verifier = verifier
+        self._logins = logins
         self._clock_s = clock_s
         self._failures: dict[str, tuple[float, int]] = {}
         """Address -> start of its minute, bad tokens in it."""
 
-    async def authenticate(self, connection: HTTPConnection) -> Claims:
-        """Return the claims of the request's token.
+    async def authenticate(self, connection: HTTPConnection) -> Authenticated:
+        """Return who sends a request, by what.
 
         Raises:
             Unauthenticated: There is no token, or it is not acceptable.
@@ -49,9 +59,12 @@ class Authenticator:
             TokenKeyError: No public keys can be read.
         """
         token = token_of(connection)
+        is_by_cookie = token is None
+        if token is None:
+            token = self._logins.token_of(connection)
         if token is None:
             raise Unauthenticated("a token expected: Authorization: Bearer TOKEN")
-        return await self.verify(token, connection)
+        return Authenticated(await self.verify(token, connection), is_by_cookie)
 
     async def verify(self, token: str, connection: HTTPConnection) -> Claims:
         """Return the claims of a token of this request. Raises the errors of `authenticate`."""
@@ -80,7 +93,7 @@ class Authenticator:
 
 
 def token_of(connection: HTTPConnection) -> str | None:
-    """Return the token of a request; None without one.
+    """Return the token that a client has put into a request; None without one.
 
     Programs send the header `Authorization`. Browsers cannot, so on a socket they offer the
     subprotocol `bearer.<token>` beside `eventsched.v1`. Pages of the gateway itself have a cookie.
@@ -91,4 +104,4 @@ def token_of(connection: HTTPConnection) -> str | None:
     for offered in connection.scope.get("subprotocols", ()):
         if offered.startswith(_BEARER):
             return str(offered.removeprefix(_BEARER))
-    return connection.cookies.get(COOKIE) or None
+    return None

@@ -17,8 +17,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from eventsched.gateway.access import Access
-from eventsched.gateway.authentication import COOKIE
 from eventsched.gateway.login import CSRF_HEADER
+from eventsched.gateway.logins import COOKIE
 from eventsched.gateway.replies import ErrorBody, json_reply
 from eventsched.gateway.service import Gateway
 from eventsched.tokens.claims import Claims
@@ -87,7 +87,7 @@ def document(routes: Iterable[Any], *, base_path: str = "") -> dict[str, Any]:
             "schemas": components,
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
-                "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE},
+                "cookie": {"type": "apiKey", "in": "cookie", "name": f"{COOKIE}_PORT"},
             },
         },
     }

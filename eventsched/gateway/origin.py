@@ -9,16 +9,14 @@ otherwise use what a browser holds for the gateway.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
 from eventsched.errors import Forbidden, InvalidMessage
 from eventsched.gateway.authentication import SUBPROTOCOL
-
-_FORWARDED = frozenset({"forwarded", "x-forwarded-for", "x-forwarded-proto", "x-real-ip", "via"})
-"""Headers of a request that a proxy passes on."""
+from eventsched.gateway.config import GatewayConfig
+from eventsched.telemetry.local_request import is_local_request
 
 
 def check_handshake(connection: HTTPConnection, origins: Sequence[str]) -> None:
@@ -40,11 +38,12 @@ def check_origin(connection: HTTPConnection, origins: Sequence[str]) -> None:
         raise Forbidden(f"pages of the origin {origin!r:.200} may not use this gateway")
 
 
-def is_local(connection: HTTPConnection) -> bool:
-    """Whether the client is a program on this machine, and no proxy that passes a request on."""
-    if connection.client is None or _FORWARDED.intersection(connection.headers.keys()):
+def is_local(connection: HTTPConnection, config: GatewayConfig) -> bool:
+    """Whether the client is a program on this machine that asks this gateway by a name of its own.
+
+    With proxies, the address of a client is what a proxy says: then no client is local.
+    """
+    if connection.client is None or config.proxies:
         return False
-    try:
-        return ip_address(connection.client.host).is_loopback
-    except ValueError:  # a name, which a proxy has put there
-        return False
+    names = ("localhost", config.host.lower())
+    return is_local_request(connection.client.host, connection.headers, names)

@@ -21,6 +21,7 @@ from eventsched.gateway.console_files import read_console
 from eventsched.gateway.detector_threads import DetectorThreads
 from eventsched.gateway.event_feed import EventFeed
 from eventsched.gateway.login_codes import LoginCodes
+from eventsched.gateway.logins import Logins
 from eventsched.gateway.read_limit import ReadLimit
 from eventsched.gateway.readiness import find_problem
 from eventsched.gateway.reading_cache import ReadingCache
@@ -48,7 +49,8 @@ class Gateway:
         self.config = config
         self.connection = connection
         self.client = client
-        self.authenticator = Authenticator(Verifier(KeySource(config.token_keys)))
+        self.logins = Logins(config.base_path)
+        self.authenticator = Authenticator(Verifier(KeySource(config.token_keys)), self.logins)
         self.codes = LoginCodes()
         self.problem = ReadingCache(partial(find_problem, connection))
         """Why a call of the server would fail; empty if calls succeed."""

@@ -6,15 +6,20 @@ Read next: process_metrics.py, docs/metrics.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import structlog
 from prometheus_client import start_http_server
 
 from eventsched.addresses import parse_listen
 from eventsched.errors import InvalidMessage
+from eventsched.telemetry.local_request import is_local_request, is_loopback
 from eventsched.telemetry.process_metrics import measure_process
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 OPTION = "--metrics-listen"
 log = structlog.get_logger("eventsched.telemetry")
@@ -25,7 +30,8 @@ def metrics_listening(address: str) -> Iterator[str]:
     """Measure this process and serve its metrics at HOST:PORT while the block runs.
 
     The metrics name scripts and outcomes, and no session, tenant or text. They are served to every
-    client that reaches the address.
+    client that reaches the address; at a loopback address, only to programs on this machine, and
+    not through a proxy or a page whose name points here.
 
     Args:
         address: `HOST:PORT`; port 0 is any free port.
@@ -39,6 +45,10 @@ def metrics_listening(address: str) -> Iterator[str]:
     metrics = measure_process()
     try:
         server, thread = start_http_server(port, host, metrics.registry)
+        if is_loopback(str(server.server_address[0])):
+            app = server.get_app()
+            assert app is not None
+            server.set_app(_local_only(app, host))
     except OSError as error:
         raise InvalidMessage.of(
             OPTION, f"cannot listen on {address!r:.80}: {error.strerror}", "choose another"
@@ -51,3 +61,20 @@ def metrics_listening(address: str) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _local_only(app: WSGIApplication, name: str) -> WSGIApplication:
+    """Return an application that refuses requests which do not come from this machine."""
+
+    def checked(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        headers = {
+            name[5:].replace("_", "-").lower(): str(value)
+            for name, value in environ.items()
+            if name.startswith("HTTP_")
+        }
+        if is_local_request(environ.get("REMOTE_ADDR", ""), headers, ("localhost", name.lower())):
+            return app(environ, start)
+        start("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
+        return [b"only for programs on this machine\n"]
+
+    return checked

@@ -12,7 +12,7 @@ import pytest
 
 from eventsched.gateway.routes import ROUTES, Route
 from eventsched.tokens.claims import ROLES
-from tests.gateway.gateways import GatewaySystem, gateway_system
+from tests.gateway.gateways import GatewaySystem, gateway_on, gateway_system
 from tests.server_kinds import Server
 from tests.systems import SECOND
 
@@ -277,3 +277,40 @@ async def test_with_a_session_of_one_tenant(
 ) -> None:
     async with speaking(server, cell) as spoken:
         await holds(spoken)
+
+
+OTHER_MACHINES: tuple[dict[str, str], ...] = (
+    {"host": "evil.example"},
+    {"host": "evil.example:PORT"},
+    {"host": "localhost.evil.example:PORT"},
+    {"host": "127.0.0.1.evil.example"},
+    {"x-forwarded-for": "203.0.113.9"},
+    {"x-forwarded-host": "es.example"},
+    {"x-forwarded-server": "es"},
+    {"forwarded": "for=203.0.113.9"},
+    {"via": "1.1 proxy"},
+    {"x-real-ip": "127.0.0.1"},
+    {"cf-connecting-ip": "203.0.113.9"},
+)
+"""Headers of a request that this machine sends for others: a page by DNS rebinding, a proxy."""
+
+
+async def test_metrics_without_a_token_are_for_programs_of_this_machine_alone(
+    server: Server, cell: str
+) -> None:
+    async with gateway_system(server.url, cell, roles=("dispatcher",)) as system:
+        port = system.url.rpartition(":")[2]
+        for host in ("127.0.0.1", "localhost:PORT", "LOCALHOST", "[::1]:PORT", "127.9.9.9:PORT"):
+            own = {"host": host.replace("PORT", port)}
+            reply = await system.http.get(f"{system.url}/metrics", headers=own)
+            assert reply.status_code == 200, host
+        for headers in OTHER_MACHINES:
+            sent = {name: value.replace("PORT", port) for name, value in headers.items()}
+            reply = await system.http.get(f"{system.url}/metrics", headers=sent)
+            assert reply.status_code == 401, headers
+            sent |= {"authorization": f"Bearer {system.token('viewer')}"}
+            reply = await system.http.get(f"{system.url}/metrics", headers=sent)
+            assert reply.status_code == 200, headers
+        proxied = gateway_on(server.url, cell, keys=system.keys, proxies=("127.0.0.1",))
+        async with proxied as url:
+            assert (await system.http.get(f"{url}/metrics")).status_code == 401

@@ -86,7 +86,7 @@ async def test_a_hostile_token_is_refused_in_header_subprotocol_and_cookie(
             reply = await system.get("/v1/who", token)
             assert reply.status_code == 401, name
             assert reply.json()["error"]["code"] == "UNAUTHENTICATED"
-            cookie = {"cookie": f"eventsched_token={token}"}
+            cookie = {"cookie": f"eventsched_{system.url.rpartition(':')[2]}={token}"}
             reply = await system.http.get(f"{system.url}/v1/who", headers=cookie)
             assert reply.status_code == 401, name
             offered = ["eventsched.v1", f"bearer.{token}"]
@@ -109,7 +109,7 @@ def use_tokens(ready: dict[str, Any], tokens: list[str]) -> None:
             }  # fmt: skip
             for headers in (
                 bearer(token),
-                {"cookie": f"eventsched_token={token}"},
+                {"cookie": f"eventsched_{base.rpartition(':')[2]}={token}"},
                 upgrade | {"sec-websocket-protocol": f"eventsched.v2, bearer.{token}"},
                 bearer(token) | {"origin": f"https://{token[:40]}.example"},
             ):

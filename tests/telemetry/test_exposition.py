@@ -7,6 +7,9 @@ import socket
 from pathlib import Path
 from urllib.request import urlopen
 
+import httpx
+
+from eventsched.telemetry.exposition import metrics_listening
 from tests.cli.programs import program, run, write_wav
 
 LISTENING = re.compile(r"http://127\.0\.0\.1:\d+/metrics")
@@ -39,6 +42,22 @@ def test_a_node_and_a_role_serve_their_metrics(tmp_path: Path) -> None:
     assert value(called, 'eventsched_script_duration_seconds_count{script="save_views"}') >= 1
     assert "eventsched_build_info" in served
     assert "process_resident_memory_bytes" in served
+
+
+def test_metrics_at_a_loopback_address_are_for_this_machine_alone() -> None:
+    with metrics_listening("127.0.0.1:0") as url:
+        for headers, status in (
+            ({}, 200),
+            ({"host": "localhost"}, 200),
+            ({"host": "evil.example"}, 403),
+            ({"x-forwarded-for": "203.0.113.9"}, 403),
+            ({"via": "1.1 proxy"}, 403),
+        ):
+            assert httpx.get(url, headers=headers, trust_env=False).status_code == status, headers
+    with metrics_listening("0.0.0.0:0") as url:  # Prometheus asks by the name of a service
+        everywhere = url.replace("0.0.0.0", "127.0.0.1")
+        reply = httpx.get(everywhere, headers={"host": "timer.example"}, trust_env=False)
+        assert reply.status_code == 200
 
 
 def test_an_address_in_use_is_refused_with_its_remedy(tmp_path: Path) -> None:
