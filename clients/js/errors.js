@@ -28,18 +28,29 @@ export class EventschedError extends Error {
   }
 }
 
+const RETRY_IN_MS_MAX = 10_000;
+
 /** Thrown by the handler of a node that cannot do the job: the attempt fails. */
 export class JobError extends Error {
   /**
    * @param {string} code Why; 1 to 64 characters of A-Z, 0-9 and _.
-   * @param {{retryable?: boolean, feature?: string}} [options] Whether another node may try; with
-   *   MODEL_NOT_AVAILABLE, the feature of the job whose model is missing.
+   * @param {{retryable?: boolean, feature?: string, retryInMs?: number | null}} [options] Whether
+   *   another node may try; with MODEL_NOT_AVAILABLE, the feature of the job whose model is missing;
+   *   the backoff before the next attempt, 0 to 10,000 ms: such a failure is retryable.
    */
-  constructor(code, { retryable = false, feature = "" } = {}) {
+  constructor(code, { retryable = false, feature = "", retryInMs = null } = {}) {
     super(code);
+    const isGiven = retryInMs !== null;
+    if (isGiven && !(Number.isInteger(retryInMs) && retryInMs >= 0 && retryInMs <= RETRY_IN_MS_MAX)) {
+      throw new EventschedError("INVALID_MESSAGE", `retryInMs: ${String(retryInMs).slice(0, 80)}`, {
+        field: "retryInMs",
+        limit: `a whole number from 0 to ${RETRY_IN_MS_MAX}`,
+      });
+    }
     this.name = "JobError";
     this.code = code;
-    this.retryable = retryable;
+    this.retryable = retryable || isGiven;
     this.feature = feature;
+    this.retryInMs = retryInMs;
   }
 }

@@ -221,9 +221,17 @@ export class EventschedError extends Error {
 
 /** Thrown by a handler that cannot do the job: the attempt fails. */
 export class JobError extends Error {
-  /** @param code Why; 1 to 64 characters of A-Z, 0-9 and _. */
-  constructor(code: string, options?: { retryable?: boolean; feature?: string });
+  /**
+   * @param code Why; 1 to 64 characters of A-Z, 0-9 and _.
+   * @param options.retryInMs The backoff before the next attempt, 0 to 10,000 ms, up to a quarter
+   *   more; such a failure is retryable. null for the setting `retry_backoff_ms`.
+   */
+  constructor(
+    code: string,
+    options?: { retryable?: boolean; feature?: string; retryInMs?: number | null },
+  );
   readonly code: string;
   readonly retryable: boolean;
   readonly feature: string;
+  readonly retryInMs: number | null;
 }

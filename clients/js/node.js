@@ -471,6 +471,7 @@ function failureOf(id, error) {
   if (!(error instanceof JobError)) {
     return { type: "fail", ...id, code: "HANDLER_ERROR", retryable: true };
   }
-  const { code, retryable, feature } = error;
-  return { type: "fail", ...id, code, retryable, feature };
+  const { code, retryable, feature, retryInMs } = error;
+  const frame = { type: "fail", ...id, code, retryable, feature };
+  return retryInMs === null ? frame : { ...frame, retry_in_ms: retryInMs };
 }

@@ -2,6 +2,7 @@
 //
 // 100 ms: answer at once. 200 ms: partial, extend, sound. 300 ms: fail. 400 ms: no speech. 500 ms:
 // throw. 600 ms: wait for a line of standard input. 700 ms: a text that is too long.
+// 800 ms: fail, and try again soon.
 import { createInterface } from "node:readline";
 import { JobError, Node } from "../../clients/js/eventsched.js";
 
@@ -33,6 +34,16 @@ async function handle(job) {
       return { text: "late" };
     case 700:
       return { text: "x".repeat(65_000), sourceText: "y".repeat(65_000) };
+    case 800: {
+      if (job.attempt > 1) return { text: "again" };
+      let refused;
+      try {
+        refused = new JobError("GPU_BUSY", { retryInMs: 10_001 });
+      } catch (error) {
+        print({ refused: error.field });
+      }
+      throw refused ?? new JobError("GPU_BUSY", { retryInMs: 1 });
+    }
     default:
       return { text: `${job.ms} ms`, sourceText: `u${job.utterance}` };
   }

@@ -60,6 +60,21 @@ async def test_each_end_of_a_job_reaches_the_speaker(server: Server, cell: str) 
         await node.expect(error="INVALID_MESSAGE")  # the text that is too long
 
 
+async def test_a_handler_chooses_when_its_job_is_tried_again(server: Server, cell: str) -> None:
+    """The setting is a minute, which the test does not wait for."""
+    settings = {"retry_backoff_ms": 60_000}
+    async with (
+        gateway_system(server.url, cell, settings=settings) as system,
+        worker(system) as node,
+        system.es.session("acme", "en", ["es"]) as session,
+    ):
+        session.detach()
+        await speak(session, 800)
+        outcome: Any = await anext(session.results())
+        assert outcome.text == "again"
+        await node.expect(refused="retryInMs")
+
+
 async def test_the_context_of_a_job_has_the_earlier_texts(server: Server, cell: str) -> None:
     async with (
         gateway_system(server.url, cell) as system,

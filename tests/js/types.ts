@@ -20,7 +20,7 @@ declare const builtNode: Public<BuiltNode>;
 export const session: Omit<Public<Session>, "results" | "state"> = builtSession;
 export const node: Public<Node> = builtNode;
 export const error: Public<EventschedError> = new errors.EventschedError("CODE", "message");
-export const jobError: Public<JobError> = new errors.JobError("CODE", { retryable: true });
+export const jobError: Public<JobError> = new errors.JobError("CODE", { retryInMs: 500 });
 export const capture: typeof captureMicrophone = microphone.captureMicrophone;
 
 export async function speak(url: URL, samples: Int16Array): Promise<Outcome[]> {
