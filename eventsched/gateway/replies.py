@@ -6,6 +6,7 @@ Read next: app.py (where errors arrive), errors.py (the exceptions).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +33,9 @@ from eventsched.gateway.authentication import TooManyFailures
 from eventsched.gateway.connection_limits import TooManyConnections, TooManySockets
 from eventsched.gateway.read_limit import TooManyReads
 from eventsched.gateway.rebuilds import RebuildRefused
+
+REMIND_S = 10.0
+"""How often the log has why the gateway cannot serve."""
 
 log = structlog.get_logger("eventsched.gateway")
 
@@ -94,6 +98,10 @@ def error_of(error: Exception) -> tuple[int, ErrorReply]:
     if status == 500:
         log.error("request failed", error=f"{error!r:.500}", exc_info=error)
         return status, ErrorReply(code="INTERNAL", message="see the log of the gateway")
+    if isinstance(error, ServerUnavailable | TokenKeyError):  # names hosts, ports and paths
+        _unavailable.log(error)
+        message = "the gateway cannot serve now; its log says why"
+        return status, ErrorReply(code=code, message=message)
     if not isinstance(error, Refused):
         retry_after_ms = getattr(error, "retry_after_ms", 0)
         return status, ErrorReply(code=code, message=str(error), retry_after_ms=retry_after_ms)
@@ -106,6 +114,22 @@ def error_of(error: Exception) -> tuple[int, ErrorReply]:
         remedy=fields.get("remedy", error.remedy),
         retry_after_ms=error.retry_after_ms if isinstance(error, Backpressure) else 0,
     )
+
+
+class _Reminder:
+    """Logs why the gateway cannot serve, not for each request."""
+
+    def __init__(self) -> None:
+        self._logged_s = -REMIND_S
+
+    def log(self, error: Exception) -> None:
+        now_s = time.monotonic()
+        if now_s - self._logged_s >= REMIND_S:
+            self._logged_s = now_s
+            log.warning("gateway cannot serve", error=f"{error!s:.500}")
+
+
+_unavailable = _Reminder()
 
 
 def error_response(error: Exception) -> Response:

@@ -10,6 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
+from eventsched.errors import ServerUnavailable
+from eventsched.gateway.frames import error_frame
+from eventsched.gateway.replies import error_of
 from eventsched.gateway.routes import ROUTES, Route
 from eventsched.tokens.claims import ROLES
 from tests.gateway.gateways import GatewaySystem, gateway_on, gateway_system
@@ -314,3 +317,22 @@ async def test_metrics_without_a_token_are_for_programs_of_this_machine_alone(
         proxied = gateway_on(server.url, cell, keys=system.keys, proxies=("127.0.0.1",))
         async with proxied as url:
             assert (await system.http.get(f"{url}/metrics")).status_code == 401
+
+
+async def test_an_error_names_no_host_and_no_path_of_the_gateway(
+    server: Server, cell: str, tmp_path: Path
+) -> None:
+    missing = tmp_path / "keys.json"
+    async with (
+        gateway_system(server.url, cell, roles=("dispatcher",)) as system,
+        gateway_on(server.url, cell, keys=missing) as other,
+    ):
+        reply = await system.http.get(
+            f"{other}/v1/who", headers={"authorization": f"Bearer {system.token('viewer')}"}
+        )
+        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "SERVER_UNAVAILABLE")
+        assert missing.name not in reply.text
+    away = ServerUnavailable("redis://10.1.2.3:6379 does not answer")
+    status, error = error_of(away)
+    assert (status, error.code) == (503, "SERVER_UNAVAILABLE")
+    assert "10.1.2.3" not in error.message + error_frame(away).message
