@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import anyio.to_thread
 import pytest
@@ -201,3 +202,24 @@ async def test_tls_handshakes_that_do_not_end_are_counted(
             for _ in range(3):
                 reply = await anyio.to_thread.run_sync(ask_by_tls, system.url, context)
                 assert reply.startswith(b"HTTP/1.1 200 ")
+
+
+@embedded
+async def test_a_socket_over_tls_opens_a_session_and_is_counted(
+    server: Server, cell: str, tmp_path: Path
+) -> None:
+    certificate, key = write_certificate(tmp_path)
+    async with gateway_system(
+        server.url, cell, roles=("dispatcher",), tls_cert=certificate, tls_key=key, sockets_max=2
+    ) as system:
+        context = ssl.create_default_context(cafile=str(certificate))
+        options: dict[str, Any] = {"ssl": context, "server_hostname": "localhost"}
+        async with producer(system, **options) as speaker:
+            await speaker.open()
+            for number in range(30):  # 96 kB: many records
+                await speaker.chunk(number)
+            await speaker.stored(30)
+            async with producer(system, **options) as refused:
+                await refused.error("TOO_MANY_CONNECTIONS")
+        async with producer(system, **options) as again:
+            await again.open()
