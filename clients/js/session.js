@@ -478,6 +478,7 @@ export class Session {
    * @param {EventschedError} error
    */
   #onClosed(error) {
+    if (this.#isClosing && !this.#bytes) return; // closed as asked, and nothing is lost
     this.#isClosing = true;
     this.#refusal = error;
     this.#items = [];

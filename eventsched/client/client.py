@@ -37,6 +37,7 @@ from eventsched.errors import (
     KeyStoreError,
     Refused,
     ServerUnavailable,
+    SessionClosedError,
     SessionSuperseded,
     SessionUnknown,
     UnexpectedReply,
@@ -313,6 +314,7 @@ class Client(ReadingClient):
         *,
         tenant: str = "",
         endpointing: bool | Endpointing = False,
+        also_closed: bool = False,
     ) -> AbstractAsyncContextManager[Session]:
         """Take an open session over when the block is entered; close it when the block ends.
 
@@ -324,12 +326,15 @@ class Client(ReadingClient):
             secret: Its resume secret, as `Session.resume_secret` has it.
             tenant: The tenant of the session, if it must be this one.
             endpointing: As in `session`. The detector begins anew.
+            also_closed: Resume a session that is closing or closed as well, for the outcomes that
+                did not arrive: `results` has them until the end of the session, and `append`
+                raises SessionClosedError. No producer loses such a session.
 
         Raises:
             InvalidMessage: An argument is not of this form, or `endpointing` does not fit.
             SessionUnknown: There is no such session, its records are deleted, the secret is not
                 the one of this session, or it belongs to another tenant.
-            SessionClosedError: The session is closing or closed.
+            SessionClosedError: The session is closing or closed, without `also_closed`.
             Backpressure: The session was resumed 16 times in less than 160 s: a session can be
                 resumed 16 times at once, and then once every 10 s.
             KeyMissing: The session is encrypted and its key is not in the key store.
@@ -344,6 +349,7 @@ class Client(ReadingClient):
                 check_secret("secret", secret),
                 tenant,
                 _endpointing(endpointing),
+                also_closed=also_closed,
             )
         )
 
@@ -395,7 +401,13 @@ class Client(ReadingClient):
             raise
 
     async def _resume(
-        self, session_id: str, secret: str, tenant: str, speech: Endpointing | None
+        self,
+        session_id: str,
+        secret: str,
+        tenant: str,
+        speech: Endpointing | None,
+        *,
+        also_closed: bool,
     ) -> Session:
         channel, token = self._channel_of(session_id), self.new_name()
         store = channel.store
@@ -414,9 +426,18 @@ class Client(ReadingClient):
         cipher = await load_cipher(self.keys, session_id, key_id) if is_encrypted else None
         if is_owner and cipher is None:
             await check_plain(self.keys, session_id)
-        grant = await Backoff(store.transport).call(
-            lambda: store.resume_session(session_id, secret, token)
-        )
+        is_closing = False
+        try:
+            grant = await Backoff(store.transport).call(
+                lambda: store.resume_session(session_id, secret, token)
+            )
+        except SessionClosedError:  # the secret is the right one, or the session were unknown
+            if not also_closed or not is_owner:
+                raise
+            record = await Backoff(store.transport).call(read)
+            if "buffer" not in record:  # its records were deleted meanwhile
+                raise
+            grant, is_closing = _grant_of_closed(session_id, record), True
         if not is_owner:  # the server has changed the record
             raise UnexpectedReply(f"{session_id}: the server resumed the session of another secret")
         return await self._register(
@@ -428,6 +449,7 @@ class Client(ReadingClient):
             cipher,
             cipher.audience if cipher else "",
             speech,
+            is_closing=is_closing,
         )
 
     async def _register(
@@ -440,6 +462,8 @@ class Client(ReadingClient):
         cipher: SessionCipher | None,
         room: str,
         speech: Endpointing | None,
+        *,
+        is_closing: bool = False,
     ) -> Session:
         intake = None
         if speech is not None:
@@ -459,6 +483,9 @@ class Client(ReadingClient):
             limits=self._limits,
             intake=intake,
         )
+        if is_closing:  # it has no producer, so no keepalive
+            session.is_closing = session.is_detached = True
+            return session
         channel.register(session)
         log.debug("session open", session=session.id, epoch=session.epoch)
         return session
@@ -562,3 +589,10 @@ def _format(value: str) -> Format:
             "encoding", f"pcm16 or opus expected, got {value!r:.80}", "choose one"
         )
     return cast("Format", value)
+
+
+def _grant_of_closed(session_id: str, record: Mapping[str, str]) -> SessionGrant:
+    """Return where a session that is closing or closed has ended, by its record."""
+    next_seq = int(record["buffer"].partition("|")[0])
+    epoch, utterance = int(record["epoch"]), int(record["utterance"])
+    return SessionGrant(session_id, epoch, next_seq, utterance, record.get("confirmed", "0-0"))

@@ -222,6 +222,11 @@ class ProducerPeer:
 
     async def finish(self) -> None:
         """Take the second utterance, and close the session as the client wants."""
+        await self.until_closing()
+        await self.end()
+
+    async def until_closing(self) -> None:
+        """Take the second utterance, until the client closes the session."""
         while True:
             frame = await self.receive()
             if isinstance(frame, CloseSession):
@@ -230,6 +235,9 @@ class ProducerPeer:
                 await self.ack(self.next)
         audio = f"{self.audio_bytes} bytes before close instead of {FIRST_BYTES + SECOND_BYTES}"
         check(self.audio_bytes == FIRST_BYTES + SECOND_BYTES, "AUDIO", audio)
+
+    async def end(self) -> None:
+        """Send the last outcome, and end the session."""
         await self.result()
         while True:  # the confirmation is not required: the session ends
             received = await self.socket.receive_soon(0.2)

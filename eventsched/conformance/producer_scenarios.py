@@ -59,6 +59,21 @@ async def resume(peer: ProducerPeer) -> None:
     await peer.finish()
 
 
+async def close(peer: ProducerPeer) -> None:
+    """The connection breaks after `close`, and again before the last outcome."""
+    await peer.open()
+    await peer.until_finalized()
+    await peer.result()
+    await peer.until_confirmed()
+    await peer.until_closing()
+    peer.socket.cut()
+    await peer.resume(peer.next)
+    peer.socket.cut()
+    await peer.resume(peer.next)
+    await peer.socket.send(Error(code="SESSION_CLOSED", message="SESSION_CLOSED"))
+    await peer.end()
+
+
 async def duplicate(peer: ProducerPeer) -> None:
     """More is stored than was acknowledged when the connection breaks, and `ack` is repeated."""
     await peer.open()
@@ -163,6 +178,7 @@ async def superseded(peer: ProducerPeer) -> None:
 PRODUCER_SCENARIOS: Mapping[str, ProducerScenario] = {
     "open": open_,
     "resume": resume,
+    "close": close,
     "duplicate": duplicate,
     "out-of-credit": out_of_credit,
     "backpressure": backpressure,

@@ -39,7 +39,8 @@ RULES: Mapping[str, str] = MappingProxyType(
         "RESULTS_AFTER": "`resume` names the last outcome that arrived.",
         "FINALIZE": "`finalize` follows its audio, also if the connection broke between.",
         "CONFIRM": "The client confirms outcomes that it received, by their ids, and no others.",
-        "CLOSE": "The client closes the session and reads until `closed`.",
+        "CLOSE": "The client closes the session and reads until `closed`, also if the connection"
+        " breaks between.",
         "REGISTRATION_TOKEN": "The node registers again with the same registration token.",
         "HELD": "`held` has the attempts that go on, and no others. In `register`, an attempt whose"
         " audio is not complete is left out.",

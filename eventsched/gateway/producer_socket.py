@@ -85,6 +85,8 @@ class _ProducerSocket:
                     utterance=session.utterance,
                 )
             )
+            if session.is_closing:  # the client may have audio that nobody stores
+                await self._socket.send(error_frame(SessionClosedError("SESSION_CLOSED")))
             intake = AudioIntake(self._socket, session, has_endpointing=speech is not None)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._send_outcomes, session)
@@ -149,7 +151,9 @@ class _ProducerSocket:
 
     def _resume(self, frame: Resume) -> AbstractAsyncContextManager[Session]:
         tenant = "" if self._claims.tenant == ALL_TENANTS else self._claims.tenant
-        return self._gateway.client.resume(frame.session, frame.resume_token, tenant=tenant)
+        return self._gateway.client.resume(
+            frame.session, frame.resume_token, tenant=tenant, also_closed=True
+        )
 
     async def _speech(self, session: Session) -> SpeechChunks:
         """Return the endpointing of the session. Raises Ended if its audio does not permit it."""

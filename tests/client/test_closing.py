@@ -121,3 +121,39 @@ async def test_a_session_that_ends_after_its_client_ends_without_an_error(
     await opening.__aexit__(None, None, None)
     with anyio.fail_after(WITHIN_S), pytest.raises(StopAsyncIteration):
         await anext(results)
+
+
+async def test_a_session_that_is_closing_or_closed_is_resumed_for_its_outcomes(
+    client: Client, store: TimedStore
+) -> None:
+    async with client.session("acme", "en", ["es"]) as session:
+        await session.append(SECOND)
+        session.detach()
+        await session.close(wait=False)
+    owned = session.id, session.resume_secret
+    with pytest.raises(eventsched.SessionClosedError):
+        async with client.resume(*owned):
+            pass
+    for arguments in ((session.id, "0" * 32), owned):
+        tenant = "acme" if arguments != owned else "other"
+        with pytest.raises(eventsched.SessionUnknown):
+            async with client.resume(*arguments, tenant=tenant, also_closed=True):
+                pass
+    with anyio.fail_after(WITHIN_S):
+        async with client.resume(*owned, also_closed=True) as closing:
+            assert closing.next_seq == session.next_seq
+            results = closing.results()
+            await store.dispatch()
+            await served(store, closing, 1)
+            assert (await next_result(results)).text == "hola 0"
+            with pytest.raises(StopAsyncIteration):
+                await anext(results)
+        assert await is_closed(store)
+        async with client.resume(*owned, also_closed=True) as closed:
+            results = closed.results()
+            assert (await next_result(results)).text == "hola 0"
+            with pytest.raises(StopAsyncIteration):
+                await anext(results)
+            with pytest.raises(eventsched.SessionClosedError):
+                await closed.append(SECOND)
+    assert await store.log("SessionResumed") == []

@@ -48,6 +48,7 @@ FAULTS: list[tuple[str, Kind, str, str]] = [
     ("confirms what it did not receive", "producer", "open", "CONFIRM"),
     ("confirms nothing", "producer", "open", "CONFIRM"),
     ("closes too early", "producer", "open", "CLOSE"),
+    ("gives up after close", "producer", "close", "END"),
     ("another registration token", "node", "resume", "REGISTRATION_TOKEN"),
     ("holds nothing", "node", "resume", "HELD"),
     ("holds what is not complete", "node", "duplicate", "HELD"),

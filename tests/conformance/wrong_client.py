@@ -57,6 +57,8 @@ class WrongProducer(Producer):
         return frame
 
     def connects_again(self, code: int) -> bool:
+        if self.fault == "gives up after close" and self.requests_sent > 1:
+            return False
         return self.fault == "connects after the end" or super().connects_again(code)
 
     async def pause(self, tries: int) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 import eventsched
+from eventsched.schema.keys import name_of
 from tests.gateway.gateways import gateway_on, gateway_system
 from tests.gateway.sockets import TENTH, producer
 from tests.server_kinds import Server
-from tests.systems import serving
+from tests.systems import serving, until
 
 
 def echo(name: str = "n1") -> eventsched.Node:
@@ -229,8 +232,45 @@ async def test_a_session_that_was_idle_is_closed_and_says_so(server: Server, cel
         record = await store.read_hash(store.keys.session(opened["session"].partition(".")[2]))
         assert record["status"] == "closed"
         async with producer(system) as late:
-            await late.send(
-                "resume", session=opened["session"], resume_token=opened["resume_token"]
-            )
-            assert await late.closed() == 4404
-            assert late.skipped[-1]["code"] == "SESSION_CLOSED"
+            await late.resume(opened)
+            assert await late.closed() == 1000
+            error, closed = late.skipped
+            assert (error["code"], error.get("fatal", False)) == ("SESSION_CLOSED", False)
+            assert closed["type"] == "closed"
+
+
+@pytest.mark.parametrize("server", ["embedded"], indirect=True)
+async def test_a_closing_session_is_resumed_for_the_rest_of_its_outcomes(
+    server: Server, cell: str
+) -> None:
+    async with gateway_system(server.url, cell) as system:
+        async with producer(system) as socket:
+            opened = await socket.open()
+            await socket.chunk(0)
+            await socket.send("close")
+            await socket.stored(1)
+            store = system.es.stores[cell]
+
+            async def is_closing() -> bool:
+                record = await store.read_hash(store.keys.session(name_of(opened["session"])))
+                return record["status"] == "closing"
+
+            await until("the session is closing", is_closing)
+        async with producer(system, system.token("producer", "other")) as other:
+            fields = {"session": opened["session"], "resume_token": opened["resume_token"]}
+            await other.send("resume", **fields)
+            await other.error("SESSION_UNKNOWN", fatal=True)
+        async with producer(system) as again, serving(system.es, echo()):
+            assert (await again.resume(opened))["next_seq"] == 1
+            await again.send("close")  # repeated, since the client cannot know that it arrived
+            first = await again.expect("result")
+            await again.expect("closed")
+            assert await again.closed() == 1000
+        async with producer(system) as late:  # the session is closed, and its outcomes exist
+            await late.resume(opened)
+            assert (await late.expect("result"))["id"] == first["id"]
+            assert await late.closed() == 1000
+        async with producer(system) as done:
+            await done.resume(opened, results_after=first["id"])
+            assert await done.closed() == 1000
+            assert [frame["type"] for frame in done.skipped] == ["error", "closed"]

@@ -184,7 +184,7 @@ async def test_a_session_fails_when_the_gateway_stays_away(server: Server, cell:
         assert await session.ended() == 1
 
 
-async def test_outcomes_after_close_are_lost_with_the_connection(server: Server, cell: str) -> None:
+async def test_outcomes_after_close_arrive_over_a_new_connection(server: Server, cell: str) -> None:
     async with (
         gateway_system(server.url, cell, settings=NO_PAUSE) as system,
         relay(system.url) as passing,
@@ -202,7 +202,12 @@ async def test_outcomes_after_close_are_lost_with_the_connection(server: Server,
         await until("the session is closing", is_closing)
         passing.cut()
         await session.expect(state="away")
-        await session.expect(failed="SESSION_CLOSED")
+        await session.expect(state="open")
+        async with serving(system.es, echo()):
+            last = await session.expect(type="result")
+            assert (last["text"], last["utterance"]) == ("100 ms", 0)
+            await session.expect(end="closed")
+            assert await session.ended() == 0
 
 
 async def test_errors_have_code_field_and_remedy(server: Server, cell: str) -> None:
