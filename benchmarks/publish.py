@@ -24,7 +24,7 @@ from benchmarks.results import Results
 from benchmarks.run import RESULTS
 from benchmarks.targets import TARGETS, Target
 from eventsched.cli.output import console
-from eventsched.formatting import table
+from eventsched.tables import table
 
 ROOT = Path(__file__).parents[1]
 DOC, README, PLOTS = ROOT / "docs/benchmarks.md", ROOT / "README.md", ROOT / "docs/benchmarks"

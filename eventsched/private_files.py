@@ -19,9 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
-import structlog
-
 from eventsched.errors import EventschedError
+from eventsched.logs import get_logger
 
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
@@ -29,7 +28,7 @@ PART = ".part"
 """Suffix of a file that is not complete."""
 _OVERFLOW_UID = 65_534
 """Owner of files whose owner has no number in this user namespace."""
-log = structlog.get_logger("eventsched.private_files")
+log = get_logger("eventsched.private_files")
 
 
 class ReadableByOthers(EventschedError):

@@ -21,7 +21,7 @@ from eventsched.cli.app import run_program
 from eventsched.cli.options import Options, command, root
 from eventsched.cli.output import console, print_json, progress
 from eventsched.errors import InvalidMessage
-from eventsched.formatting import table
+from eventsched.tables import table
 
 ROUNDS_MAX = 100
 COLUMNS_MAX = 4

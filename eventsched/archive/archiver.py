@@ -21,7 +21,6 @@ from typing import Literal, TypeAlias
 
 import anyio
 import msgspec
-import structlog
 
 from eventsched.archive import threads
 from eventsched.archive.checkpoints import CheckpointFolder
@@ -35,6 +34,7 @@ from eventsched.archive.segment import Utterance
 from eventsched.archive.set_aside import is_in_log
 from eventsched.archive.signing import SigningKey, fingerprint
 from eventsched.errors import ArchiveError, ServerUnavailable
+from eventsched.logs import get_logger
 from eventsched.private_files import make_private_folder
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import ProjectionStore, SetLease
@@ -56,7 +56,7 @@ reader decompresses (pages.py)."""
 AUDIO_READ_MAX = 128
 
 State: TypeAlias = Literal["buffered", "sealed", "idle", "standby", "lease_lost"]
-log = structlog.get_logger("eventsched.archiver")
+log = get_logger("eventsched.archiver")
 
 
 class StepResult(msgspec.Struct, frozen=True):

@@ -17,9 +17,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from eventsched.errors import ArchiveError, require_packages
+from eventsched.logs import get_logger
 from eventsched.private_files import (
     ReadableByOthers,
     create_private,
@@ -31,7 +30,7 @@ from eventsched.private_files import (
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-log = structlog.get_logger("eventsched.archive.signing")
+log = get_logger("eventsched.archive.signing")
 KEY_BYTES = 32
 _PEM_BYTES_MAX = 16_384
 PUBLIC_PREFIX = "eventsched archive ed25519 "

@@ -2,7 +2,8 @@
 
 app.py       list of commands, errors of one line, exit codes     (start here)
 options.py   options of every command, and the decorator `@command`
-output.py    tables, times and JSON on stdout
+plain_values.py  values that need no conversion
+output.py    tables, times and JSON on stdout; escaping_console.py
 standard_streams.py  closed pipes, full disks, encodings
 serve.py     parts that `up` and `run` share
 timeline.py status_view.py stream_sessions.py  parts of one command each

@@ -24,6 +24,7 @@ from typer.exceptions import TyperException
 from eventsched import interrupts
 from eventsched.addresses import without_secrets
 from eventsched.cli.options import command_of, root, without_types_of_flags
+from eventsched.cli.plain_values import take_plain_values
 from eventsched.cli.standard_streams import OutputFailed
 from eventsched.errors import EventschedError, ServerRefused
 from eventsched.escaping import escape_controls
@@ -100,7 +101,7 @@ def run_program(program: typer.Typer, name: str, args: Sequence[str] | None = No
 
 def _run(program: typer.Typer, name: str, args: Sequence[str]) -> int:
     try:
-        command = without_types_of_flags(typer.main.get_command(program))
+        command = without_types_of_flags(take_plain_values(typer.main.get_command(program)))
         code = command.main(args, prog_name=name, standalone_mode=False)
         sys.stdout.flush()
         return int(code or 0)

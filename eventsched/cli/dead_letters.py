@@ -134,7 +134,8 @@ async def discard(
 
 def _show(letters: list[dict[str, Any]]) -> None:
     from eventsched.cli.output import console
-    from eventsched.formatting import Text, day_and_clock, table
+    from eventsched.formatting import day_and_clock
+    from eventsched.tables import Text, table
 
     if not letters:
         console().print("no dead letters")

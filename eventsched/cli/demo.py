@@ -67,9 +67,10 @@ async def _show(options: Options, connection: Connection, verdict: Verdict) -> N
     from eventsched.cli.output import console
     from eventsched.cli.timeline import Timeline
     from eventsched.demo.view import jobs_table, sessions_table
-    from eventsched.formatting import Text, plural
+    from eventsched.formatting import plural
     from eventsched.history.reader import EventFilter, Reader
     from eventsched.history.source import HistorySource
+    from eventsched.tables import Text
 
     out = console()
     if not out.is_terminal:  # a terminal shows both tables already

@@ -66,7 +66,8 @@ async def list(  # noqa: A001  the name of the command
 def _show(kind: str, records: Sequence[dict[str, Any]]) -> None:
     """Print the ids, some fields, and the time of the last change."""
     from eventsched.cli.output import console, print_line
-    from eventsched.formatting import Text, day_and_clock, table
+    from eventsched.formatting import day_and_clock
+    from eventsched.tables import Text, table
 
     columns = COLUMNS.get(kind) or _plain_fields(records[0]["view"])
     rows = [

@@ -26,7 +26,6 @@ from eventsched.cli.output import console, notes
 from eventsched.cli.serve import Cells
 from eventsched.client.client import Client, running_client
 from eventsched.errors import InvalidMessage
-from eventsched.formatting import Text
 from eventsched.history.log import History
 from eventsched.loadtest.judge import Verdict, judge
 from eventsched.loadtest.replay import Replay
@@ -37,6 +36,7 @@ from eventsched.projection.store import ProjectionStore
 from eventsched.schema.validation import check_language
 from eventsched.store.connection import Connection
 from eventsched.subprocesses import Children, children
+from eventsched.tables import Text
 
 NODES_MAX = 64
 SPEED_MIN = 0.1

@@ -10,11 +10,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import structlog
 import typer
 
 from eventsched.cli.options import Keys, Options, command
 from eventsched.errors import InvalidMessage
+from eventsched.logs import get_logger
 
 if TYPE_CHECKING:
     from eventsched.node.node import Node
@@ -29,7 +29,7 @@ Name = Annotated[
     str | None, typer.Option("--name", help="Name of the node, instead of the declared name.")
 ]
 EXAMPLE = "name it like workers:node"
-log = structlog.get_logger("eventsched.cli.node")
+log = get_logger("eventsched.cli.node")
 
 
 @command(is_service=True)

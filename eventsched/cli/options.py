@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints, overload
 
 import typer
 
+from eventsched.cli.plain_values import take_plain_values
 from eventsched.errors import InvalidMessage, require_packages
 from eventsched.logs import configure_logs
 from eventsched.runtime import run_async
@@ -309,7 +310,7 @@ def command_of(module: ModuleType, name: str) -> Any:
         app.command(name)(getattr(module, name))
     typer_command = typer.main.get_command(app)
     typer_command.name = name
-    return without_types_of_flags(typer_command)
+    return without_types_of_flags(take_plain_values(typer_command))
 
 
 def without_types_of_flags(command: Any) -> Any:

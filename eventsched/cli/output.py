@@ -14,34 +14,30 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import typer
-from rich.console import COLOR_SYSTEMS, Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text as RichText
 
 from eventsched.escaping import escape_line
-from eventsched.formatting import Text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 WIDTH_DEFAULT = 120
 """Columns of the output if no stream is a terminal and COLUMNS is not set."""
-
-
-class _Console(Console):
-    """A console that escapes control characters and line ends in every string, also in tables."""
-
-    def render_str(self, text: str, **options: Any) -> RichText:
-        return super().render_str(escape_line(text), **options)
+_TERMINAL_VARIABLES = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+"""With one of them, rich may take any output for a terminal."""
 
 
 @cache
 def console() -> Console:
     """Return the console on stdout, for data that people read."""
+    from eventsched.cli.escaping_console import EscapingConsole
+
     is_set = sys.stdout.isatty() or os.environ.get("COLUMNS")
-    return _Console(
+    return EscapingConsole(
         width=None if is_set else _width_in_a_pipe(),
         highlight=False,
         soft_wrap=False,
@@ -61,7 +57,9 @@ def _width_in_a_pipe() -> int:
 @cache
 def notes() -> Console:
     """Return the console on stderr, for progress and hints."""
-    return _Console(stderr=True, highlight=False, emoji=False, markup=False)
+    from eventsched.cli.escaping_console import EscapingConsole
+
+    return EscapingConsole(stderr=True, highlight=False, emoji=False, markup=False)
 
 
 def print_line(text: str) -> None:
@@ -72,17 +70,45 @@ def print_line(text: str) -> None:
 def write_line(*parts: tuple[str, str]) -> None:
     """Write one line on stdout without flushing it; control characters and line ends are escaped.
 
+    Args:
+        parts: texts of the line, each with its style.
+    """
+    write_text(line_of(*parts))
+
+
+def line_of(*parts: tuple[str, str]) -> str:
+    """Return one line with its end; control characters and line ends in the parts are escaped.
+
     A line costs a hundredth of a print by the console: for output of very many lines.
 
     Args:
         parts: texts of the line, each with its style.
     """
+    if _has_no_colors():
+        return escape_line("".join([text for text, _ in parts])) + "\n"
     out = console()
-    if out.color_system is None:
-        line = escape_line("".join([text for text, _ in parts]))
-    else:
-        line = "".join([_colored(out, escape_line(text), style) for text, style in parts])
-    sys.stdout.write(f"{line}\n")
+    return "".join([_colored(out, escape_line(text), style) for text, style in parts]) + "\n"
+
+
+def write_text(text: str) -> None:
+    """Write lines of `line_of` on stdout, in one system call at most on a terminal."""
+    sys.stdout.write(text)
+
+
+def columns() -> int:
+    """Return the width of the output in columns, without rich if standard output is no terminal."""
+    if _has_no_colors():
+        set_columns = os.environ.get("COLUMNS", "")
+        if not set_columns:
+            return _width_in_a_pipe()
+        if set_columns.isdecimal():
+            return int(set_columns)
+    return console().width
+
+
+def _has_no_colors() -> bool:
+    """Whether rich is certain to write no colors: standard output is no terminal."""
+    return not (sys.stdout.isatty() or any(map(os.environ.get, _TERMINAL_VARIABLES)))
 
 
 def _colored(out: Console, text: str, style: str) -> str:
@@ -93,6 +119,8 @@ def _colored(out: Console, text: str, style: str) -> str:
 @lru_cache
 def _codes(out: Console, style: str) -> tuple[str, str]:
     """Return what the console writes before and after a text in this style."""
+    from rich.console import COLOR_SYSTEMS
+
     system = out.color_system
     if not style or system is None:
         return "", ""
@@ -126,6 +154,10 @@ def write_json(value: Any) -> None:
 
 def pairs(title: str, rows: list[tuple[str, str]]) -> Table:
     """Return a table of names and values under a title."""
+    from rich.table import Table
+
+    from eventsched.tables import Text
+
     result = Table(
         box=None,
         show_header=False,
@@ -145,6 +177,14 @@ def pairs(title: str, rows: list[tuple[str, str]]) -> Table:
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on stderr; yield a function that takes the work done so far."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),

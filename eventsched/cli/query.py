@@ -152,7 +152,7 @@ def _print_json(query_: Any) -> None:
 
 def _show(query_: Any) -> None:
     from eventsched.cli.output import console
-    from eventsched.formatting import table
+    from eventsched.tables import table
 
     result, more = None, 0
     for row in query_.rows():

@@ -53,7 +53,7 @@ async def rebuild(
     """
     from eventsched.archive.layout import ArchiveFolder
     from eventsched.cli.output import console, print_json
-    from eventsched.formatting import table
+    from eventsched.tables import table
 
     selection, act = _select(names), act_of(why, by, request)
     folder = ArchiveFolder.open(archive) if archive else None

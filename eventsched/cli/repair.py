@@ -114,7 +114,7 @@ def _shown(change: Change) -> dict[str, str]:
 
 def _show(cell: str, verdict: str, changes: list[Change], not_compared: list[str]) -> None:
     from eventsched.cli.output import console
-    from eventsched.formatting import Text, table
+    from eventsched.tables import Text, table
 
     console().print(Text.assemble((f"cell {cell}: ", "bold"), verdict))
     for line in not_compared[:SHOWN_MAX]:

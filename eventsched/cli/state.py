@@ -93,7 +93,7 @@ def _is_nested(value: Any) -> bool:
 
 def _show_nested(name: str, value: Any) -> None:
     from eventsched.cli.output import console
-    from eventsched.formatting import table
+    from eventsched.tables import table
 
     keyed = value.items() if isinstance(value, dict) else enumerate(value)
     records = [({"": key} if isinstance(value, dict) else {}) | item for key, item in keyed]

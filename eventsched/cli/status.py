@@ -91,14 +91,15 @@ async def _role_problems(connection: Connection, role: str) -> list[str]:
 
 async def _once(connection: Connection, as_json: bool) -> None:
     from eventsched.cli.output import console, print_json
-    from eventsched.cli.status_view import panel
     from eventsched.history.status import read_status
 
     status = await read_status(connection)
     if as_json:
         print_json(status)
-    else:
-        console().print(panel(status))
+        return
+    from eventsched.cli.status_view import panel
+
+    console().print(panel(status))
 
 
 async def _watch(connection: Connection, as_json: bool, every_s: float) -> None:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from rich.console import Group, RenderableType
 
-from eventsched.formatting import NONE, Text, clock, duration, plural, size, table
+from eventsched.formatting import NONE, clock, duration, plural, size
 from eventsched.history.consumer_groups import ConsumerGroupStatus
 from eventsched.history.node_status import ClassStatus, NodeStatus
 from eventsched.history.roles import RoleStatus
 from eventsched.history.status import CellStatus, ConsumerStatus, SystemStatus
 from eventsched.projection.installed import VARIABLE
 from eventsched.store.lag import ARCHIVE
+from eventsched.tables import Text, table
 
 LATE_MS = {ARCHIVE: 600_000}
 """Lag from which a consumer is late; the archiver seals every five minutes."""

@@ -36,9 +36,10 @@ from eventsched.client.results import (
 )
 from eventsched.client.session import Session
 from eventsched.errors import Backpressure, InvalidMessage
-from eventsched.formatting import Text, duration, plural
+from eventsched.formatting import duration, plural
 from eventsched.interrupts import open_signals
 from eventsched.store.session_commands import Receipt
+from eventsched.tables import Text
 
 CHUNK_BYTES = RATE // 10 * 2
 """100 ms."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from eventsched.cli.output import console, write_line
+from eventsched.cli.output import columns, line_of, write_text
 from eventsched.escaping import escape_line
 from eventsched.formatting import day_and_clock, duration
 from eventsched.history.event_text import describe
@@ -49,51 +49,52 @@ class Timeline:
         self._last_ms: dict[str, int] = {}
         lead = TIME + AFTER + EVENT + 2
         self._indent = " " * lead
-        self._width = width = max(console().width - lead, TEXT_MIN)
+        self._width = width = max(columns() - lead, TEXT_MIN)
         self._parts = re.compile(rf"\S.{{0,{width - 1}}}(?= |$)|\S{{{width}}}")
         """Splits a description into lines: between words, or within a word that fills a line."""
 
     def show(self, event: Event | FailedEvent) -> None:
         """Write one event, after a line with its day if the day is a new one."""
+        write_text(self.text_of(event))
+
+    def text_of(self, event: Event | FailedEvent) -> str:
+        """Return the lines of one event, after a line with its day if the day is a new one."""
         ms = ms_of(event.id)
         day, _, time = day_and_clock(ms).partition(" ")
-        self._begin_day(day)
+        head = self._head(day) if day != self._day else ""
         if isinstance(event, FailedEvent):
             name, style, after, description = "unreadable", "red", "", event.reason
         else:
             name, style, after = event.type, _style(event), self._after(event, ms)
-            description = self._subject(event) + describe(event)
-            self._remember(event.job, ms)
-        first, *more = self._wrapped(description)
-        name_end = " " * max(EVENT - len(name), 1) + first
-        write_line(
+            description = describe(event)
+            if self._shows_subject:
+                description = _subject(event) + description
+            if event.job:
+                self._remember(event.job, ms)
+        description = escape_line(description)  # before wrapping, since it makes it longer
+        more: list[str] = []
+        if len(description) > self._width:
+            description, *more = self._wrapped(description)
+        first = line_of(
             (time or day, "dim"),
             (f"{after:>{AFTER}}  ", ""),
             (name, style),
-            (name_end.rstrip(" "), ""),
+            (f"{'':{max(EVENT - len(name), 1)}}{description}".rstrip(" "), ""),
         )
-        for each in more:
-            write_line((self._indent + each, ""))
+        if not more:
+            return head + first
+        return head + first + "".join([line_of((self._indent + each, "")) for each in more])
 
-    def _wrapped(self, description: str) -> list[str]:
-        """Return the lines of a description; one at least."""
-        line = escape_line(description)  # before wrapping, since it makes it longer
-        if len(line) <= self._width:
-            return [line]
+    def _wrapped(self, line: str) -> list[str]:
+        """Return the lines of an escaped description; one at least."""
         return [part.rstrip(" ") for part in self._parts.findall(line)] or [""]
 
-    def _begin_day(self, day: str) -> None:
-        if day != self._day:
-            if not self._day:
-                write_line((f"{'TIME':>{TIME}}{'AFTER':>{AFTER}}  EVENT", "dim"))
-            write_line((f"{day}  {self._title}".rstrip(), "bold"))
-            self._day = day
-
-    def _subject(self, event: Event) -> str:
-        if not self._shows_subject:
-            return ""
-        subject = event.session or event.node
-        return f"{subject}  " if subject else ""
+    def _head(self, day: str) -> str:
+        """Return the line of a new day, after the names of the columns if it is the first."""
+        names = "" if self._day else f"{'TIME':>{TIME}}{'AFTER':>{AFTER}}  EVENT"
+        self._day = day
+        title = line_of((f"{day}  {self._title}".rstrip(), "bold"))
+        return line_of((names, "dim")) + title if names else title
 
     def _after(self, event: Event, ms: int) -> str:
         """Return the time since the event's cause, else since its job's last event, else ''."""
@@ -105,11 +106,16 @@ class Timeline:
 
     def _remember(self, job: str, ms: int) -> None:
         """Store the time of the job's last event; it becomes the newest of the stored jobs."""
-        if job:
-            self._last_ms.pop(job, None)
-            self._last_ms[job] = ms
-            if len(self._last_ms) > JOBS_MAX:
-                del self._last_ms[next(iter(self._last_ms))]
+        self._last_ms.pop(job, None)
+        self._last_ms[job] = ms
+        if len(self._last_ms) > JOBS_MAX:
+            del self._last_ms[next(iter(self._last_ms))]
+
+
+def _subject(event: Event) -> str:
+    """Return the session or the node of the event, before its description."""
+    subject = event.session or event.node
+    return f"{subject}  " if subject else ""
 
 
 def _style(event: Event) -> str:

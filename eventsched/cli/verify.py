@@ -78,7 +78,8 @@ async def _verify(store: Store, archive: ArchiveFolder | None) -> Report:
 
 def _show(cell: str, report: Report) -> None:
     from eventsched.cli.output import console, pairs
-    from eventsched.formatting import Text, plural, table
+    from eventsched.formatting import plural
+    from eventsched.tables import Text, table
 
     verdict = "clean" if report.is_clean else plural(report.violations_total, "violation")
     if report.accepted:
@@ -112,7 +113,7 @@ def _show(cell: str, report: Report) -> None:
 def _show_repairs(report: Report) -> None:
     """Print the recorded repairs, those that accept violations first."""
     from eventsched.cli.output import console
-    from eventsched.formatting import table
+    from eventsched.tables import table
 
     repairs = [*report.acceptances, *report.changes]
     if not repairs:

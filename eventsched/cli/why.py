@@ -105,7 +105,8 @@ async def _replay(options: Options, source: HistorySource, since: str, until: st
 
 def _show(explanation: JobExplanation) -> None:
     from eventsched.cli.output import console
-    from eventsched.formatting import Text, clock, duration, plural, table
+    from eventsched.formatting import clock, duration, plural
+    from eventsched.tables import Text, table
 
     out = console()
     out.print(Text(explanation.job, "bold"), soft_wrap=True)
@@ -132,7 +133,8 @@ def _show(explanation: JobExplanation) -> None:
 def _show_decision(decision: Decision) -> None:
     from eventsched.audit.explanation_text import choice_text, evidence_lines
     from eventsched.cli.output import console
-    from eventsched.formatting import NONE, Text, clock, plural, table
+    from eventsched.formatting import NONE, clock, plural
+    from eventsched.tables import Text, table
 
     out = console()
     out.print()
@@ -168,7 +170,8 @@ def _show_decision(decision: Decision) -> None:
 
 def _show_replay(cell: str, result: ReplayReport) -> None:
     from eventsched.cli.output import console, pairs
-    from eventsched.formatting import Text, plural
+    from eventsched.formatting import plural
+    from eventsched.tables import Text
 
     verdict = "agrees" if result.agrees else plural(result.differences_total, "difference")
     rules = ", ".join(f"{count:,} by {rule}" for rule, count in result.by_rule.most_common())

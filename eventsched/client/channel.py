@@ -13,11 +13,11 @@ from contextlib import suppress
 from typing import Protocol
 
 import anyio.abc
-import structlog
 
 from eventsched.client.subscription import Subscription, SubscriptionReader
 from eventsched.client.wait_notice import WaitNotice
 from eventsched.errors import Refused, SessionClosedError, SessionSuperseded, SessionUnknown
+from eventsched.logs import get_logger
 from eventsched.store.batcher import Batcher
 from eventsched.store.cell import Store
 from eventsched.store.retry import Backoff, happens_within
@@ -32,7 +32,7 @@ KEEPALIVE_S = 15
 this is shorter."""
 TICK_S = 1.0
 
-log = structlog.get_logger("eventsched.client.session")
+log = get_logger("eventsched.client.session")
 
 
 class Producer(Protocol):

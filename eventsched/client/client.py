@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, cast
 
 import anyio
 import msgspec
-import structlog
 
 from eventsched.audio.chunks import CHUNK_BYTES_MAX, RATE_MAX, RATE_MIN, Format
 from eventsched.audio.endpointing import Endpointing
@@ -42,7 +41,7 @@ from eventsched.errors import (
     SessionUnknown,
     UnexpectedReply,
 )
-from eventsched.logs import warn_on_stderr
+from eventsched.logs import get_logger, warn_on_stderr
 from eventsched.schema import keys
 from eventsched.schema.settings import parse_settings
 from eventsched.schema.validation import (
@@ -77,7 +76,7 @@ CANCELLED_CLOSE_S = 5.0
 """How long a cancelled block may take to request the close of its session."""
 
 warn_on_stderr()
-log = structlog.get_logger("eventsched.client.client")
+log = get_logger("eventsched.client.client")
 
 
 def connect(

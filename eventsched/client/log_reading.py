@@ -18,10 +18,10 @@ from contextlib import aclosing
 from functools import partial
 
 import anyio
-import structlog
 
 from eventsched.errors import NotFound
 from eventsched.history.log import History
+from eventsched.logs import get_logger
 from eventsched.projection.store import ProjectionStore
 from eventsched.store.cell import Store
 from eventsched.store.retry import Backoff, first_error
@@ -33,7 +33,7 @@ BLOCK_MS = 2_000
 IDLE_MS_MAX = 3_600_000
 """Time after which a consumer that has not called is removed."""
 
-log = structlog.get_logger("eventsched.client.log_reading")
+log = get_logger("eventsched.client.log_reading")
 
 
 async def first_of(waits: Sequence[Callable[[], Awaitable[object]]]) -> None:

@@ -25,12 +25,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import msgspec
-import structlog
 
 from eventsched.client.outbox_entry import OutboxEntry, OutcomeData, PartialData
 from eventsched.encryption.decrypt import check_plain, load_cipher, not_encrypted
 from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import DecryptionError, InvalidMessage, KeyMissing, KeyStoreError
+from eventsched.logs import get_logger
 from eventsched.schema import codec
 from eventsched.schema.events import Text
 from eventsched.schema.validation import check_code
@@ -38,7 +38,7 @@ from eventsched.schema.validation import check_code
 if TYPE_CHECKING:
     from eventsched.encryption.cipher import ResultKind, SessionCipher
 
-log = structlog.get_logger("eventsched.client.session")
+log = get_logger("eventsched.client.session")
 AUDIO_BYTES_MAX = 512_000
 BODY_BYTES_MAX = 65_536
 LANGUAGE_MAX = 64

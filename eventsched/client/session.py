@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import anyio
 import msgspec
-import structlog
 
 from eventsched.audio import chunks
 from eventsched.audio.chunks import CHUNK_BYTES_MAX, AudioChunk, Format, check_chunk
@@ -36,6 +35,7 @@ from eventsched.errors import (
     SessionSuperseded,
     SessionUnknown,
 )
+from eventsched.logs import get_logger
 from eventsched.schema.ids import START, is_id, ms_of, parse_id
 from eventsched.store.retry import Backoff, happens_within
 from eventsched.store.session_commands import Chunk, Finalize, Receipt, SessionGrant
@@ -48,7 +48,7 @@ BACKPRESSURE_WAITS_MAX = 10
 """How often a closing session with pending audio waits for backpressure to end."""
 CLOSE_MARGIN_S = 5.0
 
-log = structlog.get_logger("eventsched.client.session")
+log = get_logger("eventsched.client.session")
 
 
 class Session:

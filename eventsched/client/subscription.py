@@ -16,11 +16,11 @@ from copy import copy
 
 import anyio
 import msgspec
-import structlog
 from anyio.abc import TaskGroup
 
 from eventsched.client.outbox_entry import OutboxEntry, StateData, parse
 from eventsched.errors import Refused, ServerUnavailable
+from eventsched.logs import get_logger
 from eventsched.schema.ids import START, id_before, parse_id
 from eventsched.schema.keys import name_of
 from eventsched.store.cell import Store
@@ -41,7 +41,7 @@ ENTRIES_MAX = 256
 BYTES_MAX = 4 * 1024 * 1024
 """A subscription beyond either bound is not read until its session takes some entries."""
 
-log = structlog.get_logger("eventsched.client.subscription")
+log = get_logger("eventsched.client.subscription")
 
 
 class Subscription:

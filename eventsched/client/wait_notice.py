@@ -7,9 +7,8 @@ Read next: subscription.py (which calls wait), logs.py (lines on standard error)
 
 from __future__ import annotations
 
-import structlog
-
 from eventsched.errors import ServerRefused
+from eventsched.logs import get_logger
 from eventsched.store.cell import Store
 from eventsched.store.role_commands import PRESENCE_MS
 
@@ -22,7 +21,7 @@ NO_NODE = (
     "no node is registered, so no job starts: run `eventsched node MODULE:NODE` on this server"
 )
 
-log = structlog.get_logger("eventsched.client.wait_notice")
+log = get_logger("eventsched.client.wait_notice")
 
 
 class WaitNotice:

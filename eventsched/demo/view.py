@@ -16,7 +16,8 @@ from rich.live import Live
 from rich.table import Table
 
 from eventsched.demo.scoreboard import Board, Row
-from eventsched.formatting import NONE, Text, duration, join_lines, table
+from eventsched.formatting import NONE, duration
+from eventsched.tables import Text, join_lines, table
 
 COLOURS = {"waiting": "yellow", "working": "cyan", "recorded": "cyan"}
 STEPS = ("WAITED", "WORKED", "HELD", "TOTAL")

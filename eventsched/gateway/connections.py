@@ -23,7 +23,6 @@ from functools import partial
 from typing import Any, cast
 
 import h11
-import structlog
 from uvicorn._types import ASGISendEvent
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -32,6 +31,7 @@ from uvicorn.server import ServerState
 
 from eventsched.gateway.connection_limits import ConnectionLimits
 from eventsched.gateway.send_rate import SendRate
+from eventsched.logs import get_logger
 
 FRAME_BYTES_MAX = 4 + 512_000
 """The largest frame of any socket; a larger one closes the connection with 1009."""
@@ -53,7 +53,7 @@ REMIND_S = 60.0
 _ABORT = "eventsched.abort"
 _OWN = "eventsched.own"
 
-log = structlog.get_logger("eventsched.gateway")
+log = get_logger("eventsched.gateway")
 
 
 def connections_max(sockets_max: int) -> int:

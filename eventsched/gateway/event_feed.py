@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import anyio
 import msgspec
-import structlog
 
 from eventsched.gateway.cursor import format_cursor
 from eventsched.gateway.tenant_view import event_for_tenant
@@ -19,6 +18,7 @@ from eventsched.history.event_json import event_json
 from eventsched.history.reader import Reader
 from eventsched.history.session_tenants import SessionTenants
 from eventsched.history.source import HistorySource
+from eventsched.logs import get_logger
 from eventsched.projection.fold import FailedEvent, decode_event
 from eventsched.schema.events import Event
 from eventsched.store.retry import Backoff
@@ -32,7 +32,7 @@ WAITING_BYTES_MAX = 1024 * 1024
 EVENT_BYTES = 128
 """Memory of an event beside its data."""
 
-log = structlog.get_logger("eventsched.gateway")
+log = get_logger("eventsched.gateway")
 
 
 class Watcher:

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 
 import anyio
 import msgspec
-import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -29,6 +28,7 @@ from eventsched.gateway.event_feed import Watcher
 from eventsched.gateway.service import Gateway
 from eventsched.history.log import History
 from eventsched.history.source import HistorySource
+from eventsched.logs import get_logger
 from eventsched.schema.ids import START, id_before, parse_id
 from eventsched.store.transport import Entry
 from eventsched.tokens.claims import Claims
@@ -41,7 +41,7 @@ SEND_S = 10.0
 """How long the client may accept no bytes before the connection is dropped."""
 CATCH_UP_ROUNDS = 3
 """Reads of the history before a stream joins the shared reader."""
-log = structlog.get_logger("eventsched.gateway")
+log = get_logger("eventsched.gateway")
 _COMMENT = b": \n\n"
 
 

@@ -18,10 +18,10 @@ from typing import Any, TypeAlias
 
 import anyio
 import msgspec
-import structlog
 from anyio.abc import Process, TaskGroup
 
 from eventsched.errors import EventschedError
+from eventsched.logs import get_logger
 from eventsched.server.choice import URL_VARIABLE
 from eventsched.store.operator_commands import Act
 
@@ -35,7 +35,7 @@ OUTPUT_BYTES_MAX = 65_536
 _Key: TypeAlias = tuple[str, str, frozenset[str], int]
 """Operator, id of the request, read models, events that may be left out."""
 
-log = structlog.get_logger("eventsched.gateway")
+log = get_logger("eventsched.gateway")
 
 
 class RebuildRefused(EventschedError):

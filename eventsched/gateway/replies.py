@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-import structlog
 from starlette.responses import Response
 
 from eventsched.audit.dead_letters import ActRefused
@@ -33,11 +32,12 @@ from eventsched.gateway.authentication import TooManyFailures
 from eventsched.gateway.connection_limits import TooManyConnections, TooManySockets
 from eventsched.gateway.read_limit import TooManyReads
 from eventsched.gateway.rebuilds import RebuildRefused
+from eventsched.logs import get_logger
 
 REMIND_S = 10.0
 """How often the log has why the gateway cannot serve."""
 
-log = structlog.get_logger("eventsched.gateway")
+log = get_logger("eventsched.gateway")
 
 
 class ErrorReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

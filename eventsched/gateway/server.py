@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import anyio
-import structlog
 import uvicorn
 
 from eventsched.client.client import Client, running_client
@@ -33,6 +32,7 @@ from eventsched.gateway.connections import (
 )
 from eventsched.gateway.service import Gateway
 from eventsched.gateway.tls_handshake import TlsHandshake
+from eventsched.logs import get_logger
 from eventsched.store.connection import Connection
 
 BACKLOG = 2_048
@@ -40,7 +40,7 @@ ACCEPTED_AT_ONCE = 256
 STOP_S = 5
 """How long open requests and sockets may take to end."""
 
-log = structlog.get_logger("eventsched.gateway")
+log = get_logger("eventsched.gateway")
 
 
 class _Server(uvicorn.Server):

@@ -11,20 +11,20 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 import msgspec
-import structlog
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from uvicorn.protocols.utils import ClientDisconnected
 
 from eventsched.gateway.authentication import SUBPROTOCOL
 from eventsched.gateway.connections import abort_of
 from eventsched.gateway.frames import Close, Error, Reply, error_frame
+from eventsched.logs import get_logger
 
 SEND_S = 10.0
 """How long the peer may take nothing before the connection is dropped."""
 _ENCODER = msgspec.json.Encoder()
 _LIMIT = "INVALID_MESSAGE"
 
-log = structlog.get_logger("eventsched.gateway")
+log = get_logger("eventsched.gateway")
 
 
 class Disconnected(Exception):

@@ -21,12 +21,13 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
 import anyio
-import structlog
+
+from eventsched.logs import get_logger
 
 END_S = 5.0
 """How long a cancelled handler may clean up before `run` ends without it."""
 
-log = structlog.get_logger("eventsched.node.node")
+log = get_logger("eventsched.node.node")
 
 
 class Attempt:

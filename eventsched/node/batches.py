@@ -19,16 +19,16 @@ from typing import Any
 
 import anyio
 import msgspec
-import structlog
 from anyio.abc import TaskGroup
 
+from eventsched.logs import get_logger
 from eventsched.node.attempts import END_S
 from eventsched.schema.validation import check_between
 
 SIZE_MAX = 256
 WITHIN_MS_MAX = 10_000
 
-log = structlog.get_logger("eventsched.node.node")
+log = get_logger("eventsched.node.node")
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):

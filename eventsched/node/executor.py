@@ -21,10 +21,10 @@ from typing import Any, TypeAlias
 import anyio
 import anyio.to_thread
 import msgspec
-import structlog
 
 from eventsched.client.results import NoSpeech, Result
 from eventsched.errors import InvalidMessage
+from eventsched.logs import get_logger
 from eventsched.node.batches import Batch, Batches
 from eventsched.node.cause import Cause, cause_of
 from eventsched.node.handler_checks import check_handler, is_async, pickled
@@ -63,7 +63,7 @@ TIMEOUT_S_MIN, TIMEOUT_S_MAX = 0.1, 300.0
 BLANK = "BLANK"
 MODEL_NOT_AVAILABLE = "MODEL_NOT_AVAILABLE"
 
-log = structlog.get_logger("eventsched.node.node")
+log = get_logger("eventsched.node.node")
 
 
 def runner(

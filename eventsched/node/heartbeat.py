@@ -21,9 +21,9 @@ from typing import Protocol, TypeAlias
 
 import anyio
 import anyio.to_thread
-import structlog
 
 from eventsched.errors import NodeDrainedError, NodeSuperseded, NodeUnknown
+from eventsched.logs import get_logger
 from eventsched.schema.keys import cell_of
 from eventsched.store.cell import Store
 from eventsched.store.client import open_client
@@ -38,7 +38,7 @@ LOOP_SILENT_S = 60.0
 """How long the handlers' event loop may run no callback before heartbeats pause. By then the leases
 of its jobs have expired: an extension needs a callback."""
 
-log = structlog.get_logger("eventsched.node.node")
+log = get_logger("eventsched.node.node")
 
 
 class Registered(Protocol):

@@ -13,17 +13,17 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import anyio
-import structlog
 from anyio import to_thread
 
 from eventsched.errors import InvalidMessage
+from eventsched.logs import get_logger
 from eventsched.node.cause import cause_of
 from eventsched.node.handler_checks import is_async
 
 SHUTDOWN_S = 10.0
 """How long a shutdown hook may take before the node ends without it."""
 
-log = structlog.get_logger("eventsched.node.node")
+log = get_logger("eventsched.node.node")
 
 
 class Hooks(NamedTuple):

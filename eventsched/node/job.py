@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio.from_thread
 import msgspec
-import structlog
 
 from eventsched.audio.chunks import SAMPLE_BYTES, Format, pcm_bytes, split_opus
 from eventsched.client.results import Result, encode_result
@@ -30,6 +29,7 @@ from eventsched.errors import (
     LeaseLost,
     MissingDependencyError,
 )
+from eventsched.logs import get_logger
 from eventsched.schema import codec
 from eventsched.schema.events import AudioChunkAppended, ContextText, Event, Text
 from eventsched.schema.keys import name_of
@@ -46,7 +46,7 @@ RETRY_IN_MS_MAX = 10_000
 READ_COUNT = 64
 """Chunks in one read of audio: up to 4 MiB."""
 
-log = structlog.get_logger("eventsched.node.node")
+log = get_logger("eventsched.node.node")
 _CONTEXT = msgspec.msgpack.Decoder(list[ContextText])
 
 

@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import anyio
-import structlog
 
 from eventsched.client.client import Client, running_client
 from eventsched.encryption.keystore import AnyKeys, find_key_store
 from eventsched.errors import Backpressure, InvalidMessage
 from eventsched.interrupts import drain_on_signal
+from eventsched.logs import get_logger
 from eventsched.node.batches import Batch
 from eventsched.node.executor import Handler, Run, Runner, runner
 from eventsched.node.hooks import Hooks, check_hook
@@ -56,7 +56,7 @@ from eventsched.store.retry import Backoff, run_until
 DRAIN_S = 60.0
 DRAIN_S_MAX = 300.0
 
-log = structlog.get_logger("eventsched.node.node")
+log = get_logger("eventsched.node.node")
 H = TypeVar("H", bound=Handler)
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -37,6 +37,7 @@ import structlog
 
 from eventsched.client.results import NoSpeech, Result
 from eventsched.errors import EventschedError, InvalidMessage, Refused, ServerUnavailable
+from eventsched.logs import get_logger
 from eventsched.node import process_worker
 from eventsched.node.hooks import startup_failed
 from eventsched.node.job import BlockingJob, JobError
@@ -66,7 +67,7 @@ _PROGRAM = (
     "from eventsched.node.process_worker import main; main()"
 )
 
-log = structlog.get_logger("eventsched.node.node")
+log = get_logger("eventsched.node.node")
 
 
 class HandlerRaised(EventschedError):

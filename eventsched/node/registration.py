@@ -21,7 +21,6 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 import msgspec
-import structlog
 from structlog.contextvars import bind_contextvars
 
 from eventsched.encryption.keystore import KeyStore
@@ -34,6 +33,7 @@ from eventsched.errors import (
     ServerUnavailable,
 )
 from eventsched.instruments import instruments
+from eventsched.logs import get_logger
 from eventsched.node.attempts import Attempt, Attempts
 from eventsched.node.executor import HANDLER_ERROR, Run, handler_error, run_attempt
 from eventsched.node.heartbeat import AttemptId, sending_heartbeats
@@ -63,7 +63,7 @@ SILENT_S = 5.0
 """How long a drain waits for an answer of the server. Without one, the node's leases expire and
 its jobs go to other nodes."""
 
-log = structlog.get_logger("eventsched.node.node")
+log = get_logger("eventsched.node.node")
 End: TypeAlias = Literal["drained", "unknown"]
 _ASSIGNMENT = msgspec.json.Decoder(Assignment)
 

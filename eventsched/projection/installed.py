@@ -19,9 +19,9 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import msgspec
-import structlog
 
 from eventsched.errors import EventschedError, InvalidMessage
+from eventsched.logs import finish_configuration, get_logger
 from eventsched.projection.protocol import Projection, ProjectionSet
 from eventsched.schema.keys import NAME
 
@@ -37,7 +37,7 @@ REBUILD = "rebuild-"
 """What the lease and the checkpoint of a rebuild begin with."""
 
 
-_log = structlog.get_logger("eventsched.projection.installed")
+_log = get_logger("eventsched.projection.installed")
 
 
 class NotEnabled(msgspec.Struct, frozen=True, kw_only=True):
@@ -235,6 +235,7 @@ def _check_name(name: str, package: str, owners: Mapping[str, str]) -> None:
 
 def _load(name: str, installed: Sequence[EntryPoint]) -> ProjectionSet:
     projection_set = _as_set(name, _find(name, installed).load())
+    finish_configuration()  # the package may have imported structlog
     if projection_set.name != name:
         raise TypeError(f"entry point {name!r} has the projection {projection_set.name!r}")
     return projection_set

@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeAlias
 
 import msgspec
-import structlog
 
+from eventsched.logs import get_logger
 from eventsched.schema.events import BackpressureReason, TenantReason
 from eventsched.schema.settings import Settings
 from eventsched.store.cell import Store
@@ -29,7 +29,7 @@ Reason: TypeAlias = BackpressureReason
 UNMEASURED: dict[Reason, str] = {"memory": "maxmemory is 0 now", "archive": "no archive any more"}
 """Reasons that may have no measurement, and why. Their backpressure ends then."""
 
-log = structlog.get_logger("eventsched.roles.backpressure")
+log = get_logger("eventsched.roles.backpressure")
 
 
 class Measurement(msgspec.Struct, frozen=True):

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import secrets
 
-import structlog
-
+from eventsched.logs import get_logger
 from eventsched.schema.ids import START
 from eventsched.store.cell import Store
 from eventsched.store.retry import Backoff
 from eventsched.store.role_commands import DispatchReply
 
-log = structlog.get_logger("eventsched.roles.dispatcher")
+log = get_logger("eventsched.roles.dispatcher")
 WAIT_MS = 2_000
 """How long to wait for a new entry before the next call."""
 PRESENCE_LEASE_MS = 2 * WAIT_MS

@@ -13,9 +13,9 @@ from contextlib import suppress
 from typing import NamedTuple
 
 import anyio
-import structlog
 
 from eventsched.errors import CellUnknown, ServerUnavailable
+from eventsched.logs import get_logger
 from eventsched.roles.supervisor import Supervisor
 from eventsched.store.cell import Store
 from eventsched.store.retry import Backoff
@@ -24,7 +24,7 @@ from eventsched.store.role_commands import RolePresence
 RENEW_S = 3.0
 """Interval between two renewals; a role is gone after 15 s without one."""
 END_S = 1.0
-log = structlog.get_logger("eventsched.roles.presence")
+log = get_logger("eventsched.roles.presence")
 
 
 class Role(NamedTuple):

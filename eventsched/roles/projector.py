@@ -27,12 +27,12 @@ from typing import Literal, TypeAlias
 
 import anyio
 import msgspec
-import structlog
 from msgspec.structs import replace
 
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.errors import ArchiveError, ServerUnavailable
 from eventsched.history.log import History
+from eventsched.logs import get_logger
 from eventsched.projection.batch import TRIES_MAX, Batch, BatchProcessor
 from eventsched.projection.fold import Folding
 from eventsched.projection.protocol import ProjectionSet
@@ -68,7 +68,7 @@ LINGER_MS = 20
 State: TypeAlias = Literal[
     "folded", "idle", "standby", "other_version", "retry", "moved", "lease_lost"
 ]
-_log = structlog.get_logger("eventsched.roles.projector")
+_log = get_logger("eventsched.roles.projector")
 
 
 class _LeaseLost(Exception):

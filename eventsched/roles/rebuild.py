@@ -17,12 +17,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import anyio
 import msgspec
-import structlog
 from anyio.streams.memory import MemoryObjectSendStream
 from msgspec.structs import replace
 
 from eventsched.errors import EventschedError
 from eventsched.history.log import History
+from eventsched.logs import get_logger
 from eventsched.projection.batch import BatchProcessor
 from eventsched.projection.fold import FailedEvent, Folding
 from eventsched.projection.protocol import Projection, ProjectionSet
@@ -37,7 +37,7 @@ PUT_MAX = 128
 ATTEMPTS_MAX = 200
 """How often the promotion is tried while the live fold advances, before the rebuild fails."""
 
-_log = structlog.get_logger("eventsched.roles.rebuild")
+_log = get_logger("eventsched.roles.rebuild")
 Progress = Callable[[int], None]
 """Called with the number of entries folded so far."""
 

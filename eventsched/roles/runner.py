@@ -13,9 +13,9 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple, TypeAlias
 
 import anyio
-import structlog
 
 from eventsched.archive.config import ArchiveSettings
+from eventsched.logs import get_logger
 from eventsched.projection.installed import check_names, load_set
 from eventsched.projection.store import ProjectionStore
 from eventsched.roles.backpressure import BackpressureMonitor
@@ -28,7 +28,7 @@ from eventsched.roles.trimmer import Trimmer
 from eventsched.store.cell import Store
 from eventsched.store.connection import Connection
 
-log = structlog.get_logger("eventsched.roles.runner")
+log = get_logger("eventsched.roles.runner")
 
 
 class Process(NamedTuple):

@@ -15,11 +15,11 @@ from traceback import extract_tb
 from typing import Any, Literal, TypeAlias
 
 import anyio
-import structlog
 
 import eventsched
 from eventsched.errors import EventschedError, UnreadableRecord
 from eventsched.escaping import escape_controls
+from eventsched.logs import get_logger
 from eventsched.store.transport import Transport
 
 Run: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
@@ -33,7 +33,7 @@ LOG_S = 60.0
 ERROR_CHARS_MAX = 200
 _PACKAGE = Path(eventsched.__file__).parent
 
-log = structlog.get_logger("eventsched.roles.supervisor")
+log = get_logger("eventsched.roles.supervisor")
 
 
 class LoopEnded(EventschedError):

@@ -7,13 +7,12 @@ Must not: decide anything. Read next: lua/fire_timers.lua.
 
 from __future__ import annotations
 
-import structlog
-
+from eventsched.logs import get_logger
 from eventsched.store.cell import Store
 from eventsched.store.retry import Backoff
 from eventsched.store.role_commands import TimerReply
 
-log = structlog.get_logger("eventsched.roles.timer")
+log = get_logger("eventsched.roles.timer")
 CALL_MS_MAX = 50
 """The longest pause between two calls."""
 

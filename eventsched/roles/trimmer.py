@@ -7,9 +7,8 @@ Must not: decide which entries may be removed. Read next: lua/trim_log.lua.
 
 from __future__ import annotations
 
-import structlog
-
 from eventsched.archive.commands import ArchiveCommands
+from eventsched.logs import get_logger
 from eventsched.projection.store import ProjectionStore
 from eventsched.store.retry import Backoff
 
@@ -18,7 +17,7 @@ TRIM_S = 5.0
 CALLS_MAX = 200
 """Script calls of one step, enough for two million entries."""
 
-log = structlog.get_logger("eventsched.trimming")
+log = get_logger("eventsched.trimming")
 
 
 class Trimmer:

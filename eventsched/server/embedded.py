@@ -31,10 +31,10 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-import structlog
 from anyio import CancelScope, to_thread
 
 from eventsched.errors import ServerUnavailable
+from eventsched.logs import get_logger
 from eventsched.private_files import read_private, replace_private
 from eventsched.schema.validation import check_url
 from eventsched.server import watchdog
@@ -68,7 +68,7 @@ _ROUNDS_MAX = 100
 _ENTER_S = 30.0
 _LEAVE_S = 2.0
 
-_log = structlog.get_logger("eventsched.server")
+_log = get_logger("eventsched.server")
 
 
 @contextmanager

@@ -15,17 +15,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import structlog
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import NoPermissionError, ResponseError
 
 from eventsched.errors import CommandRefused
+from eventsched.logs import get_logger
 from eventsched.schema.keys import LAYOUT
 from eventsched.store.error_replies import refusal_of
 from eventsched.store.needed_commands import all_commands, example_of, reason_for
 from eventsched.store.replies import decode_text
 
-log = structlog.get_logger("eventsched.store.access")
+log = get_logger("eventsched.store.access")
 
 
 async def check_commands(client: Any, **options: Any) -> None:

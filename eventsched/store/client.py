@@ -17,13 +17,13 @@ from functools import cache
 from typing import Any, TypeAlias, cast
 
 import redis.asyncio as aioredis
-import structlog
 from redis import DriverInfo
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.exceptions import ClusterDownError, RedisClusterException, RedisError
 
 from eventsched.addresses import ESCAPES, display_url
 from eventsched.errors import InvalidMessage, ServerRefused
+from eventsched.logs import get_logger
 from eventsched.schema.validation import check_url
 from eventsched.server.discovery import FLOOR_TEXT, is_new_enough
 from eventsched.store.access import check_commands
@@ -38,7 +38,7 @@ _VERSION = re.compile(r"(\d+)\.(\d+)")
 CONNECTIONS_MAX = 1_000
 """Far more than a process uses at once: an exhausted pool looks like an unreachable server."""
 
-log = structlog.get_logger("eventsched.store.client")
+log = get_logger("eventsched.store.client")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ from typing import Any
 
 import anyio
 import msgspec
-import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
@@ -26,6 +25,7 @@ from eventsched.errors import (
     ServerUnavailable,
     UnexpectedReply,
 )
+from eventsched.logs import get_logger
 from eventsched.schema import keys
 from eventsched.schema.settings import Settings, parse_settings
 from eventsched.schema.validation import check_between
@@ -43,7 +43,7 @@ CELLS_MAX = 64
 CLOSE_S = 1.0
 STREAM_READS = ("XRANGE", "XREVRANGE", "XREAD")
 """redis-py converts their entries to dicts; the transport takes them as the server sends them."""
-log = structlog.get_logger("eventsched.store.connection")
+log = get_logger("eventsched.store.connection")
 
 
 @dataclass(frozen=True, slots=True)

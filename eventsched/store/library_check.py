@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import structlog
 from redis.exceptions import NoPermissionError
 
 from eventsched.errors import ServerRefused
+from eventsched.logs import get_logger
 from eventsched.store import library as lua_library
 from eventsched.store.replies import decode_text, named_fields_of
 
-log = structlog.get_logger("eventsched.store.library_check")
+log = get_logger("eventsched.store.library_check")
 
 
 async def check_library(client: Any, **options: Any) -> None:

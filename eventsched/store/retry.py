@@ -15,9 +15,9 @@ from time import monotonic
 from typing import Any, Protocol, TypeVar
 
 import anyio
-import structlog
 
 from eventsched.errors import ServerRefused, ServerUnavailable, UnexpectedReply
+from eventsched.logs import get_logger
 
 T = TypeVar("T")
 PAUSE_S_MIN, PAUSE_S_MAX = 0.05, 2.0
@@ -26,7 +26,7 @@ TRIES = 12
 """With the pauses between them about eight seconds: longer than a cluster's failover."""
 REMIND_S = 60.0
 """Interval between two log lines about a server that stays unavailable."""
-_log = structlog.get_logger("eventsched.store.retry")
+_log = get_logger("eventsched.store.retry")
 
 
 class Time(Protocol):

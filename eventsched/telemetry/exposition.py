@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import structlog
 from prometheus_client import start_http_server
 
 from eventsched.addresses import parse_listen
 from eventsched.errors import InvalidMessage
+from eventsched.logs import get_logger
 from eventsched.telemetry.local_request import is_local_request, is_loopback
 from eventsched.telemetry.process_metrics import measure_process
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 OPTION = "--metrics-listen"
-log = structlog.get_logger("eventsched.telemetry")
+log = get_logger("eventsched.telemetry")
 
 
 @contextmanager

@@ -21,9 +21,9 @@ from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
-import structlog
 
 from eventsched.errors import InvalidMessage, TokenKeyError
+from eventsched.logs import get_logger
 from eventsched.tokens.keys import FILE_BYTES_MAX, PublicKey, read_public_keys
 
 FRESH_S = 300.0
@@ -31,7 +31,7 @@ UNKNOWN_S = 10.0
 FETCH_S = 5.0
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
-log = structlog.get_logger("eventsched.tokens.key_source")
+log = get_logger("eventsched.tokens.key_source")
 
 
 class KeySource:

@@ -6,6 +6,8 @@ import contextlib
 import io
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -103,6 +105,31 @@ def test_other_peoples_text_cannot_begin_a_line_of_the_log(configure: Callable[[
     beginnings = [line for line in lines if not line.startswith("    ")]
     assert [line for line in beginnings if "FORGED" in line] == lines[:1]
     assert len(beginnings) == 4
+
+
+FIRST_LINE = """
+import sys
+from eventsched.logs import configure_logs, finish_configuration, get_logger
+
+configure_logs(0, quiet=False, is_service=False)
+log = get_logger("eventsched")
+log.info("left out")
+assert "structlog" not in sys.modules
+{write}
+"""
+WRITES = {
+    "own": "log.warning('logged', session='c0.s')",
+    "logging": "import logging; logging.getLogger('other').warning('logged')",
+    "structlog": "import structlog; finish_configuration(); structlog.get_logger().error('logged')",
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_a_program_configures_structlog_with_its_first_line(write: str) -> None:
+    program = [sys.executable, "-c", FIRST_LINE.format(write=write)]
+    done = subprocess.run(program, capture_output=True, text=True, check=True)
+    assert json.loads(done.stderr)["event"] == "logged"
+    assert done.stdout == ""
 
 
 def test_log_lines_for_programs_are_exact() -> None:

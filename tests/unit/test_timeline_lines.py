@@ -10,9 +10,9 @@ from rich.console import Console
 
 from eventsched.cli import output
 from eventsched.cli.timeline import STYLES, Timeline
-from eventsched.formatting import Text
 from eventsched.projection.fold import FailedEvent
 from eventsched.schema.events import Event, NodeDraining, RoomLeft
+from eventsched.tables import Text
 from tests.unit.controls import NASTY, VISIBLE
 
 PARTS = [(f"{style} {NASTY}\n", style) for style in ("", "dim", "bold", *set(STYLES.values()))]
