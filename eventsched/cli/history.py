@@ -7,7 +7,7 @@ Read next: history/event_filter.py, history/reader.py, timeline.py (lines), time
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from eventsched.projection.fold import FailedEvent
     from eventsched.schema.events import Event
 
-    Show = Callable[[Event | FailedEvent], None]
+    Show = Callable[[Sequence[Event | FailedEvent]], None]
 
 What = Annotated[
     str,
@@ -78,7 +78,7 @@ async def history(
     that no other session has. Encrypted texts are shown if the key store has
     their keys.
     """
-    from eventsched.cli.output import write_json
+    from eventsched.cli.output import json_line, write_bytes, write_text
     from eventsched.cli.timeline import Timeline
     from eventsched.encryption.decrypt import EventDecryptor
     from eventsched.encryption.keystore import find_key_store
@@ -107,9 +107,13 @@ async def history(
             return
         title = wanted.job or wanted.session or wanted.node
         timeline = Timeline(title, shows_subject=not wanted.index)
-        show: Show = timeline.show
-        if options.json:
-            show = lambda event: write_json(event_json(event))  # noqa: E731  one call for both forms
+
+        def show(events: Sequence[Event | FailedEvent]) -> None:
+            if options.json:
+                write_bytes(b"".join([json_line(event_json(event)) for event in events]))
+            else:
+                write_text("".join(map(timeline.text_of, events)))
+
         is_live = source.connection is not None
         await _show_all(reader, wanted, show, follow=follow, is_live=is_live)
 
@@ -121,20 +125,20 @@ async def _show_all(
     from eventsched.cli.output import flush
 
     if not follow:
-        async for event in reader.history(wanted):
-            show(event)
+        async for batch in reader.batches(wanted):
+            show(batch)
         return
     if not is_live:
         raise InvalidMessage.of("--follow", "an archive does not grow", "name a server with --url")
     if wanted.until is not None:
         raise InvalidMessage.of("--until", "not with --follow", "leave one of them out")
     ends = await reader.ends(wanted)
-    async for event in reader.history(wanted, ends):
-        show(event)
+    async for batch in reader.batches(wanted, ends):
+        show(batch)
     flush()
 
     def show_now(event: Event | FailedEvent) -> None:
-        show(event)
+        show([event])
         flush()
 
     await reader.follow(wanted, ends, show_now)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from eventsched.cli.output import columns, line_of, write_text
+from eventsched.cli.output import color_codes, columns, line_of, write_text
 from eventsched.escaping import escape_line
 from eventsched.formatting import day_and_clock, duration
 from eventsched.history.event_text import describe
@@ -27,6 +27,8 @@ STYLES = {
     "NodeLost": "red",
     "BackpressureStarted": "red",
 }
+DELIVERING = frozenset({"ResultRecorded", "ResultDelivered", "ResultMissing"})
+"""The types of events that may deliver an outcome."""
 TIME, AFTER, EVENT, TEXT_MIN = 12, 11, 19, 24
 """Widths of the columns; the description gets the rest of the line."""
 JOBS_MAX = 50_000
@@ -47,6 +49,8 @@ class Timeline:
         self._shows_subject = shows_subject
         self._day = ""
         self._last_ms: dict[str, int] = {}
+        self._codes = color_codes()
+        self._dim = self._codes("dim")
         lead = TIME + AFTER + EVENT + 2
         self._indent = " " * lead
         self._width = width = max(columns() - lead, TEXT_MIN)
@@ -69,21 +73,14 @@ class Timeline:
             description = describe(event)
             if self._shows_subject:
                 description = _subject(event) + description
-            if event.job:
-                self._remember(event.job, ms)
         description = escape_line(description)  # before wrapping, since it makes it longer
-        more: list[str] = []
+        more = ""
         if len(description) > self._width:
-            description, *more = self._wrapped(description)
-        first = line_of(
-            (time or day, "dim"),
-            (f"{after:>{AFTER}}  ", ""),
-            (name, style),
-            (f"{'':{max(EVENT - len(name), 1)}}{description}".rstrip(" "), ""),
-        )
-        if not more:
-            return head + first
-        return head + first + "".join([line_of((self._indent + each, "")) for each in more])
+            description, *rest = self._wrapped(description)
+            more = "".join([f"{self._indent}{each}\n" for each in rest])
+        (dim, plain), (styled, end) = self._dim, self._codes(style)
+        text = f"{' ' * (EVENT - len(name)) or ' '}{description}".rstrip(" ")
+        return f"{head}{dim}{time or day}{plain}{after:>{AFTER}}  {styled}{name}{end}{text}\n{more}"
 
     def _wrapped(self, line: str) -> list[str]:
         """Return the lines of an escaped description; one at least."""
@@ -97,19 +94,20 @@ class Timeline:
         return line_of((names, "dim")) + title if names else title
 
     def _after(self, event: Event, ms: int) -> str:
-        """Return the time since the event's cause, else since its job's last event, else ''."""
+        """Return the time since the event's cause, else since its job's last event, else ''.
+
+        The event becomes the last one of its job, and its job the newest of those remembered.
+        """
+        job, last_ms = event.job, None
+        if job:
+            last_ms = self._last_ms.pop(job, None)
+            self._last_ms[job] = ms
+            if len(self._last_ms) > JOBS_MAX:
+                del self._last_ms[next(iter(self._last_ms))]
         stream, _, cause = event.cause.rpartition("/")
         if stream and cause:
             return duration(ms - ms_of(cause))
-        last_ms = self._last_ms.get(event.job)
-        return duration(ms - last_ms) if event.job and last_ms is not None else ""
-
-    def _remember(self, job: str, ms: int) -> None:
-        """Store the time of the job's last event; it becomes the newest of the stored jobs."""
-        self._last_ms.pop(job, None)
-        self._last_ms[job] = ms
-        if len(self._last_ms) > JOBS_MAX:
-            del self._last_ms[next(iter(self._last_ms))]
+        return "" if last_ms is None else duration(ms - last_ms)
 
 
 def _subject(event: Event) -> str:
@@ -120,7 +118,6 @@ def _subject(event: Event) -> str:
 
 def _style(event: Event) -> str:
     """Return the style: of a delivery by its outcome, of any other event by its type."""
-    delivery = delivery_of(event.data)
-    if delivery is None:
+    if event.type not in DELIVERING or delivery_of(event.data) is None:
         return STYLES.get(event.type, "")
-    return "red" if delivery.outcome == "missing" else "green"
+    return "red" if event.type == "ResultMissing" else "green"
