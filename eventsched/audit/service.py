@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from eventsched.audit.explain import Decision, JobExplanation, decision, explain, is_decision
+from eventsched.audit.needed_entries import JobEntries, OpenEntries
 from eventsched.audit.replay import Replay, ReplayReport
 from eventsched.audit.scheduler_state import SchedulerState
 from eventsched.errors import NotFound
 from eventsched.history.event_json import without_error_message
-from eventsched.history.log import History
+from eventsched.history.log import EntryFilter, History
 from eventsched.history.position import LogPosition
-from eventsched.history.reader import EventFilter, Reader
+from eventsched.history.reader import JobName, Reader
 from eventsched.history.source import HistorySource
 from eventsched.projection.fold import FailedEvent, decode_event
 from eventsched.schema import keys
@@ -36,25 +37,29 @@ async def why(source: HistorySource, job: str, *, texts: bool = True) -> JobExpl
         job: Key of the job, or session, utterance and target.
         texts: Include the messages of handlers, which may quote what was spoken.
     """
-    reader = Reader(source)
-    name = reader.job_name(job)
-    session = name.session
-    try:
-        entries = [entry async for entry in reader.history(EventFilter(session=session))]
-    except NotFound:
-        raise NotFound(f"no job {job}") from None
-    session_events = [
-        entry if texts else without_error_message(entry)
-        for entry in entries
-        if isinstance(entry, Event)
-    ]
-    key = next((event.job for event in session_events if name.matches(event.job)), "")
+    name = Reader(source).job_name(job)
+    events = await _events_of_job(source, name)
+    key = next((event.job for event in events if event.job and name.matches(event.job)), "")
     if not key:
         raise NotFound(f"no job {job}")
-    history = await source.history_for(session)
-    decisions = await _decisions(history, [event for event in session_events if event.job == key])
-    last = await source.last_id(keys.cell_of(session))
-    return explain(key, session_events, decisions, ms_of(last))
+    if not texts:
+        events = [without_error_message(event) for event in events]
+    history = await source.history_for(name.session)
+    decisions = await _decisions(history, [event for event in events if event.job == key])
+    last = await source.last_id(keys.cell_of(name.session))
+    return explain(key, events, decisions, ms_of(last))
+
+
+async def _events_of_job(source: HistorySource, name: JobName) -> list[Event]:
+    """The events of a job's session that explain the job; of any other job few or none."""
+    history = await source.history_for(name.session)
+    needed = JobEntries(name.utterance, name.matches)
+    where = EntryFilter(session=keys.name_of(name.session))
+    async for batch in history.batches(where=where):
+        for entry in batch:
+            needed.add(entry)
+    events = map(decode_event, needed.entries)
+    return [event for event in events if isinstance(event, Event)]
 
 
 async def why_all(
@@ -87,7 +92,7 @@ async def _decisions(history: History, job: Sequence[Event]) -> list[Decision]:
         return [decision(None, event) for event in events]
     ids = {event.id for event in events}
     start = id_before(events[0].id)
-    state = await _state_at(history, start)
+    state = await _open_state_at(history, start)
     decisions = []
     async for entry in history.entries(start, events[-1].id):
         event = decode_event(entry)
@@ -144,3 +149,19 @@ async def _state_at(history: History, entry_id: str) -> SchedulerState:
     if parse_id(entry_id) == parse_id(START):
         return SchedulerState.empty()
     return SchedulerState(await history.folding_at(entry_id))
+
+
+async def _open_state_at(history: History, entry_id: str) -> SchedulerState:
+    """The nodes and the waiting jobs after this entry, and the jobs that have not ended by then."""
+    start, folding = await history.nearest_folding(entry_id)
+    if parse_id(start) > parse_id(START):  # from a snapshot, which has jobs that end after it
+        return await _state_at(history, entry_id)
+    entries = OpenEntries()
+    if parse_id(entry_id) > parse_id(START):
+        async for batch in history.batches(START, entry_id):
+            for entry in batch:
+                entries.add(entry)
+    for event in map(decode_event, entries):
+        if isinstance(event, Event):
+            folding.fold(event, atomic=False)
+    return SchedulerState(folding)

@@ -35,6 +35,8 @@ REVISIONS_MAX = 3
 """Tries to read a record while a rebuild changes the active revision."""
 FOLLOWED_MAX = 1_000
 """Entries of one cell in one read while following."""
+DIGITS_MAX = 16
+"""Digits of an utterance's number in the name of a job."""
 MERGED_MAX = 256
 """Events of several cells in one list of `Reader.batches`."""
 SCANNED_MAX = 10_000
@@ -103,6 +105,12 @@ class JobName(msgspec.Struct, frozen=True):
     """Empty if the text has only parts of it: `middle` and `target`."""
     middle: str = ""
     target: str = ""
+
+    @property
+    def utterance(self) -> int:
+        """The number of the utterance; -1 if the text has none, so that no job matches."""
+        number = (self.key or self.middle).split(":")[2].removeprefix("u")
+        return int(number) if number.isdecimal() and len(number) <= DIGITS_MAX else -1
 
     def matches(self, key: str) -> bool:
         """Whether the key is that of the job."""
