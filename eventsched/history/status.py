@@ -7,8 +7,8 @@ Read next: node_status.py, waiting.py, consumer_groups.py, store/lag.py, cli/sta
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -21,10 +21,11 @@ from eventsched.projection.store import ProjectionStore
 from eventsched.schema.ids import START, ms_of
 from eventsched.schema.settings import Settings
 from eventsched.store.cell import Store
-from eventsched.store.cell_connection import settings_of
+from eventsched.store.cell_connection import numbers_of, settings_of, text_fields_of
 from eventsched.store.connection import Connection
 from eventsched.store.lag import ARCHIVE, ConsumerLag
 from eventsched.store.replies import fields_of, stored_number
+from eventsched.store.transport import Entry, entries_of
 
 TENANTS_MAX = 5
 """Tenants whose waiting jobs are shown, those whose unread results are, and those whose lag is."""
@@ -136,42 +137,67 @@ class _CellReader:
     async def read(self) -> CellStatus:
         """Return the status of the cell."""
         self._now_ms = await self._store.read_now()
-        counters = await self._store.read_hash(self._keys.counters)
-        settings = settings_of(await self._store.read_hash(self._keys.settings))
-        classes = await read_classes(self._store, self._now_ms)
-        newest = await self._store.read_range(
-            self._keys.dead_letters, "-", "+", 1, newest_first=True
+        keys = self._keys
+        hashes = await self._read_hashes()
+        counters, settings = hashes[keys.counters], settings_of(hashes[keys.settings])
+        lengths = await self._store.read_many(
+            [
+                ("XLEN", keys.log),
+                ("XLEN", keys.dispatch),
+                ("XLEN", keys.dead_letters),
+                ("ZCARD", keys.stalled_timers),
+                ("XRANGE", keys.dispatch, "-", "+", "COUNT", 1),
+                ("XREVRANGE", keys.dead_letters, "+", "-", "COUNT", 1),
+            ]
         )
+        log_entries, entries, dead_letters, stalled_timers, *ends = lengths
+        oldest, newest = map(entries_of, ends)
+        classes = await read_classes(self._store, self._now_ms)
+        tenants = (
+            keys.tenant_queued, keys.tenant_undispatched, keys.tenant_outbox, keys.tenant_lag,
+        )  # fmt: skip
+        queued, undispatched, unread, lags = (numbers_of(key, hashes[key]) for key in tenants)
+        waiting = Counter(queued)
+        waiting.update(undispatched)
         return CellStatus(
             cell=self._store.cell,
             now_ms=self._now_ms,
-            log_entries=await self._command("XLEN", self._keys.log),
+            log_entries=log_entries,
             log_retention_ms=settings.log_retention_ms,
             backpressure=_words(counters.get("backpressure", "")),
             roles=await read_roles(self._store, self._now_ms),
             consumers=[
-                await self._dispatch(),
+                self._dispatch(entries, oldest),
                 *[await self._set(name) for name in enabled_names()],
-                *await self._archive(),
+                *await self._archive(hashes[keys.archive]),
             ],
             consumer_groups=await read_consumer_groups(self._store, self._now_ms),
             waiting=await read_waiting(self._store, self._now_ms, settings, classes),
             classes=classes,
-            dead_letters=await self._command("XLEN", self._keys.dead_letters),
+            dead_letters=dead_letters,
             newest_dead_letter=_field(newest[0][1], b"reason") if newest else "",
-            queues=await self._queues(settings),
-            outboxes=await self._outboxes(settings),
-            lagging_tenants=await self._lagging_tenants(),
-            stalled_timers=await self._command("ZCARD", self._keys.stalled_timers),
+            queues=_queues(waiting, settings),
+            outboxes=_outboxes(unread, settings),
+            lagging_tenants=_lagging_tenants(lags),
+            stalled_timers=stalled_timers,
         )
 
-    async def _dispatch(self) -> ConsumerStatus:
+    async def _read_hashes(self) -> dict[str, dict[str, str]]:
+        """Return the fields of each hash of the cell that is read whole, by its key."""
+        keys = self._keys
+        names = (
+            keys.counters, keys.settings, keys.archive, keys.tenant_queued,
+            keys.tenant_undispatched, keys.tenant_outbox, keys.tenant_lag,
+        )  # fmt: skip
+        replies = await self._store.read_many([("HGETALL", name) for name in names])
+        return dict(zip(names, map(text_fields_of, replies), strict=True))
+
+    def _dispatch(self, entries: int, oldest: Sequence[Entry]) -> ConsumerStatus:
         """Return the status of the dispatcher; dispatched entries are trimmed from its queue."""
-        oldest = await self._store.read_range(self._keys.dispatch, "-", "+", 1)
         return ConsumerStatus(
             consumer="dispatch",
             stream="dispatch",
-            lag=await self._lag.of_dispatch(),
+            lag=entries,
             oldest_ms=self._age(oldest[0][0]) if oldest else 0,
             is_running=True,
         )
@@ -180,9 +206,8 @@ class _CellReader:
         projection_store = ProjectionStore(self._store.transport, self._store.cell)
         return await self._log_consumer(name, await projection_store.checkpoint(name))
 
-    async def _archive(self) -> list[ConsumerStatus]:
+    async def _archive(self, archive: Mapping[str, str]) -> list[ConsumerStatus]:
         """Return the status of the archive; empty if the cell has none."""
-        archive = await self._store.read_hash(self._keys.archive)
         return [await self._log_consumer(ARCHIVE, archive.get("to", START))] if archive else []
 
     async def _log_consumer(self, name: str, checkpoint: str) -> ConsumerStatus:
@@ -199,37 +224,34 @@ class _CellReader:
             is_running=stored_number(lease.get("until", "0"), key) > self._now_ms,
         )
 
-    async def _queues(self, settings: Settings) -> list[TenantQueue]:
-        waiting = await self._store.tenant_queues()
-        return [
-            TenantQueue(
-                tenant=tenant,
-                jobs=waiting[tenant],
-                is_refused=waiting[tenant] >= settings.tenant_queue_max,
-            )
-            for tenant in _most(waiting)
-        ]
-
-    async def _outboxes(self, settings: Settings) -> list[TenantOutbox]:
-        unread = await self._store.read_numbers(self._keys.tenant_outbox)
-        return [
-            TenantOutbox(
-                tenant=tenant,
-                unread_bytes=unread[tenant],
-                is_refused=unread[tenant] >= settings.tenant_outbox_bytes_max,
-            )
-            for tenant in _most(unread)
-        ]
-
-    async def _lagging_tenants(self) -> list[RefusedTenant]:
-        lags = await self._store.read_numbers(self._keys.tenant_lag)
-        return [RefusedTenant(tenant=tenant, lag=lags[tenant]) for tenant in _most(lags)]
-
-    async def _command(self, name: str, key: str, *more: str | int) -> Any:
-        return await self._store.transport.command(name, key, *more, key=key)
-
     def _age(self, entry_id: str) -> int:
         return max(0, self._now_ms - ms_of(entry_id))
+
+
+def _queues(waiting: Mapping[str, int], settings: Settings) -> list[TenantQueue]:
+    return [
+        TenantQueue(
+            tenant=tenant,
+            jobs=waiting[tenant],
+            is_refused=waiting[tenant] >= settings.tenant_queue_max,
+        )
+        for tenant in _most(waiting)
+    ]
+
+
+def _outboxes(unread: Mapping[str, int], settings: Settings) -> list[TenantOutbox]:
+    return [
+        TenantOutbox(
+            tenant=tenant,
+            unread_bytes=unread[tenant],
+            is_refused=unread[tenant] >= settings.tenant_outbox_bytes_max,
+        )
+        for tenant in _most(unread)
+    ]
+
+
+def _lagging_tenants(lags: Mapping[str, int]) -> list[RefusedTenant]:
+    return [RefusedTenant(tenant=tenant, lag=lags[tenant]) for tenant in _most(lags)]
 
 
 def _most(backlogs: Mapping[str, int]) -> list[str]:

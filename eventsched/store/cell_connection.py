@@ -75,14 +75,11 @@ class CellConnection:
 
     async def read_hash(self, key: str) -> dict[str, str]:
         """The fields of a hash as text; empty if the key does not exist."""
-        reply = await self.transport.command("HGETALL", key, key=key)
-        fields = fields_of(reply).items()
-        return {name.decode(): value.decode(errors="replace") for name, value in fields}
+        return text_fields_of(await self.transport.command("HGETALL", key, key=key))
 
     async def read_numbers(self, key: str) -> dict[str, int]:
         """The fields of a hash as whole numbers. Raises UnexpectedReply for any other value."""
-        stored = await self.read_hash(key)
-        return {name: stored_number(value, f"{key} {name}") for name, value in stored.items()}
+        return numbers_of(key, await self.read_hash(key))
 
     async def first_id(self, key: str) -> str:
         """Id of the oldest entry that a stream still has; `0-0` if it has none."""
@@ -93,6 +90,17 @@ class CellConnection:
         """Id of the newest entry that a stream still has; `0-0` if it has none."""
         newest = await self.read_range(key, "-", "+", 1, newest_first=True)
         return newest[0][0] if newest else START
+
+
+def text_fields_of(reply: Any) -> dict[str, str]:
+    """The fields in a reply of HGETALL as text."""
+    fields = fields_of(reply).items()
+    return {name.decode(): value.decode(errors="replace") for name, value in fields}
+
+
+def numbers_of(key: str, stored: Mapping[str, str]) -> dict[str, int]:
+    """The fields of a hash as whole numbers. Raises UnexpectedReply for any other value."""
+    return {name: stored_number(value, f"{key} {name}") for name, value in stored.items()}
 
 
 def settings_of(stored: Mapping[str, str]) -> Settings:
