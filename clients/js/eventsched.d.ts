@@ -74,6 +74,10 @@ export interface Outcome {
   audio: Uint8Array | null;
   /** Why, if the outcome is `failed`, `missing` or `no_speech`. */
   code: string;
+  /** Class of the exception with which the handler failed, if that is known. */
+  errorType: string;
+  /** First line of its text; empty if the token hides texts. */
+  errorMessage: string;
   isEncrypted: boolean;
   isUnreadable: boolean;
 }

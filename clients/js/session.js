@@ -529,6 +529,8 @@ function outcomeOf(frame) {
     language: frame.language ?? "",
     audio: frame.audio ? Uint8Array.from(atob(frame.audio), (c) => c.charCodeAt(0)) : null,
     code: frame.code ?? "",
+    errorType: frame.error_type ?? "",
+    errorMessage: frame.error_message ?? "",
     isEncrypted: frame.is_encrypted ?? false,
     isUnreadable: frame.is_unreadable ?? false,
   };

@@ -342,7 +342,10 @@ def _length(pcm: bytes) -> str:
 def _outcome_text(outcome: Outcome) -> Text:
     """Return the texts of a result, or the reason why there are none."""
     match outcome:
-        case NoSpeech(code=code) | Failed(code=code):
+        case Failed():
+            text = Text(outcome.code)
+            return text.append(f"  {outcome.error}", "dim") if outcome.error else text
+        case NoSpeech(code=code):
             return Text(code)
         case Missing() | Truncated():
             return Text()
@@ -363,6 +366,7 @@ def _outcome_text(outcome: Outcome) -> Text:
 
 _ABSENT: dict[str, Any] = {
     "session": "", "utterance": -1, "target": "", "delivery_no": -1, "code": "",
+    "error_type": "", "error_message": "", "error_place": "",
     "source_text": "", "text": None, "language": "", "audio": None,
     "is_encrypted": False, "is_unreadable": False, "is_audio_omitted": False,
     "is_text_omitted": False, "log": "",
@@ -382,6 +386,9 @@ def _as_json(source: Source, outcome: Outcome) -> dict[str, Any]:
         "delivery_no": fields["delivery_no"],
         "outcome": outcome.outcome,
         "code": fields["code"],
+        "error_type": fields["error_type"],
+        "error_message": fields["error_message"],
+        "error_place": fields["error_place"],
         "source_text": fields["source_text"],
         "text": fields["text"],
         "language": fields["language"],

@@ -19,6 +19,16 @@ from eventsched.schema.validation import CODE
 from eventsched.store.replies import fields_of
 from eventsched.store.transport import Entry
 
+
+class ErrorData(msgspec.Struct, frozen=True):
+    """Why the handler failed: the body of a failed outcome. The fields are those of the event
+    AttemptEnded."""
+
+    error_type: Annotated[str, msgspec.Meta(max_length=256)]
+    error_message: Annotated[str, msgspec.Meta(max_length=800)] = ""
+    error_place: Annotated[str, msgspec.Meta(max_length=400)] = ""
+
+
 Kind: TypeAlias = Literal["result", "partial", "state", "truncated"]
 _NUMBER_MAX = 2**53 - 1
 """The greatest whole number that a function counts exactly."""
@@ -92,6 +102,17 @@ class OutboxEntry(msgspec.Struct, frozen=True):
     @property
     def size(self) -> int:
         return len(self.body) + len(self.audio)
+
+
+_ERROR = msgspec.json.Decoder(ErrorData)
+
+
+def parse_error(body: bytes) -> ErrorData | None:
+    """Return why the handler failed; none if the body of a failed outcome does not say it."""
+    try:
+        return _ERROR.decode(body) if body else None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
 
 
 def parse(entry: Entry) -> OutboxEntry:

@@ -26,13 +26,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from eventsched.client.outbox_entry import OutboxEntry, OutcomeData, PartialData
+from eventsched.client.outbox_entry import OutboxEntry, OutcomeData, PartialData, parse_error
 from eventsched.encryption.decrypt import check_plain, load_cipher, not_encrypted
 from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import DecryptionError, InvalidMessage, KeyMissing, KeyStoreError
+from eventsched.escaping import escape_line
 from eventsched.logs import get_logger
 from eventsched.schema import codec
-from eventsched.schema.events import Text
+from eventsched.schema.events import Text, error_text
 from eventsched.schema.validation import check_code
 
 if TYPE_CHECKING:
@@ -147,6 +148,20 @@ class Failed(_Numbered, frozen=True, kw_only=True):
     code: str = ""
     """Why: the code of a JobError, or one of the scheduler such as JOB_TIMEOUT. Empty if a node or
     the server named a text that is no code."""
+    error_type: str = ""
+    """Class of the exception with which the handler failed in the last attempt. Empty without one
+    (the lease ended, no node took the job), and in encrypted sessions. So are the next two."""
+    error_message: str = ""
+    """First line of its text, which may quote what was spoken; see the setting
+    `error_messages`."""
+    error_place: str = ""
+    """File and line where it was raised."""
+
+    @property
+    def error(self) -> str:
+        """Why the handler failed, as one line: `ValueError: out of memory at workers.py:12`; empty
+        if that is not known."""
+        return error_text(self.error_type, self.error_message, self.error_place)
 
 
 class Missing(_Numbered, frozen=True, kw_only=True):
@@ -250,7 +265,8 @@ async def read_outcome(entry: OutboxEntry, listener: Listener) -> Outcome:
         case "no_speech":
             return NoSpeech(**fields, code=data.checked_code)
         case "failed":
-            return Failed(**fields, code=data.checked_code)
+            error = await _read_error(entry, data, listener)
+            return Failed(**fields, **error, code=data.checked_code)
         case "missing":
             return Missing(**fields, code=data.checked_code)
     body = await _read_body(entry, data, listener)
@@ -265,6 +281,20 @@ async def read_outcome(entry: OutboxEntry, listener: Listener) -> Outcome:
         is_audio_omitted=data.omitted != "",
         is_text_omitted=data.omitted == "text",
     )
+
+
+async def _read_error(entry: OutboxEntry, data: OutcomeData, listener: Listener) -> dict[str, Any]:
+    """Return why the handler failed, by field. It is text in the clear, so an outcome that concerns
+    an encrypted session has none: a user who can write to the server has forged it.
+    """
+    error = parse_error(entry.body)
+    if error is None or listener.is_encrypted:
+        return {}
+    try:
+        await check_plain(listener.keys, data.session)
+    except (KeyStoreError, DecryptionError):
+        return {}
+    return {name: escape_line(value) for name, value in msgspec.structs.asdict(error).items()}
 
 
 class _Body(NamedTuple):

@@ -206,6 +206,12 @@ class FailedFrame(_Outcome, frozen=True, kw_only=True, tag="failed", tag_field="
     delivery_no: int
     code: str = ""
     """Why, such as JOB_TIMEOUT."""
+    error_type: str = ""
+    """Class of the exception with which the handler of the last attempt failed. Empty without one,
+    and in encrypted sessions."""
+    error_message: str = ""
+    """First line of its text. Empty for a token that hides texts, because it may quote what was
+    spoken, and with the setting `error_messages` = 0."""
 
 
 class MissingFrame(_Outcome, frozen=True, kw_only=True, tag="missing", tag_field="type"):
@@ -246,7 +252,7 @@ _FRAMES: dict[type[Outcome], type[Reply]] = {
     Missing: MissingFrame,
     Truncated: TruncatedFrame,
 }
-_TEXTS = {"text": None, "source_text": "", "language": "", "audio": None}
+_TEXTS = {"text": None, "source_text": "", "language": "", "audio": None, "error_message": ""}
 
 
 def outcome_frame(outcome: Outcome, *, texts: bool) -> Reply:

@@ -151,7 +151,7 @@ local function fail(job, result)
     attempts.redispatch(job, 'failed', result.code, '', result)
   else
     local freed = attempts.stop(job, 'failed', result.code, '', result)
-    attempts.fail(job, result.code, '')
+    attempts.fail(job, result.code, '', result)
     if freed then assign.fill(freed, '') end
   end
   return nil

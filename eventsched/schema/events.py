@@ -303,6 +303,12 @@ class JobDispatched(Data, frozen=True, kw_only=True):
     """Last log id that is part of the context in the assignment."""
 
 
+def error_text(error_type: str, message: str, place: str) -> str:
+    """Return why a handler failed, as one text; empty if that is not known."""
+    text = f"{error_type}: {message}" if message else error_type
+    return f"{text} at {place}" if place else text
+
+
 class AttemptEnded(Data, frozen=True, kw_only=True):
     """The attempt ended without a result; its slot is free. By a timer, a node or a session."""
 
@@ -325,8 +331,7 @@ class AttemptEnded(Data, frozen=True, kw_only=True):
     @property
     def error(self) -> str:
         """Why the handler failed, as one text; empty if that is not known."""
-        text = f"{self.error_type}: {self.error_message}" if self.error_message else self.error_type
-        return f"{text} at {self.error_place}" if self.error_place else text
+        return error_text(self.error_type, self.error_message, self.error_place)
 
 
 class JobFailed(Data, frozen=True, kw_only=True):

@@ -276,7 +276,7 @@ def test_text_of_a_node_cannot_control_the_terminal(system: System, tmp_path: Pa
 def test_a_failed_outcome_is_exit_code_1(system: System) -> None:
     done = run(system.data, "stream", "-", "--no-endpointing", "--target", "fr", stdin=bytes(9_600))
     assert done.returncode == 1
-    assert "NO_FRENCH" in done.stdout.decode()
+    assert "NO_FRENCH  ValueError: no model for French" in done.stdout.decode()
 
 
 def test_dead_letters_are_listed_with_reasons_and_retried(system: System) -> None:

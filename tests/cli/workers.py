@@ -16,7 +16,7 @@ not_a_node = "echo"
 async def repeat(job: eventsched.Job) -> eventsched.Result:
     """Return the number of bytes of the audio; fail for French."""
     if job.target == "fr":
-        raise eventsched.JobError("NO_FRENCH")
+        raise eventsched.JobError("NO_FRENCH") from ValueError("no model for French")
     await job.partial(source_text="…")
     size = len(await job.audio())
     return eventsched.Result(source_text=f"{size} bytes", text=f"{size} octetos")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 import eventsched
-from tests.gateway.gateways import gateway_system
+from tests.gateway.gateways import GatewaySystem, gateway_system
+from tests.gateway.sockets import producer
 from tests.server_kinds import Server
 from tests.systems import serving
 
@@ -22,6 +23,15 @@ def quoting() -> eventsched.Node:
     return node
 
 
+async def outcome_at_gateway(system: GatewaySystem, *, texts: bool) -> dict[str, object]:
+    """Return the frame that ends an utterance of a producer with such a token."""
+    async with producer(system, token=system.token("producer", "acme", texts=texts)) as one:
+        await one.open(partials=False)
+        await one.chunk(0, bytes(3_200))
+        await one.send("finalize")
+        return await one.expect("failed")
+
+
 async def test_messages_of_handlers_are_hidden_with_the_texts(server: Server, cell: str) -> None:
     settings = {"retry_backoff_ms": 0}
     async with (
@@ -31,7 +41,8 @@ async def test_messages_of_handlers_are_hidden_with_the_texts(server: Server, ce
     ):
         await session.append(bytes(3_200), end_of_utterance=True)
         async for outcome in session.results():
-            assert outcome.outcome == "failed"
+            assert isinstance(outcome, eventsched.Failed)
+            assert outcome.error.startswith("ValueError: cannot translate 'a spoken secret' at ")
             break
         paths = (f"/v1/history?session={session.id}", f"/v1/jobs/{session.id}:0:es/why")
         for texts in (True, False):
@@ -41,3 +52,9 @@ async def test_messages_of_handlers_are_hidden_with_the_texts(server: Server, ce
                 assert reply.status_code == 200, reply.text
                 assert "ValueError" in reply.text
                 assert ("a spoken secret" in reply.text) == texts, path
+            failed = await outcome_at_gateway(system, texts=texts)
+            assert failed["error_type"] == "ValueError"
+            assert failed.get("error_message", "") == (
+                "cannot translate 'a spoken secret'" if texts else ""
+            )
+            assert "test_hidden_texts" not in str(failed), "the place is for operators"

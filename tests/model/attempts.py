@@ -82,7 +82,7 @@ def _freed(w: World, name: str, epoch: int) -> str:
     return name
 
 
-def fail(w: World, key: str, code: str) -> None:
+def fail(w: World, key: str, code: str, report: NodeResult | None = None) -> None:
     core = w.cores[key]
     data = JobFailed(
         utterance=core.utterance,
@@ -92,8 +92,20 @@ def fail(w: World, key: str, code: str) -> None:
         code=code,
     )
     w.emit(data, session=core.session, job=key)
-    ending = Ending("failed", key, code=code)
+    ending = Ending("failed", key, code=code, error=_error(w, report))
     delivery.finish(w, name_of(core.session), core.target, core.delivery_no, ending)
+
+
+def _error(w: World, report: NodeResult | None) -> str:
+    """Why the handler failed, as JSON; empty without an exception."""
+    if report is None or not report.error_type:
+        return ""
+    fields = {
+        "error_type": report.error_type,
+        "error_message": report.error_message if w.settings.error_messages else "",
+        "error_place": report.error_place,
+    }
+    return msgspec.json.encode({k: v for k, v in fields.items() if v}).decode()
 
 
 def redispatch(
@@ -103,7 +115,7 @@ def redispatch(
     held = w.jobs[key].attempts[-1]
     freed = stop(w, key, reason, code, report)
     if held.attempt > REDISPATCHED_MAX:
-        fail(w, key, code or LOST_CODES[reason])
+        fail(w, key, code or LOST_CODES[reason], report)
     elif not (
         report
         and reason == "failed"
@@ -358,7 +370,7 @@ def _failed(w: World, node: str, result: NodeResult) -> None:
         redispatch(w, key, "failed", result.code, result)
     else:
         freed = stop(w, key, "failed", result.code, result)
-        fail(w, key, result.code)
+        fail(w, key, result.code, result)
         if freed:
             queue.fill(w, freed, "")
 

@@ -131,7 +131,7 @@ def _tell_outcome(
         "log": log_id,
     } | ({"code": ending.code} if ending.code else {})
     for listener in recipients:
-        tell(w, listener, "result", d, ending.body, ending.audio)
+        tell(w, listener, "result", d, ending.error.encode() or ending.body, ending.audio)
     w.ended += 1
     w.touched.add(name)
 

@@ -206,6 +206,7 @@ def _held(w: World, name: str) -> dict[str, Any]:
             "code": ending.code,
             "job": ending.job,
             "cause": ending.cause,
+            "error": ending.error,
         }
         values["tp"] = w.session_states[name].tp
         fields[f"{target}/{number}"] = _filled(values)

@@ -169,6 +169,8 @@ class Ending:
     code: str = ""
     body: bytes = b""
     audio: bytes = b""
+    error: str = ""
+    """Why the last attempt failed, as JSON."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import anyio
 import pytest
 import pytest_asyncio
 
+from eventsched.client.outbox_entry import ErrorData, parse, parse_error
 from eventsched.schema import codec
 from eventsched.schema.events import Text
 from eventsched.store.cell import Store
@@ -440,6 +441,23 @@ async def test_the_end_of_an_attempt_has_why_its_handler_failed(
     assert event.data.error_place == "a.py:12"
     expected = "ValueError: out of memory at a.py:12" if message else "ValueError at a.py:12"
     assert event.data.error == expected
+    await check(store)
+
+
+@pytest.mark.parametrize("error_messages", [1, 0])
+async def test_the_listeners_receive_why_the_last_attempt_failed(
+    store: TimedStore, error_messages: int
+) -> None:
+    await store.configure_cell({"error_messages": error_messages}, overwrite=True)
+    node, job = await running(store)
+    report: dict[str, Any] = {"status": "failed", "code": "HANDLER_ERROR"}
+    assert await reply(store, node, job, **report, **ERROR) == "ok"
+    entries = await store.read_range(store.keys.outbox("s1"), "-", "+", 10)
+    (failed,) = [entry for entry in map(parse, entries) if entry.kind == "result"]
+    left_out = {} if error_messages else {"error_message": ""}
+    assert parse_error(failed.body) == ErrorData(**ERROR | left_out)
+    (delivered,) = await logged(store, "ResultDelivered")
+    assert delivered.body == b"", "the log has it once, in AttemptEnded"
     await check(store)
 
 

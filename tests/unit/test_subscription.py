@@ -23,6 +23,7 @@ PARTIAL = {"session": "c0.s2", "utterance": 0, "target": "es"}
 DATA: dict[str, dict[str, object]] = {
     "result": OUTCOME, "partial": PARTIAL, "state": {"state": "closing"},
 }  # fmt: skip
+ERROR = b'{"error_type":"ValueError","error_message":"no \\u001b[2J","error_place":"a.py:12"}'
 LISTENER = Listener("c0.s", None, is_encrypted=False, room="")
 
 
@@ -45,6 +46,12 @@ def partial(number: int, after: int) -> Entry:
     _, flat = entry(after, "partial")
     flat = [*flat[:3], b"%d" % after, *flat[4:7], b"so far", *flat[8:]]
     return f"{number}-0", flat
+
+
+def failed(number: int, body: bytes) -> Entry:
+    """An outcome that says why its job failed."""
+    id_, flat = entry(number, outcome="failed", code="HANDLER_ERROR")
+    return id_, [*flat[:7], body, *flat[8:]]
 
 
 def kinds_taken(subscription: Subscription) -> list[tuple[str, str]]:
@@ -201,6 +208,31 @@ async def test_a_code_that_is_none_is_empty(outcome: str, code: str, expected: s
     received = await read_outcome(popped, LISTENER)
     assert isinstance(received, Failed | NoSpeech | Missing)
     assert (received.outcome, received.code) == (outcome, expected)
+
+
+@pytest.mark.parametrize(
+    ("body", "is_encrypted", "expected"),
+    [
+        (ERROR, False, "ValueError: no \\x1b[2J at a.py:12"),
+        (ERROR, True, ""),
+        (b"", False, ""),
+        (b"[]", False, ""),
+        (b"\xff", False, ""),
+        (b'{"error_type":1}', False, ""),
+        (b'{"error_type":"%s"}' % (b"A" * 257), False, ""),
+    ],
+)
+async def test_a_failed_outcome_says_why_in_one_line(
+    body: bytes, is_encrypted: bool, expected: str
+) -> None:
+    """Nothing of it concerns an encrypted session, and no body of another form ends a listener."""
+    subscription = Subscription("c0.s", START)
+    subscription.put([failed(1, body)])
+    popped = subscription.pop()
+    assert popped is not None
+    received = await read_outcome(popped, LISTENER._replace(is_encrypted=is_encrypted))
+    assert isinstance(received, Failed)
+    assert (received.code, received.error) == ("HANDLER_ERROR", expected)
 
 
 @pytest.mark.parametrize(

@@ -37,19 +37,21 @@ function attempts.stop(job, reason, code, cause, report)
   return node
 end
 
--- The job ends as failed, and so does its outcome.
-function attempts.fail(job, code, cause)
+-- The job ends as failed, and so does its outcome. `report` as for `stop`: the listeners receive
+-- why the last attempt failed.
+function attempts.fail(job, code, cause, report)
   jobs.set_ended(job, 'failed', code)
   call.or_else(jobs.restore, events.JobFailed, job, code, cause)
   delivery.publish(job.name, job.target, job.delivery_no,
-    { kind = 'failed', code = code, job = job.key, cause = cause, tp = job.tp })
+    { kind = 'failed', code = code, job = job.key, cause = cause, tp = job.tp,
+      error = events.error_of(report) })
 end
 
 -- Dispatch or queue the next attempt, or let the job back off first after a retryable failure that
 -- its node reports. After three re-dispatches the job fails. `report` as for `stop`.
 function attempts.retry(job, reason, code, cause, freed, report)
   if job.attempt > attempts.redispatched_max then
-    attempts.fail(job, json.optional(code) or code_of_reason[reason], cause)
+    attempts.fail(job, json.optional(code) or code_of_reason[reason], cause, report)
     return
   end
   job.avoid, job.attempt = job.node, job.attempt + 1

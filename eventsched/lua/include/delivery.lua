@@ -335,7 +335,9 @@ local function reopen_outcome(full, target, number, outcome)
 end
 
 -- Begin to deliver the next number of (session, target): the event is appended next. `ending` is
--- { kind, code, body, audio, job, cause, tp, reason }; `is_held` says whether the ending is held.
+-- { kind, code, body, audio, job, cause, tp, reason, error }; `error` is JSON, which says why the
+-- last attempt of a failed job failed, or nil: the outboxes have it as the body. `is_held` says
+-- whether the ending is held.
 -- Returns the delivery, and the joined full ids of all recipients and of those that have closed.
 local function begin(session, target, number, outcome, ending, is_held)
   local speaker = speaker_of(session, target)
@@ -353,7 +355,7 @@ local function set_delivered(d, id)
   if outcome.first then count_ended(session, d.target, d.number, outcome.utterance) end
   delivery.ended = delivery.ended + 1
   delivery.ended_in[session] = true
-  d.body, d.audio = ending.body or '', ending.audio or ''
+  d.body, d.audio = ending.error or ending.body or '', ending.audio or ''
   d.text = '{"session":"' .. keys.full(session) .. '","utterance":' .. outcome.utterance
     .. ',"target":"' .. d.target .. '","delivery_no":' .. as_text[d.number] .. ',"outcome":"'
     .. ending.kind .. '"' .. (json.optional(ending.code) and ',"code":' .. json.quote(ending.code)
