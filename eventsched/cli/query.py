@@ -94,13 +94,16 @@ async def query(
     with its own public key before it is read. Ctrl-C interrupts the query.
 
     --session, --since and --until choose the segments that are verified and read: with them, the
-    time of a query depends little on the size of the archive.
+    time of a query depends little on the size of the archive. The id of a session may be shortened
+    to a beginning that no other session has.
 
     --csv and --parquet write the result; a file appears when it is complete.
     """
     from eventsched.archive.layout import ArchiveFolder
     from eventsched.archive.sql import QueryLimits, QueryScope, limit_memory, run_query, views_sql
     from eventsched.history.position import parse_position
+    from eventsched.history.short_ids import expand
+    from eventsched.history.source import HistorySource
     from eventsched.schema.ids import parse_id
     from eventsched.schema.keys import complete
 
@@ -111,7 +114,9 @@ async def query(
     show = _form(as_json=options.json, csv=csv, parquet=parquet, output=output)
     limits = QueryLimits(seconds=timeout, memory_mb=memory_mb, rows=rows)
     folder = ArchiveFolder.open(archive)
-    scope = QueryScope(session=complete(session, folder.cells()) if session else "")
+    if session:
+        session = complete(await expand(HistorySource(None, folder), session), folder.cells())
+    scope = QueryScope(session=session)
     if since:
         scope = replace(scope, after=parse_id(parse_position(since, "--since").before))
     if until:

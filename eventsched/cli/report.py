@@ -27,7 +27,8 @@ async def report(
 
     The page loads nothing and runs nothing, so that it can be kept and printed. With --archive it
     has proofs that `eventsched audit check-proof` checks without archive and server. Encrypted
-    texts are in it if the key store has their keys.
+    texts are in it if the key store has their keys. The id of the session may be shortened to a
+    beginning that no other session has.
     """
     import anyio
 
@@ -36,13 +37,14 @@ async def report(
     from eventsched.encryption.keystore import find_key_store
     from eventsched.errors import EventschedError
     from eventsched.formatting import plural
+    from eventsched.history.short_ids import expand
     from eventsched.report.content import read_report
     from eventsched.report.page import write_page
 
     async with options.history_source(archive) as source:
         key_store = find_key_store(keys)
         content = await read_report(
-            source, session, EventDecryptor(key_store) if key_store else None
+            source, await expand(source, session), EventDecryptor(key_store) if key_store else None
         )
     try:
         await anyio.Path(output).write_text(write_page(content), encoding="utf-8")

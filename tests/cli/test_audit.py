@@ -202,3 +202,22 @@ async def test_a_query_of_a_changed_archive_is_refused(
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     sql = ("query", "SELECT count(*) FROM events", "--archive", archive.path)
     assert "is not the file that was sealed" in await refused(runner, *sql)
+
+
+async def test_the_id_of_an_archived_session_may_be_shortened(
+    store: TimedStore, tmp_path: Path, runner: CommandRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every command that reads an archive, without a server."""
+    monkeypatch.chdir(tmp_path)
+    archived = Archived(store, tmp_path / "archive")
+    await archived.talk("8a1b2c3d", 1)
+    await archived.seal()
+    full, short = store.keys.full("8a1b2c3d"), "8a1b2"
+    for words in (
+        ("history", "--json"), ("why", "--json"), ("state", "--json", "session"),
+        ("state", "--json", "job"), ("report", "-o", "page.html"),
+        ("query", "SELECT DISTINCT session FROM events", "--session"),
+    ):  # fmt: skip
+        what = f"{short}:0:es" if words[0] == "why" or words[-1] == "job" else short
+        assert await run(runner, *words, what, "--archive", archived.path) == 0, runner.err
+        assert full in runner.out

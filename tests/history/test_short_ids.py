@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from eventsched.archive.layout import ArchiveFolder
 from eventsched.errors import InvalidMessage
 from eventsched.history import short_ids
 from eventsched.history.short_ids import expand
 from eventsched.history.source import HistorySource
 from eventsched.store.client import Client, check_server
 from eventsched.store.connection import Connection
+from tests.archive.archives import Archived
 from tests.fixtures_store import TimedStore
 
 NAMES = ("5f0c1d2e", "5f0c99", "abcdef01", "abcd")
@@ -51,6 +54,24 @@ async def test_a_beginning_of_one_session_names_it(
 async def test_any_other_text_stays_as_it_is(source: HistorySource, text: str) -> None:
     """A whole id, a beginning that is too short or of no session, and the key of a job."""
     assert await expand(source, text) == text
+
+
+async def test_sessions_that_only_an_archive_has_are_found(
+    store: TimedStore, tmp_path: Path
+) -> None:
+    archived = Archived(store, tmp_path / "archive")
+    await archived.set(archive_entries_max=8)
+    for name in NAMES:
+        await archived.talk(name, 2)
+    await archived.seal()
+    alone = HistorySource(None, ArchiveFolder.open(archived.path))
+    full = store.keys.full
+    assert await expand(alone, "5f0c1") == full("5f0c1d2e")
+    assert await expand(alone, full("abcde") + ":0:es") == full("abcdef01") + ":0:es"
+    assert await expand(alone, "abcd") == "abcd"
+    assert await expand(alone, "ffff") == "ffff"
+    with pytest.raises(InvalidMessage, match="2 sessions begin with '5f0c'"):
+        await expand(alone, "5f0c")
 
 
 async def test_a_beginning_of_several_sessions_is_refused_with_their_ids(
