@@ -1,7 +1,7 @@
 """`eventsched list KIND`: the records of a read model, by id.
 
 Owns: the columns of the list. Never does: reading records of an earlier time (state.py).
-Read next: history/listing.py.
+Read next: history/records_by_id.py.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ async def list(  # noqa: A001  the name of the command
     With --json, each line is a record with all its fields.
     """
     from eventsched.cli.output import console, flush, write_json
-    from eventsched.history.listing import list_records
     from eventsched.history.record_json import named
+    from eventsched.history.records_by_id import list_records
 
     async with options.history_source(None) as source:
-        states = await list_records(source, kind, after=after, limit=limit)
-    records = [named(state) for state in states]
+        page = await list_records(source, kind, after=after, limit=limit)
+    records = [named(state) for state in page.items]
     if options.json:
         for record in records:
             write_json(record)
@@ -59,8 +59,8 @@ async def list(  # noqa: A001  the name of the command
         console().print(f"no records of {kind}" + (f" after {after}" if after else ""))
     else:
         _show(kind, msgspec.json.decode(msgspec.json.encode(records)))
-        if len(records) == limit:
-            console().print(f"there may be more: --after {records[-1]['id']}")
+        if page.next:
+            console().print(f"there may be more: --after {page.next}")
 
 
 def _show(kind: str, records: Sequence[dict[str, Any]]) -> None:

@@ -99,9 +99,10 @@ class ReadingClient:
             UnreadableRecord: A stored record has another form; a rebuild replaces it.
             ServerUnavailable: The server is away.
         """
-        from eventsched.history.listing import list_records
+        from eventsched.history.records_by_id import list_records
 
-        return await list_records(self._source(), kind, after=after, limit=limit)
+        page = await list_records(self._source(), kind, after=after, limit=limit)
+        return page.items
 
     async def history(
         self,

@@ -1,7 +1,7 @@
 """Lists of sessions, jobs, nodes and groups, by pages.
 
 Owns: the parameters of these routes, which tenant's items a token may list.
-Never does: read indexes. Read next: routes.py, history/lists.py.
+Never does: read indexes. Read next: routes.py, history/index_lists.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from eventsched.gateway.read_limit import in_turn
 from eventsched.gateway.reading import cell_of, check_session, count_of, tenant_of
 from eventsched.gateway.replies import json_reply
 from eventsched.gateway.service import Gateway
-from eventsched.history.lists import PAGE_MAX, ListReader
+from eventsched.history.index_lists import PAGE_MAX, ListReader
 from eventsched.projection.store import ProjectionStore
 from eventsched.schema import keys
 from eventsched.tokens.claims import Claims

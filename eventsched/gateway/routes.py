@@ -46,7 +46,8 @@ from eventsched.gateway.operations import (
     RetryRequest,
 )
 from eventsched.gateway.rebuilds import RebuildReply
-from eventsched.history.lists import ItemPage
+from eventsched.history.index_lists import ListItem
+from eventsched.history.page import Page
 from eventsched.history.reader import State
 from eventsched.history.status import SystemStatus
 
@@ -73,6 +74,7 @@ class Route(NamedTuple):
 
 
 AT = ("at",)
+ITEMS = Page[ListItem]
 PAGED = ("cell", "after", "count")
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/healthz", health.healthz, PUBLIC, health.Health),
@@ -123,10 +125,10 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/rebuild", operations.rebuild, OPERATE, RebuildReply, (), RebuildRequest),
     Route("GET", "/v1/archive", reading.archive, AUDIT, list[reading.CellArchive]),
     Route("GET", "/v1/state/{kind}/{id:path}", reading.state, READ, State, AT),
-    Route("GET", "/v1/sessions", listing.sessions, READ, ItemPage, (*PAGED, "tenant", "status")),
-    Route("GET", "/v1/jobs", listing.jobs, READ, ItemPage, (*PAGED, "tenant", "session")),
-    Route("GET", "/v1/groups", listing.groups, READ, ItemPage, (*PAGED, "tenant")),
-    Route("GET", "/v1/nodes", listing.nodes, READ_SYSTEM, ItemPage, PAGED),
+    Route("GET", "/v1/sessions", listing.sessions, READ, ITEMS, (*PAGED, "tenant", "status")),
+    Route("GET", "/v1/jobs", listing.jobs, READ, ITEMS, (*PAGED, "tenant", "session")),
+    Route("GET", "/v1/groups", listing.groups, READ, ITEMS, (*PAGED, "tenant")),
+    Route("GET", "/v1/nodes", listing.nodes, READ_SYSTEM, ITEMS, PAGED),
     Route("GET", "/v1/sessions/{id}", reading.session, READ, State, AT),
     Route(
         "GET",

@@ -10,10 +10,10 @@ import msgspec
 import pytest
 
 from eventsched.errors import InvalidMessage, NotFound
-from eventsched.history.listing import list_records
 from eventsched.history.position import parse_position
 from eventsched.history.reader import EventFilter, Reader
 from eventsched.history.record_json import named
+from eventsched.history.records_by_id import list_records
 from eventsched.history.source import HistorySource
 from eventsched.projection.fold import FailedEvent
 from eventsched.projection.installed import load_core
@@ -317,10 +317,13 @@ async def test_records_of_all_cells_are_listed_cell_by_cell(
     connection = Connection("", facts, transport, stores)  # type: ignore[arg-type]
     source = HistorySource(connection)
     expected = [f"{cell}.{name}" for cell in source.cells for name in ("s1", "s2")]
-    assert [each.id for each in await list_records(source, "session")] == expected
-    seen: list[str] = []
-    while page := await list_records(source, "session", after="".join(seen[-1:]), limit=3):
-        seen += [each.id for each in page]
+    assert [each.id for each in (await list_records(source, "session")).items] == expected
+    page = await list_records(source, "session", limit=3)
+    seen = [each.id for each in page.items]
+    while page.next:
+        assert page.next == seen[-1]
+        page = await list_records(source, "session", after=page.next, limit=3)
+        seen += [each.id for each in page.items]
     assert seen == expected
 
 

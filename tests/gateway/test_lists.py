@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from eventsched.history import lists
+from eventsched.history import index_lists
 from eventsched.schema.keys import name_of
 from tests.gateway.gateways import GatewaySystem, gateway_system
 from tests.gateway.test_events import speak
@@ -58,7 +58,7 @@ async def spoken(server: Server, cell: str) -> AsyncIterator[tuple[GatewaySystem
 async def test_sessions_are_listed_by_their_newest_event(
     server: Server, cell: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lists, "STEP", 2)
+    monkeypatch.setattr(index_lists, "STEP", 2)
     async with spoken(server, cell) as (system, sessions):
         for count in (1, 2, 500):
             listed = await read_list(system, "/v1/sessions", count=count)
@@ -93,7 +93,7 @@ async def retire(system: GatewaySystem, cell: str, session: str) -> None:
 async def test_sessions_with_one_time_are_each_listed_once(
     server: Server, cell: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lists, "STEP", 2)
+    monkeypatch.setattr(index_lists, "STEP", 2)
     async with gateway_system(server.url, cell, roles=()) as system:
         store = system.es.stores[cell]
         key = store.keys.session_index_ends
@@ -108,7 +108,7 @@ async def test_sessions_with_one_time_are_each_listed_once(
 async def test_a_page_looks_at_a_bounded_number_of_members(
     server: Server, cell: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lists, "SCANNED_MAX", 2)
+    monkeypatch.setattr(index_lists, "LOOKED_AT_MAX", 2)
     async with spoken(server, cell) as (system, sessions):
         page = await system.json("/v1/sessions", system.token("viewer", "nobody"))
         assert page["items"] == []
@@ -136,8 +136,8 @@ async def test_the_position_of_a_page_names_members_of_its_tenant_alone(
             ]
             await store.transport.command("ZADD", key, *members, key=key)
             for scanned, step in ((1, 2), (2, 3), (3, 500), (4, 2)):
-                monkeypatch.setattr(lists, "SCANNED_MAX", scanned)
-                monkeypatch.setattr(lists, "STEP", step)
+                monkeypatch.setattr(index_lists, "LOOKED_AT_MAX", scanned)
+                monkeypatch.setattr(index_lists, "STEP", step)
                 for tenant in ("acme", "other", "nobody"):
                     listed, positions = await pages(system, "/v1/sessions", tenant)
                     own = {name for name, each in zip(ids, tenants, strict=True) if each == tenant}

@@ -1,8 +1,11 @@
-"""Lists of sessions, jobs, nodes and groups, by pages.
+"""What a console shows of one cell: newest sessions, waiting jobs, nodes, by pages.
+
+For operators and auditors of one tenant or of all, who look for what happens now. Programs that
+read every record of a read model list by id: records_by_id.py.
 
 Owns: the order of each list, the position in it, the fields of an item, the bound of one page.
 Must not: read a whole index; fold events.
-Read next: reader.py (one record), gateway/listing.py.
+Read next: page.py, reader.py (one record), gateway/listing.py.
 
 The lists follow sorted sets that exist for other reasons, so a page costs the same whatever the
 length of the list:
@@ -25,6 +28,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from eventsched.errors import InvalidMessage, NotFound, UnreadableRecord
+from eventsched.history.page import Page, PageBuilder
 from eventsched.history.reader import REVISIONS_MAX, Reader
 from eventsched.history.record_json import named
 from eventsched.history.session_tenants import SessionTenants
@@ -34,7 +38,7 @@ from eventsched.schema.keys import job_key, name_of
 
 STEP = 500
 """Members that one read of a sorted set returns."""
-SCANNED_MAX = 5_000
+LOOKED_AT_MAX = 5_000
 """Members that one page looks at."""
 PAGE_MAX = 500
 """Items of one page."""
@@ -75,14 +79,6 @@ class ListItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Some fields of its record; none if the read model has no record of it now."""
 
 
-class ItemPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Some items of a list, in its order."""
-
-    items: list[ListItem]
-    next: str
-    """Pass it as `after` to read on; empty if these are all. A page may have no item and go on."""
-
-
 class ListReader:
     """Reads the lists of one cell.
 
@@ -101,7 +97,7 @@ class ListReader:
         self._tenants = tenants
         self._tenant = tenant
 
-    async def sessions(self, after: str, count: int, status: str = "") -> ItemPage:
+    async def sessions(self, after: str, count: int, status: str = "") -> Page[ListItem]:
         """Return sessions, the one with the newest event first.
 
         Args:
@@ -112,7 +108,7 @@ class ListReader:
         Raises:
             InvalidMessage: `after` is no position.
         """
-        page = _Page(count, after)
+        page = _IndexPage(count, after)
         key = self._store.keys.session_index_ends
         async for members in self._members(key, after, is_newest_first=True):
             names = await self._of_tenant([name for _, name in members])
@@ -120,50 +116,50 @@ class ListReader:
             records = await self._records("session", names)
             for score, name in members:
                 record = records.get(name)
-                page.pass_by(score, name, is_shown=name in listed)
+                page.pass_member(score, name, is_shown=name in listed)
                 if name in listed and status in ("", getattr(record, "status", "")):
                     page.add(self._item("session", name, record, time_ms=int(score)))
                 if page.is_full:
-                    return page.result()
-        return page.last_result()
+                    return page.build(is_last=False)
+        return page.build(is_last=True)
 
-    async def groups(self, after: str, count: int) -> ItemPage:
+    async def groups(self, after: str, count: int) -> Page[ListItem]:
         """Return the groups of sessions, in the order of `sessions`; texts are left out.
 
         A page ends with all groups of a session, so it may have some more than `count` items.
         Raises InvalidMessage.
         """
-        page = _Page(count, after)
+        page = _IndexPage(count, after)
         key = self._store.keys.session_index_ends
         async for members in self._members(key, after, is_newest_first=True):
             names = await self._of_tenant([name for _, name in members])
             listed = set(names)
             records = await self._records("group", names)
             for score, name in members:
-                page.pass_by(score, name, is_shown=name in listed)
+                page.pass_member(score, name, is_shown=name in listed)
                 for target, group in _targets(records.get(name)):
                     page.add(self._group(name, target, group))
                 if page.is_full:
-                    return page.result()
-        return page.last_result()
+                    return page.build(is_last=False)
+        return page.build(is_last=True)
 
-    async def waiting_jobs(self, after: str, count: int) -> ItemPage:
+    async def waiting_jobs(self, after: str, count: int) -> Page[ListItem]:
         """Return the jobs that wait for a node, by their tags. Raises InvalidMessage."""
-        page = _Page(count, after)
+        page = _IndexPage(count, after)
         async for members in self._members(self._store.keys.waiting_tags, after):
             jobs = [member.partition(":")[2] for _, member in members]  # after the entry number
             own = [job for job in jobs if self._tenant in ("", job.partition(":")[0])]
             listed = set(own)
             records = await self._records("job", own)
             for (score, member), job in zip(members, jobs, strict=True):
-                page.pass_by(score, member, is_shown=job in listed)
+                page.pass_member(score, member, is_shown=job in listed)
                 if job in listed:
                     page.add(self._job(job, records.get(job)))
                 if page.is_full:
-                    return page.result()
-        return page.last_result()
+                    return page.build(is_last=False)
+        return page.build(is_last=True)
 
-    async def jobs_of(self, session: str, after: str, count: int) -> ItemPage:
+    async def jobs_of(self, session: str, after: str, count: int) -> Page[ListItem]:
         """Return the jobs of a session, by utterance and target.
 
         A page ends with all jobs of an utterance, so it may have some more than `count` items.
@@ -185,7 +181,7 @@ class ListReader:
             raise _bad_position(after)
         targets = sorted(record.allocated)
         first = int(after) + 1 if after else 0
-        last = min(record.utterance, first + SCANNED_MAX // max(1, len(targets)))
+        last = min(record.utterance, first + LOOKED_AT_MAX // max(1, len(targets)))
         keys = {
             utterance: [
                 job_key(record.tenant, session, utterance, target, record.features_hash)
@@ -193,7 +189,7 @@ class ListReader:
             ]
             for utterance in range(first, last)
         }
-        page = _Page(count)
+        page = PageBuilder[ListItem](count, LOOKED_AT_MAX)
         step = max(1, STEP // max(1, len(targets)))
         for start in range(first, last, step):
             numbers = range(start, min(start + step, last))
@@ -202,25 +198,25 @@ class ListReader:
                 for key in keys[number]:
                     if key in records:
                         page.add(self._job(key, records[key]))
-                page.position = str(number)
+                page.pass_by(str(number))
                 if page.is_full:
-                    return page.result()
-        return page.last_result() if last >= record.utterance else page.result()
+                    return page.build(is_last=False)
+        return page.build(is_last=last >= record.utterance)
 
-    async def nodes(self, after: str, count: int) -> ItemPage:
+    async def nodes(self, after: str, count: int) -> Page[ListItem]:
         """Return nodes, also lost ones, the one with the oldest event first.
 
         Raises InvalidMessage.
         """
-        page = _Page(count, after)
+        page = _IndexPage(count, after)
         async for members in self._members(self._store.keys.node_index_starts, after):
             records = await self._records("node", [name for _, name in members])
             for score, name in members:
-                page.pass_by(score, name)
+                page.pass_member(score, name)
                 page.add(self._item("node", name, records.get(name), time_ms=int(score)))
                 if page.is_full:
-                    return page.result()
-        return page.last_result()
+                    return page.build(is_last=False)
+        return page.build(is_last=True)
 
     # --- members and records --------------------------------------------------------------------
 
@@ -336,46 +332,25 @@ class _Position(NamedTuple):
         return f"{self.score!r}{f'!{self.further}' if self.further else ''}/{self.member}"
 
 
-class _Page:
-    """A page that is being filled.
+class _IndexPage(PageBuilder[ListItem]):
+    """A page of a sorted set.
 
     Its position names members that the list shows only: others belong to other tenants.
     """
 
     def __init__(self, count: int, after: str = "") -> None:
-        self.position = ""
-        self._count = count
-        self._items: list[ListItem] = []
-        self._passed = 0
+        super().__init__(count, LOOKED_AT_MAX)
         self._at = _position_of(after) if after else None
 
-    @property
-    def is_full(self) -> bool:
-        """Whether the page has its items, or has looked at as many members as it may."""
-        return len(self._items) >= self._count or self._passed >= SCANNED_MAX
-
-    def pass_by(self, score: float, member: str, *, is_shown: bool = True) -> None:
+    def pass_member(self, score: float, member: str, *, is_shown: bool = True) -> None:
         """Move the position after a member."""
-        self._passed += 1
         if is_shown:
             self._at = _Position(score, 0, member)
         elif self._at is not None and self._at.score == score:
             self._at = self._at._replace(further=self._at.further + 1)
         else:
             self._at = _Position(score, 1, "")
-        self.position = self._at.text()
-
-    def add(self, item: ListItem) -> None:
-        """List an item."""
-        self._items.append(item)
-
-    def result(self) -> ItemPage:
-        """Return a page that others may follow."""
-        return ItemPage(items=self._items, next=self.position)
-
-    def last_result(self) -> ItemPage:
-        """Return the last page."""
-        return ItemPage(items=self._items, next="")
+        self.pass_by(self._at.text())
 
 
 def _scored(reply: Any) -> list[tuple[float, str]]:

@@ -1,8 +1,12 @@
-"""Lists the records of a read model, over all cells, in the order of their ids.
+"""All records of any read model, over all cells, in the order of their ids, by pages.
 
-Owns: pages of records, and the id after which the next page begins.
+For programs (`es.list`) and the command line (`eventsched list`), also of packages' read models.
+No record is skipped or listed twice while others come and go. A console shows lists by time
+instead: index_lists.py.
+
+Owns: the id after which a page begins, which cell and id follow it.
 Must not: write, or fold events: the list has the records that a projector has stored.
-Read next: reader.py (one record, now or earlier), lua/list_views.lua.
+Read next: page.py, reader.py (one record, now or earlier), lua/list_views.lua.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from eventsched.errors import InvalidMessage, UnreadableRecord
+from eventsched.history.page import Page, PageBuilder
 from eventsched.history.reader import State
 from eventsched.history.source import HistorySource, session_of_job
 from eventsched.projection.installed import missing_read_model
@@ -23,14 +28,14 @@ LIMIT_MAX = 1_000
 
 async def list_records(
     source: HistorySource, kind: str, *, after: str = "", limit: int = LIMIT_MAX
-) -> list[State]:
-    """Return the current records of a read model, by cell and then by the bytes of their ids.
+) -> Page[State]:
+    """Return a page of the current records, by cell and then by the bytes of their ids.
 
     Args:
         source: The server to read.
         kind: Name of the read model.
         after: Id of a record, existing or not: the list begins after it. Empty for the first page.
-        limit: Greatest number of records, 1 to LIMIT_MAX. A shorter list is the last page.
+        limit: Greatest number of records, 1 to LIMIT_MAX.
 
     Raises:
         InvalidMessage: There is no such read model or cell, or the limit is out of range.
@@ -40,21 +45,25 @@ async def list_records(
     if not 1 <= limit <= LIMIT_MAX:
         raise InvalidMessage.of("limit", f"1 to {LIMIT_MAX:,} expected, got {limit}", "change it")
     first, entity = _place(source, kind, after)
-    states: list[State] = []
+    page = PageBuilder[State](limit)
     for cell in source.cells[source.cells.index(first) :]:
         store = source.projection_store(cell)
         if store is None:
             raise InvalidMessage.of("kind", "an archive has no list of records", "name a server")
-        while len(states) < limit:
-            count = min(LOADED_MAX, limit - len(states))
+        while not page.is_full:
+            count = min(LOADED_MAX, page.left)
             revision, records = await store.list_records(kind, entity, count)
             _check_version(projection, revision)
-            states += _states(store, projection, records)
+            for state in _states(store, projection, records):
+                page.pass_by(state.id)
+                page.add(state)
             if len(records) < count:
                 break
             entity = records[-1][0]
         entity = ""
-    return states
+        if page.is_full:
+            return page.build(is_last=False)
+    return page.build(is_last=True)
 
 
 def _projection(source: HistorySource, kind: str) -> Projection:
