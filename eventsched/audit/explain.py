@@ -86,7 +86,13 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     cause: str = ""
     context_at: str = ""
     nodes: list[NodeState] = []
-    """Empty if the first entries of the log are gone, because the nodes are then unknown."""
+    """Empty during a backoff, which no node ends, and if the first entries of the log are gone,
+    because the nodes are then unknown."""
+
+    @property
+    def backs_off(self) -> bool:
+        """Whether the job waits for a time, not for a node."""
+        return self.reason == "retry_backoff"
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True):

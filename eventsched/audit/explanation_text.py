@@ -24,6 +24,8 @@ def evidence_lines(decision: Decision) -> list[str]:
     if decision.affinity is not None:
         why = decision.affinity.why
         use = f"not chosen: {why}" if why else "chosen"
+        if why and decision.affinity.node == decision.node:
+            use = f"not preferred: {why}; no other node was able"
         lines.append(f"affinity to {decision.affinity.node}: {use}")
     if decision.last:
         lines.append(f"the previous attempt was on {decision.last}")

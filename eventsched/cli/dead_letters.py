@@ -170,9 +170,11 @@ def _report(options: Options, outcomes: Sequence[LetterOutcome], ids: Sequence[s
         return 1 if stays else 0
     for each in outcomes[:SHOWN_MAX]:
         print_line(f"{each.id}: {REASONS.get(each.outcome) or _done(each)}")
-    if len(outcomes) != 1:
+    if not outcomes:
+        print_line("no dead letter is chosen; `eventsched dead-letters` lists them")
+    elif len(outcomes) != 1:
         done = plural(len(outcomes) - len(stays), "dead letter")
-        print_line(f"{done} done" + (f", {len(stays):,} stay" if stays else ""))
+        print_line(f"{done} changed" + (f", {len(stays):,} stay" if stays else ""))
     return 1 if stays else 0
 
 

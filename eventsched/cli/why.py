@@ -154,6 +154,8 @@ def _show_decision(decision: Decision) -> None:
             name = f"  {plural(others.classes, 'other class', 'other classes')}"
             result.add_row(name, NONE, NONE, *counts)
         out.print(result)
+    if not decision.nodes and decision.backs_off:
+        return
     if not decision.nodes:
         out.print(Text("  nodes: unknown, the first log entries are missing", "yellow"))
         return

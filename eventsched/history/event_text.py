@@ -90,7 +90,7 @@ def _promoted(_: Event, d: events.JobPromoted) -> str:
 
 def _dispatched(event: Event, d: events.JobDispatched) -> str:
     not_chosen = ""
-    if d.affinity is not None and d.affinity.why:
+    if d.affinity is not None and d.affinity.why and d.affinity.node != event.node:
         not_chosen = f"not {name_of(d.affinity.node)}: {d.affinity.why}"
     context = "with context" if d.context_at else ""
     choice = f"{_job(d)}  to {name_of(event.node)} by {d.rule}, attempt {d.attempt}"

@@ -29,14 +29,16 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 STYLE = """
 body{font:15px/1.45 system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;color:#24292f;
 margin:2rem auto;max-width:1032px;padding:0 1rem}
-h1{font-size:1.5rem}h2{margin-top:2.2rem;border-bottom:1px solid #d8dee4}h3{margin:1.4rem 0 .3rem}
+h1{font-size:1.5rem;overflow-wrap:anywhere}
+h2{margin-top:2.2rem;border-bottom:1px solid #d8dee4}h3{margin:1.4rem 0 .3rem}
 table{border-collapse:collapse;width:100%}
 th{text-align:left;font-weight:600;color:#57606a}
 td,th{padding:.2rem .8rem .2rem 0;vertical-align:top;border-bottom:1px solid #eef1f4}
-.time{white-space:nowrap;color:#57606a}.wrong{color:#c4252f;font-weight:600}.note{color:#57606a}
+.time,.id{white-space:nowrap;color:#57606a}.id{font-size:.85em}.wrong{color:#c4252f;font-weight:600}.note{color:#57606a}
 code,pre{background:#f6f8fa;border-radius:4px}
 code{padding:.1rem .3rem}pre{padding:.7rem;overflow:auto}
 .picture{overflow-x:auto}ul{margin:.2rem 0}
+@media(max-width:700px){.scroll{overflow-x:auto}.scroll td,.scroll th{min-width:3.5rem}}
 @media print{h2,h3{break-after:avoid}tr{break-inside:avoid}}
 """
 NODES_MAX = 20
@@ -50,6 +52,7 @@ def write_page(report: SessionReport) -> str:
     head = SubElement(page, "head")
     SubElement(head, "meta", {"charset": "utf-8"})
     SubElement(head, "meta", {"http-equiv": "Content-Security-Policy", "content": POLICY})
+    SubElement(head, "meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"})
     _add(head, "title", f"Session {report.session}")
     SubElement(head, "style").text = STYLE
     body = SubElement(page, "body")
@@ -260,8 +263,10 @@ def _note(body: Element, text: str) -> None:
 
 
 def _table(body: Element, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Add a table; the first column of one with headings is a time."""
-    table = SubElement(body, "table")
+    """Add a table; the first column of one with headings is a time. It scrolls on a narrow page."""
+    kinds = {0: {"class": "time"}} if headings else {}
+    kinds |= {at: {"class": "id"} for at, heading in enumerate(headings) if heading == "id"}
+    table = SubElement(SubElement(body, "div", {"class": "scroll"}), "table")
     if headings:
         row = SubElement(table, "tr")
         for heading in headings:
@@ -269,7 +274,7 @@ def _table(body: Element, headings: Sequence[str], rows: Iterable[Sequence[str]]
     for cells in rows:
         row = SubElement(table, "tr")
         for at, text in enumerate(cells):
-            _add(row, "td", text, {"class": "time"} if not at and headings else {})
+            _add(row, "td", text, kinds.get(at, {}))
 
 
 def _printable(text: str) -> str:

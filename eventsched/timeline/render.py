@@ -38,7 +38,8 @@ text{font:12px system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;fill:
 .bad{fill:#c4252f;font-weight:600}.lane{fill:#f6f8fa}.grid{stroke:#d8dee4}
 .audio{fill:#3b6fb6}.utterance{fill:#cfe0f5;stroke:#3b6fb6}
 .waiting{fill:url(#waits);stroke:#b08000}
-.undispatched{fill:url(#undispatched);stroke:#8b949e}.ready{fill:url(#holds);stroke:#7a4fb5}
+.undispatched{fill:url(#undispatched);stroke:#8b949e}.backoff{fill:#ece7e1;stroke:#9a6b3c}
+.ready{fill:url(#holds);stroke:#7a4fb5}
 .abandoned{fill:url(#gone);stroke:#c4252f}
 .ok{fill:#2f8f4e}.no_speech{fill:#8b949e}.lost{fill:#d1434b}.cancelled{fill:#b98aa0}
 .running{fill:#a9d8b8;stroke:#2f8f4e}.playback{fill:#7cc4bd}
@@ -75,6 +76,10 @@ LEGEND: Sequence[LegendEntry] = (
     LegendEntry(
         "span", "waiting", "waits for a slot",
         "no node that can process the job has a free slot",
+    ),
+    LegendEntry(
+        "span", "backoff", "backs off after a failure",
+        "a pause before the next attempt, because the node that failed asked for it",
     ),
     LegendEntry(
         "span", "running", "attempt, not ended yet", "a node works on the job",
@@ -115,17 +120,22 @@ BAD = frozenset({"lost", "failed", "missing"})
 LONGEST = (
     ("undispatched", "wait for a dispatcher"),
     ("waiting", "wait for a slot"),
+    ("backoff", "backoff"),
     ("ready", "wait for an earlier outcome"),
 )
 CROSSED = ("lost", "cancelled")
-OVERVIEW = {"audio": 0, "undispatched": 10, "waiting": 10, "ready": 17, "abandoned": 17}
+OVERVIEW = {
+    "audio": 0, "undispatched": 10, "waiting": 10, "backoff": 10, "ready": 17, "abandoned": 17,
+}  # fmt: skip
 """Kinds in the overview, and their distance from its top."""
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML cannot contain, escaped or not."""
 CROSS = 5.0
 ELEMENTS_MAX = 100_000
 """Elements of the document before its last row."""
-DARK = ("utterance", "undispatched", "waiting", "ready", "abandoned", "running", "playback")
+DARK = (
+    "utterance", "undispatched", "waiting", "backoff", "ready", "abandoned", "running", "playback",
+)  # fmt: skip
 """Kinds with a dark label inside."""
 
 

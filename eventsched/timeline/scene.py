@@ -160,10 +160,11 @@ class _SceneBuilder:
             label = f"u{utterance} {target}"
             self._span(WAITING, "undispatched", event, end_ms, label=label, is_open=True)
         for event in self._queued.values():
-            title = f"waits since {_time_since(event, end_ms)}{self._promotion(event)}"
+            kind, words = _wait_of(event)
+            title = f"{words} since {_time_since(event, end_ms)}{self._promotion(event)}"
             self._span(
                 WAITING,
-                "waiting",
+                kind,
                 event,
                 end_ms,
                 label=_job_label(event),
@@ -278,13 +279,14 @@ class _SceneBuilder:
         if begin is None:
             return
         reason = begin.data.reason  # type: ignore[union-attr]
+        kind, _ = _wait_of(begin)
         title = (
             f"{_job_label(begin)} waited {_time_since(begin, event.ms)}: {reason}"
             f"{self._promotion(begin)}, then {how}"
         )
         self._span(
             WAITING,
-            "waiting",
+            kind,
             begin,
             event.ms,
             label=_job_label(begin),
@@ -390,6 +392,13 @@ _STEPS: dict[type, Callable[[_SceneBuilder, Event, Any], None]] = {
     ResultDelivered: _SceneBuilder.on_result_delivered,
     ResultMissing: _SceneBuilder.on_result_missing,
 }
+
+
+def _wait_of(queued: Event) -> tuple[str, str]:
+    """Return the kind of the wait that began with this event, and a verb for it."""
+    data = queued.data
+    backs_off = isinstance(data, JobQueued) and data.not_before_ms > 0
+    return ("backoff", "backs off") if backs_off else ("waiting", "waits")
 
 
 def build_scene(events: Sequence[Event], opened: Event | None = None) -> Scene:

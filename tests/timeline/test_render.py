@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eventsched.history.event_text import describe
 from eventsched.schema import codec
 from eventsched.schema.deliveries import delivery_of
 from eventsched.schema.events import (
@@ -201,6 +202,29 @@ async def test_retries_waits_and_missing_outcomes_are_drawn(store: TimedStore) -
     picture = draw(events)
     assert "1 attempt lost or failed · 1 resumed" in " ".join(texts(picture))
     assert 'class="cross"' in picture
+
+
+async def test_a_backoff_is_no_wait_for_a_slot(store: TimedStore) -> None:
+    node = await store.join("n1", slots=1)
+    session = await speak(store, "s1", count=1)
+    await store.dispatch()
+    (message,) = await assigned(store, node)
+    report: dict[str, Any] = {"status": "failed", "code": "BROKEN", "retryable": True}
+    await reply(store, node, message["j"], retry_in_ms=5_000, **report)
+    store.tick(2_000)
+    await store.resume(session.session, "another")
+    events = [event for event in await store.log() if event.session == session.session]
+    (waiting,) = [span for span in build_scene(events).spans if span.lane == "waiting"]
+    assert (waiting.kind, waiting.is_open) == ("backoff", True)
+    assert "backs off since 2.00 s" in waiting.title
+    store.tick(5_000)
+    await store.timers()
+    events = [event for event in await store.log() if event.session == session.session]
+    shown = texts(draw(events))
+    assert {"backs off after a failure", "longest: backoff 7.00 s"} <= set(shown)
+    assert "waits for a slot" not in shown
+    again = next(event for event in reversed(events) if event.type == "JobDispatched")
+    assert describe(again).endswith("to n1 by last, attempt 2")
 
 
 async def test_every_session_of_a_random_log_can_be_drawn(store: TimedStore) -> None:
