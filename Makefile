@@ -89,6 +89,7 @@ demo: $(STAMP)  ## Run the main job on real speech: server, roles, recognising n
 
 docs: $(STAMP)  ## Write the generated pages and build the site into site/
 	@$(BIN)/python -m tools.pages
+	@$(BIN)/python -m tools.audit_run
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)
 
 SEEDS ?= 100
