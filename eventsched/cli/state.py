@@ -5,7 +5,7 @@ Owns: the text form of a record. Never does: folding. Read next: history/reader.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -13,6 +13,10 @@ import typer
 from eventsched.cli.options import Archive, Options, command
 from eventsched.escaping import escape_line
 from eventsched.schema.ids import ms_of
+
+if TYPE_CHECKING:
+    from eventsched.history.reader import State
+    from eventsched.history.source import HistorySource
 
 Kind = Annotated[
     str, typer.Argument(metavar="KIND", help="session, group, job, node or another read model.")
@@ -45,7 +49,8 @@ async def state(
     With --at, the record is computed from its events up to that time. The id of a session may be
     shortened to a beginning that no other session has.
     """
-    from eventsched.cli.output import print_json
+    from eventsched.cli.output import notes, print_json
+    from eventsched.formatting import plural
     from eventsched.history.position import parse_position
     from eventsched.history.reader import Reader
     from eventsched.history.record_json import named
@@ -58,11 +63,30 @@ async def state(
             id_ = await expand(source, id_)
         entity = await reader.job_key(id_) if kind == "job" else id_
         record = await reader.state(kind, entity, position)
+        lacking = await _lacking(source, record) if record.is_live else 0
     fields = named(record)
     if options.json:
         print_json(fields)
     else:
         show(msgspec.json.decode(msgspec.json.encode(fields)))
+    if lacking:
+        events = plural(lacking, "event")
+        notes().print(
+            f"the read model {kind} lacks {events} that it could not fold: "
+            "see `eventsched dead-letters`"
+        )
+
+
+async def _lacking(source: HistorySource, record: State) -> int:
+    """Return how many events the read model lacks, of which this record may be made as well."""
+    from eventsched.history.dead_letters import count_of_view
+
+    store = source.projection_store(record.cell)
+    if store is None or source.connection is None:
+        return 0
+    revision = await store.active_revision(record.kind)
+    cell = source.connection.stores[record.cell]
+    return await count_of_view(cell, record.kind, str(revision)) if revision else 0
 
 
 def show(record: dict[str, Any]) -> None:

@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
+
 from eventsched.store.cell import Store
 from eventsched.store.replies import fields_of
 from eventsched.store.transport import Entry
 
 PAGE = 500
+COUNTED_MAX = 10_000
+"""Dead letters that `count_of_view` looks at."""
 
 
 async def read_dead_letters(store: Store, after: str = "") -> AsyncIterator[dict[str, Any]]:
@@ -34,6 +38,26 @@ async def read_dead_letter(store: Store, entry_id: str) -> dict[str, Any] | None
     """Return the dead letter of a cell with this id; None if there is none."""
     entries = await store.read_range(store.keys.dead_letters, entry_id, entry_id, 1)
     return _letter(store, entries[0]) if entries else None
+
+
+async def count_of_view(store: Store, read_model: str, revision: str) -> int:
+    """Return how many events the records of a revision lack, because they could not be folded."""
+    count = looked_at = 0
+    async for letter in read_dead_letters(store):
+        looked_at += 1
+        count += _lacks(letter["data"], read_model, revision)
+        if looked_at == COUNTED_MAX:
+            break
+    return count
+
+
+def _lacks(data: str, read_model: str, revision: str) -> bool:
+    """Whether a dead letter of a projector names the revision."""
+    try:
+        context = msgspec.json.decode(data)
+        return bool(context["revisions"][read_model] == revision)
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return False  # of a function, or of another form
 
 
 def _letter(store: Store, entry: Entry) -> dict[str, Any]:

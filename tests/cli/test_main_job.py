@@ -300,6 +300,20 @@ def test_dead_letters_are_listed_with_reasons_and_retried(system: System) -> Non
         assert f"1 dead letter, {dead_id} to {dead_id}, by ann: the slot is back" in history
 
 
+def test_state_says_that_the_view_lacks_events(system: System) -> None:
+    keys = Keys("c0")
+    with redis.Redis.from_url(system.url, decode_responses=True) as client:
+        revision = str(client.get(keys.active_revision("node")))
+        for lacking in (revision, "0.1"):  # that of an earlier revision is not in the way
+            context = json.dumps({"set": "core", "revisions": {"node": lacking}})
+            letter = {"from": "core", "id": "1-1", "k": "NodeLost", "d": context, "reason": "why"}
+            client.xadd(keys.dead_letters, letter)
+        done = run(system.data, "state", "node", "echo-1")
+        assert b"the read model node lacks 1 event that it could not fold" in done.stderr
+        assert b"lacks" not in run(system.data, "state", "session", system.sessions[0]).stderr
+        client.delete(keys.dead_letters)
+
+
 def test_dead_letters_are_chosen_by_their_text_and_number(system: System) -> None:
     keys, why = Keys("c0"), ("--why", "known", "--json")
     letter = {"from": "log", "k": "SessionOpened", "d": "{}", "partial": 0}
