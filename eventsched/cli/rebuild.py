@@ -52,7 +52,7 @@ async def rebuild(
     the old records stay live, the first failures are printed, and the exit code is 1.
     """
     from eventsched.archive.layout import ArchiveFolder
-    from eventsched.cli.output import console, print_json
+    from eventsched.cli.output import console, notes, print_json
     from eventsched.tables import table
 
     selection, act = _select(names), act_of(why, by, request)
@@ -74,6 +74,12 @@ async def rebuild(
         print_json({"rebuilds": rebuilds})
     else:
         console().print(result)
+    for each in rebuilds:
+        if not each["entries"]:
+            notes().print(
+                f"{each['cell']}: {each['set']} has folded no event yet, and a rebuild folds no "
+                "more than its projector: run `eventsched run projector`"
+            )
 
 
 def _select(names: list[str]) -> list[tuple[ProjectionSet, list[str]]]:

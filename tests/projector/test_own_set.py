@@ -130,6 +130,18 @@ def test_no_command_or_role_imports_a_projection_that_is_not_named(
     assert [name for name in sets if name] == ["core", "minutes"]
 
 
+def test_a_rebuild_before_the_first_fold_names_the_projector(site: Path, tmp_path: Path) -> None:
+    """A rebuild folds up to the position of the set, which is at the start."""
+    install(site, "speech-minutes", "minutes = eventsched.examples.minutes:Minutes")
+    here = {"PYTHONPATH": f"{site}:{Path(__file__).parents[2]}"}
+    with program(tmp_path, "up", "--json", "--no-gateway", env=here) as up:
+        up.first_line()
+        enabled = here | {VARIABLE: "minutes"}
+        done = run(tmp_path, "rebuild", "minutes", "--why", "a test", env=enabled)
+    assert done.returncode == 0, done.stderr
+    assert "c0: minutes has folded no event yet" in " ".join(done.stderr.decode().split())
+
+
 def test_a_name_that_no_package_or_more_than_one_has_is_refused(site: Path) -> None:
     with pytest.raises(InvalidMessage, match="no installed package has the projection 'minutes'"):
         load_sets({VARIABLE: "core,minutes"})
