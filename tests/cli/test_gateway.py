@@ -44,8 +44,11 @@ def test_a_gateway_of_up_logs_a_browser_in_and_another_process_serves_beside_it(
             second = other.first_json()
             assert second["roles"] == ["gateway"]
             assert http.get(f"{second['gateway']}/readyz").json() == {"ok": True, "problem": ""}
-            status = http.get(f"{second['gateway']}/v1/status", headers=cookie)
-            assert status.status_code == 200
+            status = f"{second['gateway']}/v1/status"
+            assert http.get(status, headers=cookie).status_code == 401  # a login is of one gateway
+            token = issue(TokenKey.read(data / "token.key"), role="viewer", tenant="*", subject="v")
+            bearer = {"authorization": f"Bearer {token}"}
+            assert http.get(status, headers=bearer).status_code == 200
             until_s = time.monotonic() + 60
             while gateways(http, base, cookie) < 2:
                 assert time.monotonic() < until_s
