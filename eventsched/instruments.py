@@ -16,6 +16,9 @@ class Observer(Protocol):
     def script_called(self, script: str, seconds: float) -> None:
         """A script has replied; the time includes the network, retries and waiting for a slot."""
 
+    def handler_starts(self, seconds: float) -> None:
+        """The handler of a first attempt starts, so long after its utterance was finalized."""
+
     def handler_ended(self, outcome: str, seconds: float) -> None:
         """A handler has ended with `ok`, `no_speech`, `failed` or `cancelled`."""
 

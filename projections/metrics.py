@@ -1,15 +1,18 @@
-"""The metrics of a cell: counters that follow from its events.
+"""The metrics of a cell: counters and histograms that follow from its events.
 
-Owns: the counters of a cell as a fold, the bound on their label values.
+Owns: the counters of a cell as a fold, the bounds of histograms, the bound on label values.
 Must not: do I/O, read a clock, decide anything. Read next: __init__.py (the set `core`), and
 eventsched/telemetry/catalog.py, which names each counter for Prometheus.
 
 A counter is named `<metric>|<label value>|...`. All counters of a cell are one record, because a
-save then writes one hash with the counters that have changed.
+save then writes one hash with the counters that have changed. A histogram is a counter for each
+bucket, `<metric>_bucket|<label value>|...|<upper bound in ms>`, of the times in this bucket alone,
+and the sum of all times, `<metric>_sum_ms|<label value>|...`.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
@@ -29,6 +32,7 @@ from eventsched.schema.events import (
     SessionOpened,
     UtteranceFinalized,
 )
+from eventsched.schema.ids import is_id, ms_of
 
 RECORD = "cell"
 """Id of the record: there is one for each cell."""
@@ -38,6 +42,12 @@ OTHER = "other"
 """The class of the jobs of all further classes."""
 ATTEMPTS_MAX = 3
 """An attempt with this number or a higher one counts as this number."""
+BUCKETS_MS = (
+    1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000,
+)  # fmt: skip
+"""Upper bounds of the buckets of all histograms."""
+BOUNDS = (*map(str, BUCKETS_MS), "+Inf")
+"""The same as names, with that of the last bucket, which has the times above all bounds."""
 
 Counted: TypeAlias = "Iterable[tuple[tuple[str, ...], int]]"
 """Labels of a counter, the name of the metric first, and what the event adds to it."""
@@ -103,6 +113,42 @@ def _delivered(_: CellMetrics, data: ResultRecorded | ResultDelivered | ResultMi
         yield ("deliveries", delivery.outcome), 1
 
 
+def _dispatch_times(event: Event, data: JobDispatched) -> Counted:
+    """Wait in the queue; time from the finalize to the first attempt, on its cause or in `age_ms`.
+
+    A later attempt says how long earlier ones took, which is another question.
+    """
+    if data.rule == "fill":
+        yield ("queue_wait",), data.waited_ms
+        if data.attempt == 1:
+            yield ("finalize_to_dispatch",), data.age_ms
+    elif data.attempt == 1 and is_id(finalized := event.cause.removeprefix("log/")):
+        yield ("finalize_to_dispatch",), event.ms - ms_of(finalized)
+
+
+def _delivery_times(_: Event, data: ResultRecorded | ResultDelivered) -> Counted:
+    delivery = delivery_of(data)
+    if delivery is not None:
+        yield ("finalize_to_delivery", delivery.outcome), data.age_ms
+
+
+Times: TypeAlias = "Callable[[Event, Any], Counted]"
+TIMES: dict[type, Times] = {
+    JobDispatched: _dispatch_times,
+    ResultRecorded: _delivery_times,
+    ResultDelivered: _delivery_times,
+}
+"""The times in ms that an event adds to histograms."""
+
+
+def _in_buckets(times: Counted) -> Counted:
+    """What these times add to the counters of their histograms."""
+    for (metric, *labels), ms in times:
+        bound = BOUNDS[bisect_left(BUCKETS_MS, ms)]
+        yield (f"{metric}_bucket", *labels, bound), 1
+        yield (f"{metric}_sum_ms", *labels), max(ms, 0)
+
+
 Count: TypeAlias = "Callable[[CellMetrics, Any], Counted]"
 COUNTS: dict[type, Count] = {
     SessionOpened: _opened,
@@ -116,6 +162,13 @@ COUNTS: dict[type, Count] = {
     ResultDelivered: _delivered,
     ResultMissing: _delivered,
 }
+
+
+def _counted(view: CellMetrics, event: Event) -> Counted:
+    kind = type(event.data)
+    yield from COUNTS[kind](view, event.data)
+    if kind in TIMES:
+        yield from _in_buckets(TIMES[kind](event, event.data))
 
 
 class Metrics:
@@ -134,7 +187,7 @@ class Metrics:
 
     def apply(self, view: CellMetrics, event: Event) -> CellMetrics:
         counters, classes = view.counters.copy(), view.classes
-        for labels, amount in COUNTS[type(event.data)](view, event.data):
+        for labels, amount in _counted(view, event):
             name = "|".join(labels)
             counters[name] = counters.get(name, 0) + amount
             if labels[0] == "jobs_dispatched" and labels[1] not in classes:

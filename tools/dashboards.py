@@ -52,6 +52,14 @@ def _quantile(metric: str, quantile: float, keep: str) -> str:
     return f"histogram_quantile({quantile}, sum by (le, {keep}) ({rate}))"
 
 
+def _of_cell(metric: str, quantile: float, labels: str = "") -> str:
+    """A quantile of a cell's histogram; `labels` are those of the metric beside the cell."""
+    each = "cell, le" + (f", {labels}" if labels else "")
+    rate = f"max by ({each}) (rate(eventsched_{metric}_bucket{CELLS}[$__rate_interval]))"
+    keep = f"le, {labels}" if labels else "le"
+    return f"histogram_quantile({quantile}, sum by ({keep}) ({rate}))"
+
+
 OPERATIONS = (
     Panel(
         "Roles that run",
@@ -190,6 +198,23 @@ SPEECH = (
         "Waits for a slot",
         "ops",
         (Query(_rate("jobs_queued_total", "cell, reason", "reason"), "{{reason}}"),),
+    ),
+    Panel(
+        "From the end of an utterance to its delivery",
+        "s",
+        (
+            Query(_of_cell("finalize_to_delivery_seconds", 0.5, "outcome"), "{{outcome}} median"),
+            Query(_of_cell("finalize_to_delivery_seconds", 0.95, "outcome"), "{{outcome}} 95 %"),
+        ),
+    ),
+    Panel(
+        "From the end of an utterance to its node, 95th percentile",
+        "s",
+        (
+            Query(_of_cell("finalize_to_dispatch_seconds", 0.95), "dispatched"),
+            Query(_quantile("finalize_to_start_seconds", 0.95, "instance"), "{{instance}} starts"),
+            Query(_of_cell("queue_wait_seconds", 0.95), "waits of jobs without a free slot"),
+        ),
     ),
 )
 AUDIT = (

@@ -127,6 +127,8 @@ class JobRepair:
             return str(stored)
         fields: dict[str, Any] = {"session": view.session, "utterance": view.utterance}
         fields |= {"target": view.target, "delivery_no": view.delivery_no}
+        finalized_ms = self._facts.finalized_ms(view.utterance) if self._facts else 0
+        fields["finalized"] = finalized_ms or view.created_ms
         fields["tp"] = self._facts.traceparent if self._facts else ""
         if view.status == "ended":
             if view.code:
@@ -198,7 +200,8 @@ def dispatch_entry(session: Session, facts: SessionFacts, utterance: int) -> Wri
     )  # fmt: skip
     rest = msgspec.json.encode({"tp": facts.traceparent, **details(session, facts, job)}).decode()
     words = (
-        session.session, utterance, "0-0", session.tenant, session.features_hash, session.source,
-        event.turn, event.ms, session.priority, ",".join(session.features), ",".join(targets),
+        session.session, utterance, facts.finalized_ids[utterance], session.tenant,
+        session.features_hash, session.source, event.turn, event.ms, session.priority,
+        ",".join(session.features), ",".join(targets),
     )  # fmt: skip
     return ("XADD", "dispatch", "k", "utterance", "d", " ".join(map(str, words)) + " " + rest[1:])

@@ -55,11 +55,17 @@ class SessionFacts(msgspec.Struct, frozen=True):
 
     traceparent: str
     finalized: Mapping[int, UtteranceFinalized]
+    finalized_ids: Mapping[int, str]
+    """Number of an utterance -> id of its UtteranceFinalized."""
     endings: Mapping[str, Event]
     """Job key -> the event that ended the job."""
     chunks: Sequence[StoredChunk]
     outbox: tuple[int, int, int]
     """Number of entries so far, bytes so far, bytes before the oldest entry."""
+
+    def finalized_ms(self, utterance: int) -> int:
+        """When the utterance was finalized; 0 if the log does not say."""
+        return ms_of(self.finalized_ids.get(utterance, "0-0"))
 
 
 def facts_of(
@@ -71,6 +77,11 @@ def facts_of(
         traceparent=opened[0].traceparent if opened else "",
         finalized={
             event.data.utterance: event.data
+            for event in events
+            if isinstance(event.data, UtteranceFinalized)
+        },
+        finalized_ids={
+            event.data.utterance: event.id
             for event in events
             if isinstance(event.data, UtteranceFinalized)
         },
@@ -291,6 +302,7 @@ class SessionRepair:
         code = getattr(event.data, "code", "") if event else ""
         ending = {"kind": outcome.outcome, "code": code, "job": job}
         ending |= {"cause": f"log/{event.id}" if event else "", "tp": self._facts.traceparent}
+        ending["finalized"] = str(self._facts.finalized_ms(outcome.utterance))
         body = event.body if event and outcome.outcome != "failed" else b""
         if not code:
             del ending["code"]

@@ -50,7 +50,7 @@ local error_max = { error_type = 256, error_message = 800, error_place = 400 }
 local function ending_of(job, result)
   return { kind = result.status == 'ok' and 'result' or 'no_speech',
     code = json.optional(result.code), body = result.body, audio = result.audio,
-    job = job.key, tp = job.tp }
+    job = job.key, tp = job.tp, finalized = job.finalized }
 end
 
 -- A result with status ok or no_speech: the job ends, its outcome is delivered or held, and its

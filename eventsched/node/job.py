@@ -157,6 +157,8 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     deadline_ms: int
     priority: int = 1
     context_at: str = ""
+    finalized: int = 0
+    """When the utterance was finalized, in ms of the cell's clock."""
     tp: str = ""
     key: str = ""
     """Id of the session's key; empty if the session is not encrypted."""

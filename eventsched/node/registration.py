@@ -39,6 +39,7 @@ from eventsched.node.executor import HANDLER_ERROR, Run, handler_error, run_atte
 from eventsched.node.heartbeat import AttemptId, sending_heartbeats
 from eventsched.node.job import Assignment, Job, prepare
 from eventsched.node.task_guard import in_handler
+from eventsched.schema.ids import ms_of
 from eventsched.schema.keys import name_of
 from eventsched.schema.nesting import check_json
 from eventsched.schema.validation import SLOTS_MAX
@@ -273,7 +274,9 @@ class Registration:
             log.error("assignment not understood", job=key, error=str(error))
             return
         if assignment.epoch == self.grant.epoch:
-            self._attempts.start(key, job.attempt, partial(self._run_job, job))
+            age_s = (ms_of(entry[0]) - assignment.finalized) / 1_000
+            run = partial(self._run_job, job, monotonic() - age_s)
+            self._attempts.start(key, job.attempt, run)
 
     def _cancel(self, key: str, number: int, reason: str) -> None:
         if self._attempts.cancel(key, number):
@@ -281,7 +284,12 @@ class Registration:
 
     # --- attempts -----------------------------------------------------------------------------
 
-    async def _run_job(self, job: Job, attempt: Attempt) -> None:
+    async def _run_job(self, job: Job, finalized_s: float, attempt: Attempt) -> None:
+        """Run the attempt and report its result.
+
+        `finalized_s` is when the utterance was finalized, by the monotonic clock of this process,
+        without the time that the assignment was on its way.
+        """
         self._log.debug("started", session=job.session, job=job.key, attempt=job.attempt)
         began = monotonic()
         bind_contextvars(session=job.session, job=job.key, attempt=job.attempt)
@@ -290,7 +298,8 @@ class Registration:
         try:
             with attempt.scope:
                 is_cancelled = partial(self._attempts.is_cancelled, attempt)
-                result = await run_attempt(self._run_handler, job, is_cancelled)
+                run = partial(self._run_handler, finalized_s)
+                result = await run_attempt(run, job, is_cancelled)
         except RuntimeError as error:  # the handler has left a cancel scope of its own open
             result = handler_error(job, error)
         in_handler.set(False)
@@ -312,8 +321,10 @@ class Registration:
         elif result.code != HANDLER_ERROR:
             self._log.warning("failed", **fields, code=result.code)
 
-    async def _run_handler(self, job: Job) -> Any:
+    async def _run_handler(self, finalized_s: float, job: Job) -> Any:
         await prepare(job, self._keys)
+        if instruments.observer is not None and job.attempt == 1 and not self._is_remote:
+            instruments.observer.handler_starts(monotonic() - finalized_s)
         return await self._run(job)
 
     async def _report(self, job: Job, result: NodeResult) -> None:

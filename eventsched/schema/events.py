@@ -296,9 +296,14 @@ class JobDispatched(Data, frozen=True, kw_only=True):
     last: str = ""
     """Node of the previous attempt; another candidate is preferred."""
     compared: Int = 0
-    """Number of waiting requirements that were compared; of a fill only."""
+    """Number of waiting requirements that were compared; of a fill only. So are the next four."""
     winner: Rank | None = None
     runner_up: Rank | None = None
+    age_ms: Int = 0
+    """Time since the utterance was finalized. Of the first attempt without a fill, the cause is
+    UtteranceFinalized."""
+    waited_ms: Int = 0
+    """Time in the queue, by the deadline of the wait."""
     context_at: str = ""
     """Last log id that is part of the context in the assignment."""
 
@@ -365,6 +370,8 @@ class _Result(Data, frozen=True, kw_only=True):
     code: str = ""
     audio_bytes: Int = 0
     audio_sha256: str = ""
+    age_ms: Int = 0
+    """Time since the utterance was finalized."""
 
 
 class ResultRecorded(_Result, frozen=True, kw_only=True):
@@ -403,6 +410,8 @@ class ResultDelivered(Data, frozen=True, kw_only=True):
     delivery_no: Int
     outcome: Literal["result", "no_speech", "failed"]
     code: str = ""
+    age_ms: Int = 0
+    """Time since the utterance was finalized."""
     to: list[str] = []
     skipped: list[str] = []
     """Recipients that were closed already."""

@@ -116,6 +116,30 @@ CELL_METRICS = (
         "more than 1 % of them are `failed` or `missing`",
     ),
     Metric(
+        "finalize_to_dispatch_seconds",
+        "histogram",
+        ("cell",),
+        "rebuilt",
+        "Time from the end of an utterance to the first dispatch of a job, by the cell's clock.",
+    ),
+    Metric(
+        "queue_wait_seconds",
+        "histogram",
+        ("cell",),
+        "rebuilt",
+        "Time in the queue of jobs that found no free slot and then got one.",
+        "the 95th percentile nears the setting `queue_timeout_ms`",
+    ),
+    Metric(
+        "finalize_to_delivery_seconds",
+        "histogram",
+        ("cell", "outcome"),
+        "rebuilt",
+        "Time from the end of an utterance to the delivery of an outcome: `result`, `no_speech` or"
+        " `failed`.",
+        "the 95th percentile of `result` stays above what listeners accept: 5 s in the rules",
+    ),
+    Metric(
         "jobs_waiting",
         "gauge",
         ("cell", "requirement", "reason"),
@@ -237,6 +261,16 @@ PROCESS_METRICS = (
         "process",
         "Time of a handler of a node, by outcome: `ok`, `no_speech`, `failed` or `cancelled`.",
         "the 95th percentile nears the lease",
+    ),
+    Metric(
+        "finalize_to_start_seconds",
+        "histogram",
+        (),
+        "process",
+        "Time from the end of an utterance to the start of a handler of a node, without the way"
+        " of the assignment to the node; first attempts only.",
+        "it is far above `finalize_to_dispatch_seconds`: the event loop of the node is blocked, or"
+        " reading audio takes long",
     ),
     Metric("build_info", "gauge", ("version",), "process", "1, with the version of eventsched."),
 )

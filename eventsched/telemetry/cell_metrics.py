@@ -10,17 +10,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 
 from eventsched.history.status import CellStatus, SystemStatus, read_status
 from eventsched.history.waiting import WaitingJobs
 from eventsched.projection.store import ProjectionStore
 from eventsched.store.connection import Connection
+from eventsched.telemetry import catalog
 from eventsched.telemetry.catalog import CELL_METRICS, PREFIX
 from eventsched.telemetry.slots_wanted import WHOLE_NODE, slots_wanted
+from projections.metrics import BOUNDS
 
 SET, PROJECTION, RECORD = "core", "metrics", "cell"
 _AUDIO_MS = "audio_ms"
+_BUCKET, _SUM_MS = "_bucket", "_sum_ms"
 REQUIREMENTS_MAX = 100
 """Requirements with samples of their own."""
 OTHER = "other"
@@ -60,12 +68,51 @@ class _Samples:
                 PREFIX + metric.name, metric.meaning, labels=metric.labels
             )
             for metric in CELL_METRICS
+            if metric.kind != "histogram"
         }
         for cell in self._status.cells:
             counted = _counted(self._counters[cell.cell])
             for name, labels, value in [*counted, *_of_status(cell)]:
                 families[name].add_metric((cell.cell, *labels), value)
         yield from families.values()
+        yield from self._histograms()
+
+    def _histograms(self) -> Iterator[Metric]:
+        for metric in CELL_METRICS:
+            if metric.kind == "histogram":
+                family = HistogramMetricFamily(
+                    PREFIX + metric.name, metric.meaning, labels=metric.labels
+                )
+                for cell in self._status.cells:
+                    for labels, buckets, sum_s in _series(self._counters[cell.cell], metric):
+                        family.add_metric((cell.cell, *labels), buckets, sum_s)
+                yield family
+
+
+def _series(
+    counters: Mapping[str, int], metric: catalog.Metric
+) -> Iterator[tuple[tuple[str, ...], list[tuple[str, float]], float]]:
+    """The series of a histogram of a cell: its label values after the cell, its cumulative buckets
+    by their upper bounds in seconds, and its sum in seconds."""
+    name = metric.name.removesuffix("_seconds")
+    sums = {
+        tuple(labels): value
+        for counter, value in counters.items()
+        for counted, *labels in [counter.split("|")]
+        if counted == name + _SUM_MS
+    }
+    if metric.labels == ("cell",):
+        sums.setdefault((), 0)  # the one series is there before its first time
+    for labels, sum_ms in sums.items():
+        buckets, total = [], 0
+        for bound in BOUNDS:
+            total += counters.get("|".join([name + _BUCKET, *labels, bound]), 0)
+            buckets.append((_seconds(bound), float(total)))
+        yield labels, buckets, sum_ms / 1_000
+
+
+def _seconds(bound: str) -> str:
+    return bound if bound == "+Inf" else str(int(bound) / 1_000)
 
 
 def _counted(counters: Mapping[str, int]) -> Iterator[Sample]:
@@ -73,6 +120,8 @@ def _counted(counters: Mapping[str, int]) -> Iterator[Sample]:
     closed = 0
     for counter, value in counters.items():
         name, *labels = counter.split("|")
+        if name.endswith((_BUCKET, _SUM_MS)):
+            continue
         if name == _AUDIO_MS:
             yield "audio_seconds_total", (), value / 1_000
             continue

@@ -48,11 +48,15 @@ class ProcessMetrics:
 
         self._scripts = histogram("script_duration_seconds")
         self._handlers = histogram("handler_duration_seconds")
+        self._starts = histogram("finalize_to_start_seconds")
         build = Info(PREFIX + "build", meanings["build_info"].meaning, registry=self._registry)
         build.info({"version": version("eventsched")})
 
     def script_called(self, script: str, seconds: float) -> None:
         self._scripts.labels(script).observe(seconds)
+
+    def handler_starts(self, seconds: float) -> None:
+        self._starts.observe(seconds)
 
     def handler_ended(self, outcome: str, seconds: float) -> None:
         self._handlers.labels(outcome).observe(seconds)

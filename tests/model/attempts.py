@@ -92,7 +92,7 @@ def fail(w: World, key: str, code: str, report: NodeResult | None = None) -> Non
         code=code,
     )
     w.emit(data, session=core.session, job=key)
-    ending = Ending("failed", key, code=code, error=_error(w, report))
+    ending = Ending("failed", key, code=code, error=_error(w, report), finalized=core.finalized)
     delivery.finish(w, name_of(core.session), core.target, core.delivery_no, ending)
 
 
@@ -291,12 +291,14 @@ def _said(w: World, epoch: int, result: NodeResult, kind: type[Said]) -> Said:
         code=result.code,
         audio_bytes=len(result.audio),
         audio_sha256=result.audio_sha256,
+        age_ms=w.now - core.finalized,
     )
 
 
-def _ending(result: NodeResult, cause: str = "") -> Ending:
+def _ending(w: World, result: NodeResult, cause: str = "") -> Ending:
     kind = "result" if result.status == "ok" else "no_speech"
-    return Ending(kind, result.job, cause, result.code, result.body, result.audio)
+    finalized = w.cores[result.job].finalized
+    return Ending(kind, result.job, cause, result.code, result.body, result.audio, finalized)
 
 
 def _record(w: World, node: str, epoch: int, result: NodeResult) -> None:
@@ -311,7 +313,7 @@ def _record(w: World, node: str, epoch: int, result: NodeResult) -> None:
         return log_id
 
     data = _said(w, epoch, result, ResultRecorded)
-    log_id = delivery.record(w, name_of(core.session), data, _ending(result), emit)
+    log_id = delivery.record(w, name_of(core.session), data, _ending(w, result), emit)
     if freed:
         queue.fill(w, freed, f"log/{log_id}")
 
@@ -328,7 +330,7 @@ def _replace(w: World, node: str, epoch: int, result: NodeResult) -> None:
     data = _said(w, epoch, result, ResultReplaced)
     log_id = w.emit(data, session=core.session, job=result.job, node=node, body=result.body)
     name = name_of(core.session)
-    delivery.hold(w, name, core.target, core.delivery_no, _ending(result, f"log/{log_id}"))
+    delivery.hold(w, name, core.target, core.delivery_no, _ending(w, result, f"log/{log_id}"))
 
 
 def _suspend_if_failing(w: World, name: str, key: str) -> None:

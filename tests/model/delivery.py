@@ -103,6 +103,7 @@ def send(w: World, name: str, target: str, number: int, ending: Ending, reason: 
             delivery_no=number,
             outcome=cast("Literal['result', 'no_speech', 'failed']", ending.kind),
             code=ending.code,
+            age_ms=w.now - ending.finalized,
             to=to,
             skipped=skipped,
         )

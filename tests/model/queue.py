@@ -278,6 +278,7 @@ def give(w: World, key: str, attempt: int, choice: Choice, cause: str) -> None:
     if not nodes.live(node):
         w.set_timer_sooner(w.now + nodes.LEASE_MS_MIN, "leases", f"{choice.node}|{node.epoch}")
     w.deadlines[key] = deadline_ms
+    queued_ms = w.jobs[key].deadline_ms - w.settings.queue_timeout_ms if choice.compared else 0
     data = JobDispatched(
         utterance=core.utterance,
         target=core.target,
@@ -298,6 +299,8 @@ def give(w: World, key: str, attempt: int, choice: Choice, cause: str) -> None:
         compared=choice.compared,
         winner=choice.winner,
         runner_up=choice.runner_up,
+        age_ms=w.now - core.finalized if choice.compared else 0,
+        waited_ms=w.now - queued_ms if choice.compared else 0,
         context_at=context_at,
     )
     log_id = w.emit(data, session=core.session, job=key, node=node.node, cause=cause)

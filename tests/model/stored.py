@@ -42,7 +42,7 @@ SCORED = {
 """Sorted sets: a score of 0 says something."""
 HEADS = "requirements:"
 """Their members sort like the heads of the requirements; the scores are 0."""
-BEGINS = ("session", "utterance", "target", "delivery_no", "tp")
+BEGINS = ("session", "utterance", "target", "delivery_no", "finalized", "tp")
 """What is left of the core of a job that has ended."""
 NOT_COMPARED_FIELDS = {"reason", "out_low"}
 """Prose of a Lua error; where the oldest entry of 16 MiB begins."""
@@ -207,6 +207,7 @@ def _held(w: World, name: str) -> dict[str, Any]:
             "job": ending.job,
             "cause": ending.cause,
             "error": ending.error,
+            "finalized": ending.finalized,
         }
         values["tp"] = w.session_states[name].tp
         fields[f"{target}/{number}"] = _filled(values)

@@ -8,6 +8,7 @@ Never does: choose a node (queue.py). Read next: queue.py.
 from __future__ import annotations
 
 from eventsched.schema.events import JobsRetired, Target
+from eventsched.schema.ids import ms_of
 from eventsched.schema.keys import job_key, name_of
 from projections.job import retired_jobs
 from tests.model import delivery, queue
@@ -112,4 +113,5 @@ def _core_of(entry: DispatchEntry, target: Target) -> Core:
         tp=entry.tp,
         key=entry.key,
         delivery_no=target.delivery_no,
+        finalized=ms_of(entry.log),
     )

@@ -153,6 +153,7 @@ class Core(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tp: str
     key: str = ""
     delivery_no: int
+    finalized: int
 
     @property
     def requirement(self) -> str:
@@ -171,6 +172,8 @@ class Ending:
     audio: bytes = b""
     error: str = ""
     """Why the last attempt failed, as JSON."""
+    finalized: int = 0
+    """When its utterance was finalized, in ms; of an outcome that a job ended."""
 
 
 @dataclass(frozen=True, slots=True)

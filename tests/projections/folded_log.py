@@ -49,6 +49,7 @@ class FoldedLog:
         session: str = "",
         job: str = "",
         node: str = "",
+        cause: str = "",
         body: bytes = b"",
     ) -> FoldedLog:
         """Append the event at `ms` and fold it."""
@@ -58,6 +59,7 @@ class FoldedLog:
             type=type(data).__name__,
             session=session,
             job=job,
+            cause=cause,
             node=node,
             data=data,  # type: ignore[arg-type]
             body=body,

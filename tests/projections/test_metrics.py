@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from eventsched.schema.events import (
     AttemptEnded,
     ClassSeen,
@@ -66,7 +68,42 @@ def test_each_event_counts_at_its_labels() -> None:
         "deliveries|result": 1,
         "deliveries|no_speech": 1,
         "deliveries|missing": 1,
+        "finalize_to_delivery_bucket|no_speech|1": 1,
+        "finalize_to_delivery_sum_ms|no_speech": 0,
+        "finalize_to_delivery_bucket|result|1": 1,
+        "finalize_to_delivery_sum_ms|result": 0,
     }
+
+
+def times(log: FoldedLog) -> dict[str, int]:
+    return {name: value for name, value in counters(log).items() if "_bucket|" in name
+            or "_sum_ms" in name}  # fmt: skip
+
+
+def test_a_dispatch_is_timed_from_its_cause_or_by_its_age() -> None:
+    fill = {"rule": "fill", "age_ms": 700, "waited_ms": 690}
+    log = FoldedLog(Metrics())
+    log.at(1_040, dispatched("a"), cause="log/1000-0")
+    log.at(2_000, msgspec.structs.replace(dispatched("a"), **fill), cause="log/1990-0")
+    log.at(3_000, dispatched("a", attempt=2), cause="log/1000-0")
+    log.at(4_000, msgspec.structs.replace(dispatched("a", attempt=2), **fill))
+    log.at(5_000, dispatched("a"), cause="dispatch/x").at(5_001, dispatched("a"))
+    assert times(log) == {
+        "finalize_to_dispatch_bucket|50": 1,
+        "finalize_to_dispatch_bucket|1000": 1,
+        "finalize_to_dispatch_sum_ms": 740,
+        "queue_wait_bucket|1000": 2,
+        "queue_wait_sum_ms": 1_380,
+    }
+
+
+def test_a_time_is_in_the_bucket_whose_bound_it_does_not_exceed() -> None:
+    log = FoldedLog(Metrics())
+    for ms in (-5, 0, 1, 2, 3, 60_000, 60_001):
+        log.at(1, ResultDelivered(utterance=0, target="es", delivery_no=0, outcome="failed",
+                                  age_ms=ms))  # fmt: skip
+    found = {name.rpartition("|")[2]: value for name, value in times(log).items()}
+    assert found == {"1": 3, "2": 1, "5": 1, "60000": 1, "+Inf": 1, "failed": 120_007}
 
 
 def test_an_event_writes_only_the_counters_that_it_changes() -> None:

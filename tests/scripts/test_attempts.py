@@ -395,7 +395,7 @@ async def test_whatever_its_traceparent_is_a_job_goes_again_waits_and_ends(
     assert [event.traceparent for event, _ in await store.deliveries()] == [tp, tp]
     for job, code in ((first["j"], "BAD"), (second["j"], "")):
         fields = await job_record(store, job)
-        expected = {name: first[name] for name in ("session", "target", "tp")}
+        expected = {name: first[name] for name in ("session", "target", "finalized", "tp")}
         core = msgspec.json.decode(fields["core"])
         assert (fields["status"], fields["code"]) == ("ended", code)
         assert without(core, "utterance", "delivery_no", "code") == expected

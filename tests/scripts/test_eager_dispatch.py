@@ -93,7 +93,7 @@ async def test_the_events_and_the_assignment_are_those_of_the_dispatcher(store: 
 
 
 def _same(assignment: dict[str, Any]) -> dict[str, Any]:
-    own = ("j", "c", "session", "first", "last", "deadline_ms", "epoch")
+    own = ("j", "c", "session", "first", "last", "deadline_ms", "epoch", "finalized")
     return {name: value for name, value in assignment.items() if name not in own}
 
 

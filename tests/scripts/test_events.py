@@ -39,10 +39,14 @@ def fields(struct: Any) -> dict[str, Any]:
 
 
 def body(name: str) -> str:
-    """The function with the local functions of the file that it calls."""
-    own = FUNCTIONS[f"events.{name}"]
-    helpers = {called for called, _ in calls(own) if called in FUNCTIONS and "." not in called}
-    return "\n".join([own, *(FUNCTIONS[helper] for helper in helpers)])
+    """The function with the local functions of the file that it calls, and that these call."""
+    sources, found = [FUNCTIONS[f"events.{name}"]], set[str]()
+    for source in sources:
+        helpers = {called for called, _ in calls(source) if called in FUNCTIONS}
+        new = {helper for helper in helpers - found if "." not in helper}
+        found |= new
+        sources += [FUNCTIONS[helper] for helper in new]
+    return "\n".join(sources)
 
 
 def written(name: str) -> dict[str, str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
+import anyio
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -14,7 +16,8 @@ from eventsched.history.reader import EventFilter, Reader
 from eventsched.projection.installed import load_core
 from eventsched.projection.store import ProjectionStore
 from eventsched.roles.rebuild import Rebuild
-from eventsched.schema.events import Event
+from eventsched.schema.deliveries import delivery_of
+from eventsched.schema.events import Event, JobDispatched, JobQueued, UtteranceFinalized
 from eventsched.telemetry.catalog import CELL_METRICS, PREFIX, PROCESS_METRICS
 from tests.gateway.gateways import GatewaySystem, gateway_system
 from tests.server_kinds import Server
@@ -41,8 +44,16 @@ def samples_of(text: str) -> Samples:
     }
 
 
+PART = re.compile(r"_(?:bucket|count|sum)$")
+
+
 def is_rebuilt(name: str) -> bool:
-    return any(name == metric.name and metric.source == "rebuilt" for metric in CELL_METRICS)
+    rebuilt = {metric.name for metric in CELL_METRICS if metric.source == "rebuilt"}
+    return name in rebuilt or PART.sub("", name) in rebuilt
+
+
+def rebuilt_of(numbers: Samples) -> Samples:
+    return {key: value for key, value in numbers.items() if is_rebuilt(key[0])}
 
 
 async def scrape(system: GatewaySystem) -> Samples:
@@ -106,9 +117,60 @@ async def test_counters_agree_with_the_log_and_survive_a_rebuild(server: Server,
         views = ProjectionStore(store.transport, store.cell)
         await Rebuild(views, load_core(), ["metrics"]).run()
         rebuilt = await scrape(system)
-        assert {key: value for key, value in rebuilt.items() if is_rebuilt(key[0])} == {
-            key: value for key, value in numbers.items() if is_rebuilt(key[0])
+        assert rebuilt_of(rebuilt) == rebuilt_of(numbers)
+
+
+def slow(seconds: float) -> eventsched.Node:
+    """A node with one slot."""
+    node = eventsched.Node("n1", sources=["en"], targets=["es", "fr"], slots=1)
+
+    @node.job
+    async def _(_: eventsched.Job) -> eventsched.Result:
+        await anyio.sleep(seconds)  # sleeps: the handler works
+        return eventsched.Result(text="hola")
+
+    return node
+
+
+async def test_times_are_those_between_the_events_and_survive_a_rebuild(
+    server: Server, cell: str
+) -> None:
+    """One of two jobs waits for the only slot."""
+    async with gateway_system(server.url, cell) as system, serving(system.es, slow(0.05)):
+        await talk(system, sessions=1, utterances=2)
+        await until("all is folded", lambda: is_folded(system, cell))
+        numbers = await scrape(system)
+        events = await events_of(system)
+        ms: dict[str, list[int]] = {"finalize_to_dispatch": [], "finalize_to_delivery": []}
+        finalized = {
+            (event.session, event.data.utterance): event.ms
+            for event in events
+            if isinstance(event.data, UtteranceFinalized)
         }
+        queued = {event.job: event.ms for event in events if isinstance(event.data, JobQueued)}
+        ms["queue_wait"] = []
+        for event in events:
+            if isinstance(event.data, JobDispatched):
+                since = finalized[event.session, event.data.utterance]
+                ms["finalize_to_dispatch"].append(event.ms - since)
+                if event.data.rule == "fill":
+                    ms["queue_wait"].append(event.ms - queued[event.job])
+            if delivery := delivery_of(event.data):
+                since = finalized[event.session, delivery.utterance]
+                ms["finalize_to_delivery"].append(event.ms - since)
+        for name, times in ms.items():
+            labels = [("cell", cell)]
+            labels += [("outcome", "result")] if name == "finalize_to_delivery" else []
+            assert numbers[f"{name}_seconds_count", tuple(labels)] == len(times) > 0
+            found = numbers[f"{name}_seconds_sum", tuple(labels)]
+            assert found == pytest.approx(sum(times) / 1_000), name
+            upto = tuple(sorted([*labels, ("le", "0.05")]))
+            assert numbers[f"{name}_seconds_bucket", upto] == sum(each <= 50 for each in times)
+
+        store = system.es.store_of(f"{cell}.x")
+        views = ProjectionStore(store.transport, store.cell)
+        await Rebuild(views, load_core(), ["metrics"]).run()
+        assert rebuilt_of(await scrape(system)) == rebuilt_of(numbers)
 
 
 async def test_every_metric_of_the_catalog_is_exposed_and_no_other(

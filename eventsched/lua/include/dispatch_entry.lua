@@ -63,7 +63,9 @@ function dispatch_entry.decode(d)
   local entry = decode_line(d)
   if not entry.name or #entry.name > 64 then error('session is no name of this cell', 0) end
   if not entry.priority then error('priority is above 2', 0) end
-  if #entry.log > 32 then error('log is no entry id', 0) end
+  if #string.match(entry.log, '^%d+') > 15 or #entry.log > 32 then
+    error('log is no entry id', 0)
+  end
   return entry
 end
 

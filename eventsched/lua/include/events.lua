@@ -171,6 +171,16 @@ function events.rank(head)
     .. head.member .. '"}'
 end
 
+-- How long ago the utterance was finalized, at the time `finalized`, text.
+local function age_field(finalized)
+  return ',"age_ms":' .. as_text[clock.now() - finalized]
+end
+
+-- How long the job has waited in the queue: its wait ends at `job.deadline`.
+local function waited_field(job)
+  return ',"waited_ms":' .. as_text[clock.now() - job.deadline + settings.queue_timeout_ms]
+end
+
 -- `choice` is the decision of `assign`. Its `classes`, `others` and `affinity` are JSON.
 function events.JobDispatched(job, node, cause, choice, deadline, context_at)
   local compared = choice.compared
@@ -185,7 +195,7 @@ function events.JobDispatched(job, node, cause, choice, deadline, context_at)
       .. ',"classes":[' .. choice.classes .. ']'
       .. (choice.others and ',"other_classes":' .. choice.others or '')
       .. (compared and ',"compared":' .. compared .. ',"winner":'
-        .. events.rank(choice.winner) or '')
+        .. events.rank(choice.winner) .. age_field(job.finalized) .. waited_field(job) or '')
       .. (choice.runner_up and ',"runner_up":' .. events.rank(choice.runner_up) or '')
       .. json.string_field('last', choice.last)
       .. json.string_field('context_at', context_at) .. '}', '')
@@ -240,7 +250,8 @@ local function append_result(t, job, result, more)
       .. as_text[job.epoch] .. ',"status":"' .. result.status .. '"'
       .. (result.code ~= '' and ',"code":' .. json.quote(result.code) or '')
       .. (result.audio ~= '' and ',"audio_bytes":' .. #result.audio .. ',"audio_sha256":"'
-        .. result.audio_sha256 .. '"' or '') .. more .. '}', result.body)
+        .. result.audio_sha256 .. '"' or '') .. age_field(job.finalized) .. more .. '}',
+    result.body)
 end
 
 -- `delivered` is JSON if the event also delivers the result, and nil if the result is held.
@@ -265,7 +276,8 @@ function events.ResultDelivered(full, target, number, outcome, ending, to, skipp
     '{"utterance":' .. outcome.utterance .. ',"target":"' .. target .. '","delivery_no":' .. number
       .. ',"outcome":"' .. ending.kind .. '"'
       .. (code and code ~= '' and ',"code":' .. json.quote(code) or '')
-      .. json.list_field('to', to) .. json.list_field('skipped', skipped) .. '}', ending.body or '')
+      .. age_field(ending.finalized) .. json.list_field('to', to)
+      .. json.list_field('skipped', skipped) .. '}', ending.body or '')
 end
 
 function events.ResultMissing(full, target, number, outcome, ending, to, skipped)

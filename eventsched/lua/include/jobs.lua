@@ -7,7 +7,7 @@
 -- backs off, until when it will avoid the node of its last attempt. place: `priority,tag,entry` in
 -- the queue, once the job has waited. refused: the refused reports that the log has, as `fencing`
 -- writes them; mostly empty. core: JSON that never changes and that assignments repeat; of an ended
--- job only the first fields, and the code.
+-- job only the first fields, and the code. Its field `finalized` is the time of UtteranceFinalized.
 -- include: clock
 -- include: json
 -- include: keys
@@ -19,7 +19,7 @@ local as_text, as_number = numbers.text, numbers.value
 local record_pattern = '^(%a+)|(%d+)|([^|]*)|(%d*)|(%d*)|(%d*)|([^|]*)|([^|]*)|([^|]*)|()'
 local header_pattern = record_pattern
   .. '{"session":"([^"]+)","utterance":(%d+),"target":"([^"]+)",'
-  .. '"delivery_no":(%d+),"tp":"([^"\\]*)"()'
+  .. '"delivery_no":(%d+),"finalized":(%d+),"tp":"([^"\\]*)"()'
 local body_pattern = '^,"tenant":"([^"]+)","turn":(%d+),"source":"([^"]+)","ms":(%d+),'
   .. '"priority":(%d),' .. '"encoding":"[^"]+","sample_rate":%d+,()'
 
@@ -27,18 +27,21 @@ local body_pattern = '^,"tenant":"([^"]+)","turn":(%d+),"source":"([^"]+)","ms":
 -- dispatch does not compute with are text. `record` is the key of the record; `head` and `rest` are
 -- the core without its last brace.
 function jobs.create(key, record, entry, target, delivery_no)
+  local finalized = string.match(entry.log, '^%d+')
   return {
-    key = key, record = record, attempt = 1, name = entry.name,
+    key = key, record = record, attempt = 1, name = entry.name, finalized = finalized,
     session = entry.session, utterance = entry.utterance,
     target = target, delivery_no = delivery_no, tp = entry.tp, tenant = entry.tenant,
     turn = entry.turn, source = entry.source, features = entry.features, ms = entry.ms,
     priority = entry.priority, node = '', epoch = nil, place = '', refused = '', status = nil,
     head = '{"session":"' .. entry.session .. '","utterance":' .. entry.utterance .. ',"target":"'
-      .. target .. '","delivery_no":' .. delivery_no .. ',', rest = entry.rest,
+      .. target .. '","delivery_no":' .. delivery_no .. ',"finalized":' .. finalized .. ',',
+    rest = entry.rest,
   }
 end
 
-local is_text_number = { utterance = true, delivery_no = true, turn = true, ms = true }
+local is_text_number =
+  { utterance = true, delivery_no = true, finalized = true, turn = true, ms = true }
 
 -- Read the core with cjson: its free text has characters that JSON escapes.
 local function decode_core(job)
@@ -57,7 +60,7 @@ function jobs.load_header(key)
   local stored = redis.call('GET', record)
   if not stored then return nil end
   local status, attempt, node, epoch, at, deadline, place, outcome, refused, core_at, session,
-    utterance, target, delivery_no, tp, core_to = string.match(stored, header_pattern)
+    utterance, target, delivery_no, finalized, tp, core_to = string.match(stored, header_pattern)
   if not status then
     status, attempt, node, epoch, at, deadline, place, outcome, refused, core_at =
       string.match(stored, record_pattern)
@@ -66,7 +69,8 @@ function jobs.load_header(key)
     key = key, record = record, stored = stored, status = status, attempt = as_number[attempt],
     node = node, epoch = as_number[epoch], at = at, deadline = deadline, place = place,
     outcome = outcome, refused = refused, core_at = core_at, session = session,
-    utterance = utterance, target = target, delivery_no = delivery_no, tp = tp, core_to = core_to,
+    utterance = utterance, target = target, delivery_no = delivery_no, finalized = finalized,
+    tp = tp, core_to = core_to,
   }
   if place ~= '' then
     local priority, tag, entry = string.match(place, '^(%d+),(%d+),(%d+)$')
@@ -177,7 +181,8 @@ end
 local function core_head(job)
   if job.core_to then return string.sub(job.stored, job.core_at, job.core_to - 1) end
   return '{"session":"' .. job.session .. '","utterance":' .. job.utterance .. ',"target":"'
-    .. job.target .. '","delivery_no":' .. job.delivery_no .. ',"tp":' .. json.quote(job.tp)
+    .. job.target .. '","delivery_no":' .. job.delivery_no .. ',"finalized":' .. job.finalized
+    .. ',"tp":' .. json.quote(job.tp)
 end
 
 -- Store the record as this call has loaded it.
