@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _PLAIN = ("stack", "exception")
 """Values that the renderer accepts as strings only."""
-JOB_ATTRIBUTES = ("session", "job", "attempt")
+JOB_ATTRIBUTES = ("session", "job", "attempt", "trace_id", "span_id")
 """Attributes of a log record from a worker process (node/process_pool.py)."""
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}

@@ -30,6 +30,7 @@ from eventsched.cli.serve import (
     ArchiveOptions,
     Cells,
     Checkpoints,
+    Otlp,
     Set,
     serve,
 )
@@ -41,7 +42,9 @@ if TYPE_CHECKING:
 GATEWAY = "gateway"
 Roles = Annotated[
     list[str],
-    typer.Argument(metavar="ROLE…", help="dispatcher, projector, timer, archiver or gateway."),
+    typer.Argument(
+        metavar="ROLE…", help="dispatcher, projector, timer, archiver, traces or gateway."
+    ),
 ]
 
 
@@ -63,15 +66,16 @@ async def run(
     proxies: Proxies = None,
     origins: Origins = None,
     tenant_connections: TenantConnections = 0,
+    otlp: Otlp = "",
 ) -> int:
     """Run one or several roles in this process.
 
     Any number of processes may run the same role against one server, on any number of machines.
-    The role gateway serves HTTP and WebSockets at --listen.
+    The role gateway serves HTTP and WebSockets at --listen; traces sends spans to --otlp.
     """
-    from eventsched.roles.runner import ROLES
+    from eventsched.roles.runner import ROLES, TRACES
 
-    names = [*ROLES, GATEWAY]
+    names = [*ROLES, TRACES, GATEWAY]
     for role in roles:
         if role not in names:
             raise InvalidMessage.of("role", f"no role {role!r}", f"choose of {', '.join(names)}")
@@ -93,7 +97,7 @@ async def run(
         raise InvalidMessage.of("--listen", "only with the role gateway", "leave it out")
     archive_options = ArchiveOptions(archive, archive_key, archive_audio, checkpoints)
     names = [role for role in dict.fromkeys(roles) if role != GATEWAY]
-    return await serve(options, names, cells, set_ or [], archive_options, gateway)
+    return await serve(options, names, cells, set_ or [], archive_options, gateway, otlp)
 
 
 def _without_link(config: GatewayConfig) -> tuple[GatewayConfig, None]:

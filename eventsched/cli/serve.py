@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from eventsched.cli.options import Options, operator_name
-from eventsched.errors import InvalidMessage
+from eventsched.errors import InvalidMessage, require_packages
 from eventsched.interrupts import open_signals
 
 if TYPE_CHECKING:
     from eventsched.archive.config import ArchiveSettings
     from eventsched.cli.gateway_options import MakeGateway
     from eventsched.gateway.service import Gateway
+    from eventsched.roles.runner import ExportTraces
+    from eventsched.store.cell import Store
     from eventsched.store.connection import Connection
     from eventsched.tokens.keys import TokenKey
 
@@ -84,6 +86,45 @@ Checkpoints = Annotated[
 ]
 
 
+Otlp = Annotated[
+    str,
+    typer.Option(
+        "--otlp",
+        metavar="URL",
+        envvar="EVENTSCHED_OTLP",
+        show_envvar=False,
+        help="Export traces to this collector: http://HOST:4318 or grpc://HOST:4317 "
+        "[EVENTSCHED_OTLP].",
+    ),
+]
+OTLP_PACKAGES = (
+    "opentelemetry.sdk",
+    "opentelemetry.exporter.otlp.proto.grpc",
+    "opentelemetry.exporter.otlp.proto.http",
+)
+
+
+def trace_export(roles: Sequence[str], url: str) -> ExportTraces | None:
+    """Return what the role `traces` does; None if it is not one of the roles.
+
+    Raises InvalidMessage or MissingDependencyError.
+    """
+    if "traces" not in roles:
+        return None
+    if not url:
+        raise InvalidMessage.of("--otlp", "the URL of a collector is needed", "add --otlp URL")
+    require_packages("opentelemetry", *OTLP_PACKAGES, extra="telemetry")
+    from eventsched.telemetry.otlp import OtlpCollector, check_url
+    from eventsched.telemetry.trace_exporter import TraceExporter
+
+    check_url(url)
+
+    async def export(store: Store, consumer: str) -> None:
+        await TraceExporter(store, OtlpCollector(url), consumer).run()
+
+    return export
+
+
 class ArchiveOptions(NamedTuple):
     """The options of the archive."""
 
@@ -134,6 +175,7 @@ async def serve(
     assignments: Sequence[str],
     archive: ArchiveOptions,
     gateway: MakeGateway | None = None,
+    otlp: str = "",
 ) -> int:
     """Run the roles until a signal and return the exit code.
 
@@ -147,9 +189,11 @@ async def serve(
         assignments: values of `--set`, each `NAME=VALUE`.
         archive: the options of the archive.
         gateway: makes the gateway that runs beside the roles; none without it.
+        otlp: URL of the collector of the role `traces`.
     """
     settings = settings_of(assignments)
     archiver_settings = archive.archiver_settings(roles)
+    export_traces = trace_export(roles, otlp)
     import anyio
 
     from eventsched.addresses import display_url
@@ -162,7 +206,7 @@ async def serve(
         also_present = ["gateway"] if gateway is not None else []
         async with (
             options.connect(create=create, cells=cells, settings=settings, wait=True) as connection,
-            running(connection, roles, archiver_settings, also_present),
+            running(connection, roles, archiver_settings, also_present, export_traces),
             _serving(connection, gateway) as address,
         ):
             url, names = display_url(connection.url), connection.cells

@@ -14,6 +14,7 @@ from eventsched.cli.serve import (
     ArchiveOptions,
     Cells,
     Checkpoints,
+    Otlp,
     Set,
     serve,
 )
@@ -30,6 +31,7 @@ async def up(
     checkpoints: Checkpoints = None,
     listen: Listen = "",
     no_gateway: NoGateway = False,
+    otlp: Otlp = "",
 ) -> int:
     """Run all roles in this process, with a server if none is named.
 
@@ -39,9 +41,10 @@ async def up(
     that logs a browser in once, within a minute. It serves this machine only, unless --listen names
     another address; with a server of another place, it runs only with --listen.
     """
-    from eventsched.roles.runner import ROLES
+    from eventsched.roles.runner import ROLES, TRACES
 
     roles = [role for role in ROLES if role != "archiver" or archive is not None]
+    roles += [TRACES] if otlp else []
     archive_options = ArchiveOptions(archive, archive_key, archive_audio, checkpoints)
     gateway = local_gateway(options, listen, archive, is_wanted=not no_gateway)
-    return await serve(options, roles, cells, set_ or [], archive_options, gateway)
+    return await serve(options, roles, cells, set_ or [], archive_options, gateway, otlp)

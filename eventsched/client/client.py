@@ -29,6 +29,7 @@ from eventsched.client.channel import CellMultiplexer
 from eventsched.client.reading import ReadingClient
 from eventsched.client.session import Session
 from eventsched.client.speech_intake import SpeechIntake, limits_of
+from eventsched.current_span import current_traceparent
 from eventsched.encryption.decrypt import check_plain, load_cipher, make_cipher
 from eventsched.encryption.keystore import VARIABLE, AnyKeys, Key, KeyStore, find_key_store
 from eventsched.errors import (
@@ -263,7 +264,8 @@ class Client(ReadingClient):
             encoding: Encoding of the chunks: `pcm16` (mono, 16 bits, little-endian) or `opus`.
             sample_rate: Sample rate in Hz, 8,000 to 48,000.
             priority: 0 interactive, 1 normal, 2 background.
-            traceparent: W3C trace context, stored with every event of the session.
+            traceparent: W3C trace context, stored with every event of the session. Without it, the
+                current span of OpenTelemetry, if the application has one.
             encrypt: Encrypt audio and texts with a new key of the session in the key store.
                 Nodes and listeners need the key; server and roles never have it.
             endpointing: Find the ends of utterances by voice activity detection: silence is not
@@ -293,7 +295,7 @@ class Client(ReadingClient):
             encoding=_format(encoding),
             sample_rate=check_between("sample_rate", sample_rate, RATE_MIN, RATE_MAX),
             priority=check_between("priority", priority, 0, PRIORITY_MAX),
-            traceparent=check_traceparent("traceparent", traceparent),
+            traceparent=check_traceparent("traceparent", traceparent or current_traceparent()),
             key=key.id if key else "",
         )
         if listen_language is not None and room is None:

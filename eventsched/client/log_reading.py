@@ -120,12 +120,19 @@ class CellConsumer:
             self._recovers_s = 0.0
         return self._entries.popleft() if self._entries else None
 
-    async def acknowledge(self, entry: Entry) -> None:
-        """The entry is processed. The call waits while the server is away."""
+    def take_all(self) -> Sequence[Entry]:
+        """The entries that were read and not taken, in order; `take` says which."""
+        entries = []
+        while (entry := self.take()) is not None:
+            entries.append(entry)
+        return entries
+
+    async def acknowledge(self, *entries: Entry) -> None:
+        """The entries are processed. The call waits while the server is away."""
         is_done = False
         while not is_done:
             async with self._backoff.attempt():
-                await self._store.acknowledge(self._group, entry[0])
+                await self._store.acknowledge(self._group, *(entry[0] for entry in entries))
                 is_done = True
 
 

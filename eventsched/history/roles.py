@@ -24,6 +24,7 @@ MEANINGS = {
     PROJECTOR: "views are not updated",
     ARCHIVER: "the log is not archived, and not trimmed",
     GATEWAY: "no client connects through it",
+    "traces": "traces are not exported, and the log keeps what they need",
 }
 """Role -> what happens while none runs."""
 

@@ -34,6 +34,7 @@ from eventsched.schema import codec
 from eventsched.schema.events import AudioChunkAppended, ContextText, Event, Text
 from eventsched.schema.keys import name_of
 from eventsched.schema.nesting import check_msgpack
+from eventsched.schema.trace_context import handler_traceparent
 from eventsched.schema.validation import check_code, check_name
 from eventsched.store.cell import Store
 from eventsched.store.retry import Backoff
@@ -205,8 +206,9 @@ class _Facts:
         """Silence after the audio, in milliseconds, so that a recogniser detects the end."""
         self.priority = a.priority
         """0 interactive, 1 normal, 2 background."""
-        self.traceparent = a.tp
-        """W3C trace context of the session, or empty."""
+        self.traceparent = handler_traceparent(a.tp, key, a.attempt)
+        """W3C trace context for the spans of the handler: the span `process` of this attempt, in
+        the trace that the session was opened with; empty without one."""
         self.deadline_ms = a.deadline_ms
         """End of the lease in milliseconds of the cell's clock."""
         self.context: list[tuple[str, str | None]] = []

@@ -33,6 +33,7 @@ import structlog
 from structlog.contextvars import bound_contextvars
 
 from eventsched.client.results import NoSpeech, Result
+from eventsched.current_span import current_span, log_fields
 from eventsched.errors import BY_CODE, EventschedError, Refused, ServerUnavailable
 from eventsched.node.cause import Cause, cause_of
 from eventsched.node.job import (
@@ -336,11 +337,14 @@ class Worker:
         self._shutdown = shutdown
 
     def _run(self, job: BlockingJob) -> Ended:
-        fields = {"session": job.session, "job": job.key, "attempt": job.attempt}
+        fields: dict[str, Any] = {
+            "session": job.session, "job": job.key, "attempt": job.attempt,
+        }  # fmt: skip
+        fields |= log_fields(job.traceparent)
         _current.clear()
         _current.update(fields)
         try:
-            with bound_contextvars(**fields):
+            with bound_contextvars(**fields), current_span(job.traceparent):
                 return encode_outcome(self._outcome(job))
         finally:
             _current.clear()

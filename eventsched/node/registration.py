@@ -23,6 +23,7 @@ import anyio.lowlevel
 import msgspec
 from structlog.contextvars import bind_contextvars
 
+from eventsched.current_span import current_span, log_fields
 from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import (
     LeaseLost,
@@ -292,7 +293,9 @@ class Registration:
         """
         self._log.debug("started", session=job.session, job=job.key, attempt=job.attempt)
         began = monotonic()
-        bind_contextvars(session=job.session, job=job.key, attempt=job.attempt)
+        bind_contextvars(
+            session=job.session, job=job.key, attempt=job.attempt, **log_fields(job.traceparent)
+        )
         in_handler.set(True)
         result: NodeResult | None = None
         try:
@@ -325,7 +328,8 @@ class Registration:
         await prepare(job, self._keys)
         if instruments.observer is not None and job.attempt == 1 and not self._is_remote:
             instruments.observer.handler_starts(monotonic() - finalized_s)
-        return await self._run(job)
+        with current_span(job.traceparent):
+            return await self._run(job)
 
     async def _report(self, job: Job, result: NodeResult) -> None:
         try:

@@ -8,9 +8,9 @@ Read next: supervisor.py, presence.py, dispatcher.py, projector.py, timer.py, ar
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import anyio
 
@@ -31,12 +31,17 @@ from eventsched.store.connection import Connection
 log = get_logger("eventsched.roles.runner")
 
 
+ExportTraces: TypeAlias = Callable[[Store, str], Coroutine[Any, Any, None]]
+"""Exports the traces of a cell, as the consumer that is named, until cancelled."""
+
+
 class Process(NamedTuple):
     """What the roles of this process share."""
 
     instance: str
     """Opaque id of the process: owner of its leases, and consumer of the groups that it reads."""
     archive: ArchiveSettings | None = None
+    export_traces: ExportTraces | None = None
 
 
 Loops: TypeAlias = dict[tuple[str, str], Run]
@@ -76,20 +81,29 @@ def _archiver(store: Store, process: Process) -> Loops:
     return {("", "archiver"): lambda: archive.archiver(store, owner=process.instance).run()}
 
 
+def _traces(store: Store, process: Process) -> Loops:
+    export = process.export_traces
+    if export is None:
+        return {}
+    return {("", TRACES): lambda: export(store, process.instance)}
+
+
 ROLES: dict[str, Callable[[Store, Process], Loops]] = {
     "dispatcher": _dispatcher,
     "projector": _projector,
     "timer": _timer,
     "archiver": _archiver,
 }
+TRACES = "traces"
+"""A role that no cell needs: it has work only with `export_traces`."""
 
 
 def roles_of(store: Store, names: Sequence[str], process: Process) -> list[Role]:
     """Return the roles of a cell, each with its supervised loops."""
-    roles = []
+    roles, loops_of = [], ROLES | {TRACES: _traces}
     for name in names:
         supervisors: dict[str, list[Supervisor]] = {}
-        for (projection_set, loop), run in ROLES[name](store, process).items():
+        for (projection_set, loop), run in loops_of[name](store, process).items():
             supervisor = Supervisor(loop, store.cell, run, store.transport)
             supervisors.setdefault(projection_set, []).append(supervisor)
         roles += [Role(name, each, loops) for each, loops in supervisors.items()]
@@ -101,6 +115,7 @@ async def run_roles(
     names: Sequence[str],
     archive_settings: ArchiveSettings | None = None,
     also_present: Sequence[str] = (),
+    export_traces: ExportTraces | None = None,
 ) -> None:
     """Run these roles for every cell until cancelled.
 
@@ -108,12 +123,13 @@ async def run_roles(
 
     Args:
         connection: The server and its cells.
-        names: Names in ROLES.
+        names: Names in ROLES, and TRACES.
         archive_settings: The archive to seal into; without it no archiver runs.
         also_present: Roles of this process that run elsewhere, such as the gateway: only their
             presence is renewed.
+        export_traces: The work of the role `traces`; without it no traces are exported.
     """
-    process = Process(secrets.token_hex(8), archive_settings)
+    process = Process(secrets.token_hex(8), archive_settings, export_traces)
     create_cells = connection.create_cells if names else _leave_missing
     all_names = [*names, *also_present]
     log.info("roles started", roles=all_names, cells=connection.cells, instance=process.instance)
@@ -152,10 +168,13 @@ async def running(
     names: Sequence[str] = tuple(ROLES),
     archive_settings: ArchiveSettings | None = None,
     also_present: Sequence[str] = (),
+    export_traces: ExportTraces | None = None,
 ) -> AsyncIterator[None]:
     """Run the roles in this process while the block runs; see `run_roles`."""
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(run_roles, connection, names, archive_settings, also_present)
+        tasks.start_soon(
+            run_roles, connection, names, archive_settings, also_present, export_traces
+        )
         try:
             yield
         finally:

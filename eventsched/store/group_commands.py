@@ -75,10 +75,10 @@ class GroupCommands(CellConnection):
             if entries or cursor == START:
                 return entries
 
-    async def acknowledge(self, group: str, entry_id: str) -> None:
-        """The entry is processed. A repeated call has no effect."""
+    async def acknowledge(self, group: str, *entry_ids: str) -> None:
+        """The entries are processed. A repeated call has no effect."""
         log = self.keys.log
-        await self.transport.command("XACK", log, group, entry_id, key=log)
+        await self.transport.command("XACK", log, group, *entry_ids, key=log)
 
     async def remove_idle_consumers(self, group: str, consumer: str, idle_ms: int) -> int:
         """Remove the other consumers that have not called for `idle_ms` and have no entries.

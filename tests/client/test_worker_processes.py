@@ -336,7 +336,7 @@ async def main():
     async with process_pool(pickled(handler, None, None), size=1) as pool:
         job = eventsched.BlockingJob.__new__(eventsched.BlockingJob)
         job.session = job.key = "c0.s"
-        job.attempt = 1
+        job.attempt, job.traceparent = 1, ""
         result = await pool.run(job, None)
         with open(sys.argv[1], "w") as file:
             file.write(result.text)

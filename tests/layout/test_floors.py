@@ -36,7 +36,7 @@ BASE_MODULES = {
     "__init__", "addresses", "errors", "escaping", "formatting", "instruments", "interrupts",
     "logs", "private_files", "runtime",
 }  # fmt: skip
-BASE_MODULES |= {"subprocesses", "tables"}
+BASE_MODULES |= {"current_span", "subprocesses", "tables"}
 IMPORTERS_OF_ROLES = {"cli"}
 """Only commands start roles."""
 IMPORTS_OF_PROJECTIONS = {BASE, "schema", "projection"}

@@ -1,0 +1,88 @@
+"""The trace of an utterance: its id, and the ids of its spans, which follow from its events.
+
+Owns: the traceparent of W3C trace context, and the derivation of ids.
+Must not: do I/O, or import a library for traces: nodes derive the same ids without one.
+Read next: telemetry/spans.py (the spans), node/job.py (the context of a handler).
+
+A span has the same id whenever and wherever it is made: the id is a hash of its kind, session,
+utterance, target and attempt. If the producer has given a traceparent, the spans belong to that
+trace; otherwise each utterance is a trace of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from hashlib import sha256
+from typing import NamedTuple
+
+_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+_NO_TRACE, _NO_SPAN, _INVALID_VERSION, _SAMPLED = "0" * 32, "0" * 16, "ff", 1
+
+
+class TraceContext(NamedTuple):
+    """A trace, and the span that is the parent of what is made next."""
+
+    trace_id: str
+    """32 hex digits."""
+    span_id: str
+    """16 hex digits; empty if the next span has no parent."""
+    is_sampled: bool
+
+    @property
+    def traceparent(self) -> str:
+        return f"00-{self.trace_id}-{self.span_id}-{'01' if self.is_sampled else '00'}"
+
+
+def parse_traceparent(text: str) -> TraceContext | None:
+    """Return the context of a traceparent; None for an empty or an invalid one."""
+    match = _TRACEPARENT.fullmatch(text)
+    if match is None:
+        return None
+    version, trace_id, parent_id, flags = match.groups()
+    if version == _INVALID_VERSION or trace_id == _NO_TRACE or parent_id == _NO_SPAN:
+        return None
+    return TraceContext(trace_id, parent_id, bool(int(flags, 16) & _SAMPLED))
+
+
+def trace_of(traceparent: str, session: str, utterance: int) -> TraceContext:
+    """Return the trace of an utterance, and the parent of its first span.
+
+    Args:
+        traceparent: That of the producer, or empty.
+        session: Full id.
+        utterance: Number of the utterance.
+    """
+    trace_id = _digest("trace", session, str(utterance))[:32]
+    return parse_traceparent(traceparent) or TraceContext(trace_id, "", is_sampled=True)
+
+
+def finalize_span(session: str, utterance: int) -> str:
+    """Return the id of the span that ends with the finalize of the utterance."""
+    return _span_id("finalize", session, str(utterance))
+
+
+def attempt_span(kind: str, job: str, attempt: int) -> str:
+    """Return the id of a span of an attempt: `dispatch`, `process` or `record_result`."""
+    return _span_id(kind, job, str(attempt))
+
+
+def deliver_span(session: str, utterance: int, target: str) -> str:
+    """Return the id of the span that ends with the delivery of an outcome."""
+    return _span_id("deliver", session, str(utterance), target)
+
+
+def handler_traceparent(traceparent: str, job: str, attempt: int) -> str:
+    """Return the traceparent of the span `process` of an attempt, the parent of its handler's
+    spans; empty if the session has none."""
+    context = parse_traceparent(traceparent)
+    if context is None:
+        return ""
+    return context._replace(span_id=attempt_span("process", job, attempt)).traceparent
+
+
+def _span_id(*names: str) -> str:
+    return _digest(*names)[:16]
+
+
+def _digest(*names: str) -> str:
+    return sha256("\n".join(names).encode()).hexdigest()

@@ -1,0 +1,271 @@
+"""The spans of utterances, made of events: what took how long, and why.
+
+Owns: which spans an event completes, their names, times, attributes and links.
+Must not: do I/O, read a clock, use texts or audio. Read next: trace_exporter.py (the caller),
+schema/trace_context.py (ids), docs/traces.md.
+
+A span is made when the event that ends it is read, from this event and the earlier events of its
+job. So a reader that begins anew makes the same spans.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from eventsched.schema.deliveries import delivery_of
+from eventsched.schema.events import (
+    AttemptEnded,
+    Event,
+    JobDispatched,
+    JobFailed,
+    ResultDelivered,
+    ResultMissing,
+    ResultRecorded,
+    UtteranceFinalized,
+)
+from eventsched.schema.ids import is_id, ms_of
+from eventsched.schema.keys import cell_of
+from eventsched.schema.trace_context import (
+    TraceContext,
+    attempt_span,
+    deliver_span,
+    finalize_span,
+    trace_of,
+)
+
+JOBS_MAX = 50_000
+"""Jobs whose attempts are remembered; the history has those of the others."""
+Kind: TypeAlias = Literal["internal", "producer", "consumer"]
+Value: TypeAlias = str | int
+
+
+class Span(NamedTuple):
+    """One finished span; times are ms of the cell's clock."""
+
+    name: str
+    kind: Kind
+    context: TraceContext
+    """Its trace, and its own id."""
+    parent_id: str
+    """Empty for the first span of a trace."""
+    start_ms: int
+    end_ms: int
+    attributes: Mapping[str, Value]
+    link_id: str = ""
+    """The span of the same trace that made it necessary: a retry names the attempt before."""
+    error: str = ""
+    """Why it failed: a code or a reason; empty if it did not."""
+
+
+class _Attempt(NamedTuple):
+    """The last attempt of a job that is not over."""
+
+    number: int
+    dispatched_ms: int
+    ended_ms: int = 0
+    """0 while it runs."""
+
+
+class Spans:
+    """Makes spans of the events of one cell, in the order of the log."""
+
+    def __init__(self, jobs_max: int = JOBS_MAX) -> None:
+        self._attempts: OrderedDict[str, _Attempt] = OrderedDict()
+        self._jobs_max = jobs_max
+
+    def needs_history(self, event: Event) -> bool:
+        """Whether the spans of the event need earlier events of its job, which are not known."""
+        match event.data:
+            case JobDispatched(attempt=number) if number > 1:
+                known = self._attempts.get(event.job)
+                return known is None or known.number != number - 1 or not known.ended_ms
+            case AttemptEnded(attempt=number) | ResultRecorded(attempt=number):
+                known = self._attempts.get(event.job)
+                return known is None or known.number != number
+        return False
+
+    def learn(self, events: Iterable[Event]) -> None:
+        """Remember the attempts of earlier events of a job, without making spans."""
+        for event in events:
+            if type(event.data) in _MAKERS:
+                self._remember(event)
+
+    def of(self, event: Event) -> list[Span]:
+        """Return the spans that the event completes."""
+        make = _MAKERS.get(type(event.data))
+        spans: list[Span] = []
+        if make is not None:
+            spans = [span for span in make(event, self._attempts.get(event.job))
+                     if span.context.is_sampled]  # fmt: skip
+            self._remember(event)
+        return spans
+
+    def _remember(self, event: Event) -> None:
+        known = self._attempts.get(event.job)
+        match event.data:
+            case JobDispatched(attempt=number):
+                self._attempts[event.job] = _Attempt(number, event.ms)
+                self._attempts.move_to_end(event.job)
+                if len(self._attempts) > self._jobs_max:
+                    self._attempts.popitem(last=False)
+            case AttemptEnded(attempt=number) if known is not None and known.number == number:
+                self._attempts[event.job] = known._replace(ended_ms=event.ms)
+            case ResultRecorded() | JobFailed():
+                self._attempts.pop(event.job, None)
+
+
+def _trace(event: Event, utterance: int) -> TraceContext:
+    return trace_of(event.traceparent, event.session, utterance)
+
+
+def _attributes(event: Event, operation: str, **values: Value) -> dict[str, Value]:
+    """The attributes of a span; empty ones are left out."""
+    own: dict[str, Value] = {
+        "messaging.system": "redis",
+        "messaging.operation.name": operation,
+        "eventsched.cell": cell_of(event.session),
+        "eventsched.session": event.session,
+        "eventsched.event": event.id,
+    }
+    own |= {f"eventsched.{name}": value for name, value in values.items() if value != ""}
+    if event.job:
+        own["messaging.message.id"] = event.job
+    if event.node:
+        own["eventsched.node"] = event.node
+    return own
+
+
+def _finalized(event: Event, _: _Attempt | None) -> Iterator[Span]:
+    """From the last chunk of the utterance to its finalize."""
+    data: UtteranceFinalized = event.data  # type: ignore[assignment]
+    trace = _trace(event, data.utterance)
+    start_ms = ms_of(data.last) if is_id(data.last) else event.ms
+    attributes = _attributes(
+        event, "send", utterance=data.utterance, turn=data.turn, reason=data.reason,
+        audio_ms=data.ms, chunks=data.count,
+    ) | {
+        "messaging.operation.type": "send",
+        "messaging.destination.name": "dispatch",
+        "messaging.message.body.size": data.bytes,
+    }  # fmt: skip
+    own = trace._replace(span_id=finalize_span(event.session, data.utterance))
+    yield Span(
+        "finalize", "producer", own, trace.span_id, min(start_ms, event.ms), event.ms, attributes
+    )
+
+
+def _dispatched(event: Event, known: _Attempt | None) -> Iterator[Span]:
+    """From the finalize, or the end of the attempt before, to the dispatch."""
+    data: JobDispatched = event.data  # type: ignore[assignment]
+    number = data.attempt
+    if number == 1:
+        start_ms = _finalized_ms(event, data)
+    elif known is not None and known.ended_ms:
+        start_ms = known.ended_ms
+    else:
+        return  # the log has lost the attempt before
+    attributes = _attributes(
+        event, "dispatch", utterance=data.utterance, target=data.target, attempt=number,
+        rule=data.rule, **{"class": data.classes[0].id if data.classes else ""},
+    )  # fmt: skip
+    link = attempt_span("process", event.job, number - 1) if number > 1 else ""
+    own = _trace(event, data.utterance)._replace(
+        span_id=attempt_span("dispatch", event.job, number)
+    )
+    parent = finalize_span(event.session, data.utterance)
+    yield Span("dispatch", "internal", own, parent, start_ms, event.ms, attributes, link)
+
+
+def _finalized_ms(event: Event, data: JobDispatched) -> int:
+    cause = event.cause.removeprefix("log/")
+    if data.rule == "fill":
+        return event.ms - data.age_ms
+    return min(ms_of(cause), event.ms) if is_id(cause) else event.ms
+
+
+def _attempt_ended(event: Event, known: _Attempt | None) -> Iterator[Span]:
+    data: AttemptEnded = event.data  # type: ignore[assignment]
+    yield from _process(event, data, known, error=data.code or data.reason, reason=data.reason)
+
+
+def _process(
+    event: Event,
+    data: AttemptEnded | ResultRecorded,
+    known: _Attempt | None,
+    *,
+    error: str = "",
+    **values: Value,
+) -> Iterator[Span]:
+    """From the dispatch to the report of the node, or to the end of the lease."""
+    if known is None or known.number != data.attempt:
+        return  # the log has lost the dispatch
+    attributes = _attributes(
+        event, "process", utterance=data.utterance, target=data.target, attempt=data.attempt,
+        code=data.code, **values,
+    ) | {"messaging.operation.type": "process", "messaging.destination.name": "inbox"}  # fmt: skip
+    own = _trace(event, data.utterance)._replace(
+        span_id=attempt_span("process", event.job, data.attempt)
+    )
+    parent = attempt_span("dispatch", event.job, data.attempt)
+    yield Span(
+        "process", "consumer", own, parent, known.dispatched_ms, event.ms, attributes, error=error
+    )
+
+
+def _recorded(event: Event, known: _Attempt | None) -> Iterator[Span]:
+    data: ResultRecorded = event.data  # type: ignore[assignment]
+    yield from _process(event, data, known, outcome=data.status)
+    attributes = _attributes(
+        event, "record_result", utterance=data.utterance, target=data.target,
+        attempt=data.attempt, outcome=data.status, code=data.code,
+    )  # fmt: skip
+    own = _trace(event, data.utterance)._replace(
+        span_id=attempt_span("record_result", event.job, data.attempt)
+    )
+    parent = attempt_span("process", event.job, data.attempt)
+    yield Span("record_result", "internal", own, parent, event.ms, event.ms, attributes)
+    yield from _delivered(event, known)
+
+
+def _delivered(event: Event, _: _Attempt | None) -> Iterator[Span]:
+    """From the record of a held result to its delivery; without length if it was not held."""
+    delivery = delivery_of(event.data)
+    if delivery is None or delivery.utterance < 0:
+        return
+    cause = event.cause.removeprefix("log/")
+    is_held = isinstance(event.data, ResultDelivered) and delivery.outcome != "failed"
+    start_ms = min(ms_of(cause), event.ms) if is_held and is_id(cause) else event.ms
+    reason = event.data.reason if isinstance(event.data, ResultMissing) else ""
+    attributes = _attributes(
+        event, "send", utterance=delivery.utterance, target=delivery.target,
+        delivery_no=delivery.delivery_no, outcome=delivery.outcome, code=delivery.code,
+        reason=reason, recipients=len(delivery.to),
+    ) | {"messaging.operation.type": "send", "messaging.destination.name": "outbox"}  # fmt: skip
+    own = _trace(event, delivery.utterance)._replace(
+        span_id=deliver_span(event.session, delivery.utterance, delivery.target)
+    )
+    parent = finalize_span(event.session, delivery.utterance)
+    error = (delivery.code or reason or delivery.outcome) if delivery.outcome in FAILED else ""
+    yield Span("deliver", "producer", own, parent, start_ms, event.ms, attributes, error=error)
+
+
+def _failed(_: Event, __: _Attempt | None) -> Iterator[Span]:
+    """A job that fails is over; the delivery of its outcome says why."""
+    yield from ()
+
+
+FAILED = ("failed", "missing")
+_Make: TypeAlias = Callable[[Event, _Attempt | None], Iterator[Span]]
+_MAKERS: dict[type[Any], _Make] = {
+    UtteranceFinalized: _finalized,
+    JobDispatched: _dispatched,
+    AttemptEnded: _attempt_ended,
+    ResultRecorded: _recorded,
+    JobFailed: _failed,
+    ResultDelivered: _delivered,
+    ResultMissing: _delivered,
+}
+HANDLED = frozenset(kind.__name__.encode() for kind in _MAKERS)
+"""Types of the events that spans are made of, as the log has them."""
