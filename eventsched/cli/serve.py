@@ -120,7 +120,7 @@ def trace_export(roles: Sequence[str], url: str) -> ExportTraces | None:
     check_url(url)
 
     async def export(store: Store, consumer: str) -> None:
-        await TraceExporter(store, OtlpCollector(url), consumer).run()
+        await TraceExporter(store, OtlpCollector(url, store.cell), consumer).run()
 
     return export
 

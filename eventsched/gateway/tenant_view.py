@@ -20,7 +20,7 @@ from eventsched.audit.explain import Decision, JobExplanation
 SHOWN_FIELDS = {
     "JobDispatched": frozenset({
         "utterance", "target", "delivery_no", "turn", "source", "features", "attempt", "epoch",
-        "audio_ms", "deadline_ms", "rule", "policy", "context_at",
+        "audio_ms", "deadline_ms", "rule", "policy", "age_ms", "waited_ms", "context_at",
     }),
     "JobQueued": frozenset({
         "utterance", "target", "delivery_no", "source", "features", "attempt", "reason",

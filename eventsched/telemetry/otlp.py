@@ -46,19 +46,24 @@ class Collector(Protocol):
 class OtlpCollector:
     """A collector that an exporter of OpenTelemetry sends to. It implements Collector."""
 
-    def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, url: str, cell: str, timeout_s: float = TIMEOUT_S) -> None:
         """Prepare to send to `url`; no connection is made yet.
 
         Args:
             url: `http://HOST:4318` or `https://` for HTTP, whose path is `/v1/traces` without
                 another one; `grpc://HOST:4317` or `grpcs://` for gRPC.
+            cell: Name of the cell, which is an attribute of all its spans.
             timeout_s: Time of one export.
 
         Raises InvalidMessage for another URL.
         """
         self._exporter = _exporter(url, timeout_s)
         self._resource = Resource.create(
-            {"service.name": "eventsched", "service.version": version("eventsched")}
+            {
+                "service.name": "eventsched",
+                "service.version": version("eventsched"),
+                "eventsched.cell": cell,
+            }
         )
         self._scope = InstrumentationScope("eventsched", version("eventsched"))
         # The caller logs that the collector is away, once a minute.

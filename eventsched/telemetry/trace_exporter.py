@@ -77,31 +77,44 @@ class TraceExporter:
         self._pause_s_min = pause_s_min
         self._consumer = CellConsumer(store, GROUP, consumer, claim_ms)
         self._spans = Spans()
+        self._backoff = Backoff(store.transport, log, cell=store.cell)
         self._source = HistorySource(_OneCell(store), None, [load_core()])
 
     async def run(self) -> None:
         """Export until cancelled. Raises NotFound if an operator drops the group."""
-        backoff, has_group = Backoff(self._store.transport, log, cell=self._store.cell), False
-        while not has_group:
-            async with backoff.attempt():
-                await self._store.create_group(GROUP, self._start)
-                has_group = True
         try:
+            await self.create_group()
             while True:
-                await self._consumer.fill(BLOCK_MS)
-                await self._export(self._consumer.take_all(), backoff)
+                await self.step(BLOCK_MS)
         finally:
             self._collector.close()
 
-    async def _export(self, entries: Sequence[Entry], backoff: Backoff) -> None:
-        if not entries:
-            return
+    async def create_group(self) -> None:
+        """The consumer group exists. The call waits while the server is away."""
+        has_group = False
+        while not has_group:
+            async with self._backoff.attempt():
+                await self._store.create_group(GROUP, self._start)
+                has_group = True
+
+    async def step(self, block_ms: int) -> bool:
+        """Export the next entries of the log; return whether there are some.
+
+        Args:
+            block_ms: How long to wait for an entry.
+        """
+        if not await self._consumer.fill(block_ms):
+            return False
+        await self._export(self._consumer.take_all())
+        return True
+
+    async def _export(self, entries: Sequence[Entry]) -> None:
         spans = []
         for entry in entries:
             if fields_of(entry[1]).get(b"t") in HANDLED:
                 event = decode_event(entry)
                 if isinstance(event, Event):
-                    await backoff.call(partial(self._load_history, event))
+                    await self._backoff.call(partial(self._load_history, event))
                     spans += self._spans.of(event)
         for start in range(0, len(spans), SPANS_MAX):
             send = partial(self._collector.send, spans[start : start + SPANS_MAX])

@@ -62,7 +62,7 @@ async def exporting(
     store: Store, collector: Collector, name: str = "e1", timeout_s: float = 5.0
 ) -> AsyncIterator[None]:
     """An exporter of a process that dies at the end of the block."""
-    to = OtlpCollector(collector.url, timeout_s)
+    to = OtlpCollector(collector.url, store.cell, timeout_s)
     exporter = TraceExporter(store, to, name, start="0", claim_ms=CLAIM_MS, pause_s_min=0.01)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(exporter.run)
