@@ -6,9 +6,10 @@ Read next: process_metrics.py, docs/metrics.md.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import start_http_server
 
@@ -53,6 +54,7 @@ def metrics_listening(address: str) -> Iterator[str]:
         raise InvalidMessage.of(
             OPTION, f"cannot listen on {address!r:.80}: {error.strerror}", "choose another"
         ) from error
+    server.handle_error = _log_failure  # type: ignore[method-assign]
     url = f"http://{host}:{server.server_port}/metrics"
     log.info("metrics served", url=url)
     try:
@@ -78,3 +80,15 @@ def _local_only(app: WSGIApplication, name: str) -> WSGIApplication:
         return [b"only for programs on this machine\n"]
 
     return checked
+
+
+def _log_failure(request: object, client_address: Any) -> None:
+    """Log that a request has failed, by the exception that is being handled.
+
+    A client that has gone says nothing about this process.
+    """
+    error = sys.exc_info()[1]
+    if isinstance(error, ConnectionError):
+        log.debug("scraper has gone", client=client_address[0], error=str(error))
+    else:
+        log.error("scrape failed", client=client_address[0], exc_info=error)

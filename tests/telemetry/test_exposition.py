@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import re
 import socket
+import struct
+import threading
 from pathlib import Path
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import httpx
+import pytest
 
+from eventsched.instruments import instruments
+from eventsched.server.testing import wait_for
 from eventsched.telemetry.exposition import metrics_listening
 from tests.cli.programs import program, run, write_wav
 
@@ -58,6 +64,26 @@ def test_metrics_at_a_loopback_address_are_for_this_machine_alone() -> None:
         everywhere = url.replace("0.0.0.0", "127.0.0.1")
         reply = httpx.get(everywhere, headers={"host": "timer.example"}, trust_env=False)
         assert reply.status_code == 200
+
+
+def test_a_scraper_that_resets_its_connection_leaves_no_traceback(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with metrics_listening("127.0.0.1:0") as url:
+        before = threading.active_count()
+        address = urlsplit(url)
+        with socket.create_connection((address.hostname, address.port)) as scraper:
+            scraper.sendall(b"GET /metr")
+            wait_for("the request is read", lambda: threading.active_count() > before)
+            reset_on_close = struct.pack("ii", 1, 0)
+            scraper.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset_on_close)
+        wait_for("the request has ended", lambda: threading.active_count() == before)
+        with urlopen(url, timeout=30) as reply:
+            assert b"eventsched_build_info" in reply.read()
+    instruments.observer = None
+    written = capfd.readouterr()
+    assert "Traceback" not in written.out + written.err
+    assert "Exception" not in written.out + written.err
 
 
 def test_an_address_in_use_is_refused_with_its_remedy(tmp_path: Path) -> None:
