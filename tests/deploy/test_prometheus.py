@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from eventsched.server.launch import free_ports
-from tests.deploy.files import DEPLOY, ROOT, dashboard_queries
+from tests.deploy.files import DEPLOY, dashboard_queries
 from tests.gateway.gateways import gateway_system
 from tests.server_kinds import Server
 from tests.systems import serving, until
@@ -30,14 +30,6 @@ OF_TROUBLE = (
     "archive",
 )
 """Metrics that have samples only while something is wrong, waits, or is archived."""
-
-
-@pytest.fixture(scope="module")
-def programs() -> Path:
-    """The folder of Prometheus and promtool."""
-    made = subprocess.run([ROOT / "tools/prometheus"], capture_output=True, text=True, check=False)
-    assert made.returncode == 0, made.stderr
-    return Path(made.stdout.strip())
 
 
 def promtool(programs: Path, *words: str) -> str:
