@@ -17,13 +17,13 @@ from functools import partial
 from time import monotonic
 
 import anyio.to_thread
-import structlog
 
 from eventsched.client.log_reading import CellConsumer
 from eventsched.errors import NotFound
 from eventsched.history.position import LogPosition
 from eventsched.history.reader import EventFilter, Reader
 from eventsched.history.source import HistorySource
+from eventsched.logs import get_logger
 from eventsched.projection.fold import decode_event
 from eventsched.projection.installed import load_core
 from eventsched.schema.events import Event
@@ -46,7 +46,7 @@ JOB_MS_MAX = 1_800_000
 PAUSE_S_MIN, PAUSE_S_MAX = 0.1, 30.0
 REMIND_S = 60.0
 
-log = structlog.get_logger("eventsched.telemetry")
+log = get_logger("eventsched.telemetry")
 
 
 class TraceExporter:

@@ -297,8 +297,15 @@ def _said(w: World, epoch: int, result: NodeResult, kind: type[Said]) -> Said:
 
 def _ending(w: World, result: NodeResult, cause: str = "") -> Ending:
     kind = "result" if result.status == "ok" else "no_speech"
-    finalized = w.cores[result.job].finalized
-    return Ending(kind, result.job, cause, result.code, result.body, result.audio, finalized)
+    return Ending(
+        kind,
+        result.job,
+        cause,
+        result.code,
+        result.body,
+        result.audio,
+        finalized=w.cores[result.job].finalized,
+    )
 
 
 def _record(w: World, node: str, epoch: int, result: NodeResult) -> None:
