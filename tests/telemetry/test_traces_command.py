@@ -13,7 +13,8 @@ def test_the_command_exports_traces_and_shows_the_role(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with (
         http_collector() as collector,
-        program(data, "up", "--no-gateway", "--otlp", collector.url) as up,
+        # In a new interpreter: gRPC, which other tests have started, does not outlive a fork.
+        program(data, "up", "--no-gateway", "--otlp", collector.url, env={}) as up,
     ):
         assert "traces" in up.first_line()
         with program(data, "node", "eventsched.examples.echo_node:node") as node:
