@@ -6,6 +6,7 @@
 -- include: clock
 -- include: delivery
 -- include: events
+-- include: handler_error
 -- include: jobs
 -- include: json
 -- include: keys
@@ -44,7 +45,7 @@ function attempts.fail(job, code, cause, report)
   call.or_else(jobs.restore, events.JobFailed, job, code, cause)
   delivery.publish(job.name, job.target, job.delivery_no,
     { kind = 'failed', code = code, job = job.key, cause = cause, tp = job.tp,
-      error = events.error_of(report), finalized = job.finalized })
+      error = handler_error.as_json(report), finalized = job.finalized })
 end
 
 -- Dispatch or queue the next attempt, or let the job back off first after a retryable failure that

@@ -5,6 +5,7 @@
 -- languages and ids need no escaping (rule 34, names). Arguments for numbers in concatenated JSON
 -- are text, unless a comment says otherwise.
 -- include: clock
+-- include: handler_error
 -- include: json
 -- include: keys
 -- include: numbers
@@ -201,29 +202,13 @@ function events.JobDispatched(job, node, cause, choice, deadline, context_at)
       .. json.string_field('context_at', context_at) .. '}', '')
 end
 
--- The first line of the exception of a handler may have personal data: the setting
--- `error_messages` leaves it out.
-local function error_message_of(report)
-  return settings.error_messages ~= 0 and json.optional(report.error_message) or nil
-end
-
--- Why the handler failed, as JSON with the names of the fields of AttemptEnded; nil without an
--- exception.
-function events.error_of(report)
-  if not (report and json.optional(report.error_type)) then return nil end
-  local message, place = error_message_of(report), json.optional(report.error_place)
-  return '{"error_type":' .. json.quote(report.error_type)
-    .. (message and ',"error_message":' .. json.quote(message) or '')
-    .. (place and ',"error_place":' .. json.quote(place) or '') .. '}'
-end
-
 -- `report` has why the handler failed, or is nil.
 function events.AttemptEnded(job, reason, code, cause, report)
   local data = { utterance = tonumber(job.utterance), target = job.target, attempt = job.attempt,
     epoch = job.epoch, reason = reason, code = json.optional(code) }
   if report then
     data.error_type = json.optional(report.error_type)
-    data.error_message = error_message_of(report)
+    data.error_message = handler_error.message(report)
     data.error_place = json.optional(report.error_place)
   end
   return append(keys.log, 'AttemptEnded', job.session, job.key, keys.full(job.node), cause, job.tp,
