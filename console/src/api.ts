@@ -16,26 +16,40 @@ const ROOT = new URL("../v1/", new URL(".", location.href));
 /** The address of a route below /v1/, under any base path. */
 export function address(path: string, query: Record<string, string> = {}): string {
   const url = new URL(path, ROOT);
-  for (const [name, value] of Object.entries(query)) if (value) url.searchParams.set(name, value);
+  for (const [name, value] of Object.entries(query)) if (value) url.searchParams.append(name, value);
   return url.href;
 }
 
-async function send<T>(url: string, init: RequestInit): Promise<T> {
+async function call(url: string, init: RequestInit): Promise<Response> {
   let reply: Response;
   try {
     reply = await fetch(url, { ...init, credentials: "same-origin", cache: "no-store" });
   } catch {
     throw new ApiError(0, "AWAY", "The gateway does not answer.");
   }
+  if (reply.ok) return reply;
   const body = await reply.json().catch(() => null);
-  if (reply.ok && body !== null) return body as T;
   const error = body?.error ?? {};
   const message = [error.message, error.remedy].filter(Boolean).join(": ");
   throw new ApiError(reply.status, error.code ?? "INTERNAL", message || `Status ${reply.status}`);
 }
 
+async function send<T>(url: string, init: RequestInit): Promise<T> {
+  const reply = await call(url, init);
+  try {
+    return (await reply.json()) as T;
+  } catch {
+    throw new ApiError(reply.status, "INTERNAL", "The reply is no JSON.");
+  }
+}
+
 export function get<T>(path: string, query?: Record<string, string>): Promise<T> {
   return send<T>(address(path, query), {});
+}
+
+/** Read a file, such as audio. */
+export async function getBlob(path: string, query?: Record<string, string>): Promise<Blob> {
+  return (await call(address(path, query), {})).blob();
 }
 
 /** Send an act of an operator. The header shows that a page of this gateway sends it. */

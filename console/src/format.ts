@@ -17,3 +17,13 @@ export function duration(ms: number): string {
   if (ms < 86_400_000) return `${Math.floor(ms / 3_600_000)} h ${Math.floor((ms % 3_600_000) / 60_000)} min`;
   return `${Math.floor(ms / 86_400_000)} d ${Math.floor((ms % 86_400_000) / 3_600_000)} h`;
 }
+
+const OF_DAY = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
+const EXACT = new Intl.DateTimeFormat(undefined, {
+  hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3,
+});
+
+/** The time of day; `isExact` with milliseconds. */
+export const clock = (ms: number, isExact = false): string => (isExact ? EXACT : OF_DAY).format(ms);
+/** The milliseconds since 1970 of an id of the log. */
+export const msOf = (id: string): number => Number(id.split("-")[0]);

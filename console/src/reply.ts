@@ -8,15 +8,17 @@ export interface Reply<T> {
   error: ApiError | null;
 }
 
-/** Read a route now, and again every `everyMs` while the page is visible; 0 reads once. */
+/** Read a route now, when `news` changes, and every `everyMs` while the page is visible; 0: never. */
 export function useReply<T>(
   path: string,
   query: Record<string, string> = {},
   everyMs = 0,
+  news = 0,
 ): Reply<T> {
   const key = `${path}?${new URLSearchParams(query)}`;
   const [reply, setReply] = useState<Reply<T> & { key: string }>({ key, data: null, error: null });
   useEffect(() => {
+    if (!path) return;
     let timer = 0;
     let ended = false;
     const read = async () => {
@@ -34,6 +36,6 @@ export function useReply<T>(
       ended = true;
       clearTimeout(timer);
     };
-  }, [key, everyMs]);
+  }, [key, everyMs, news]);
   return reply.key === key ? reply : { data: null, error: null };
 }

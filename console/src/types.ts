@@ -147,3 +147,44 @@ export interface Explanation {
   decisions: Decision[];
   is_complete: boolean;
 }
+export interface Part {
+  lane: string;
+  kind: string;
+  title: string;
+  event: string;
+  job: string;
+}
+export interface Span extends Part {
+  from_ms: number;
+  to_ms: number;
+  label: string;
+  is_open: boolean;
+  is_retry: boolean;
+  chain: string;
+  outcome: string;
+  utterance: number;
+}
+export interface Mark extends Part {
+  at_ms: number;
+}
+export interface Moment {
+  kind: string;
+  at_ms: number;
+  label: string;
+  event: string;
+}
+export interface Scene {
+  session: string;
+  summary: string;
+  from_ms: number;
+  to_ms: number;
+  lanes: string[];
+  spans: Span[];
+  marks: Mark[];
+  moments: Moment[];
+  is_cut: boolean;
+}
+export interface Timeline {
+  scene: Scene;
+  next: string;
+}

@@ -32,6 +32,7 @@ PARAMETERS = {
     "cells": "Names of cells, joined by comma; by default all.",
     "code": "One-time code of a login link.",
     "count": "Greatest number of items.",
+    "event": "Id of an event.",
     "id": "Id of the entity.",
     "job": "Job key, or SESSION:UTTERANCE:TARGET.",
     "kind": "Name of a read model: session, group, job, node, or another installed one.",

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from eventsched.audit.dead_letters import ActRefused
 from eventsched.errors import (
+    ArchiveError,
     Backpressure,
     Forbidden,
     InvalidMessage,
@@ -80,6 +81,7 @@ STATUS: tuple[tuple[type[Exception], int, str], ...] = (
     (TokenKeyError, 503, "SERVER_UNAVAILABLE"),
     (ServerUnavailable, 503, "SERVER_UNAVAILABLE"),
     (MissingDependencyError, 501, "NOT_INSTALLED"),
+    (ArchiveError, 503, "ARCHIVE_UNUSABLE"),
 )
 """Exception -> status, code; an empty code is the code of the refusal. The first match counts."""
 

@@ -1,34 +1,77 @@
-"""The timeline of a session as a picture: `GET /v1/sessions/{id}/timeline`.
+"""The timeline of a session: as a picture, and as the parts that a page draws.
 
-Owns: how many events one picture shows, hiding texts in it. Never does: draw.
-Read next: reading.py, timeline/render.py.
+Owns: how many events one timeline shows, hiding texts in it. Never does: draw.
+Read next: reading.py, timeline/render.py, timeline/scene.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import msgspec
 from anyio import to_thread
 from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 
+from eventsched.gateway.cursor import format_cursor, parse_cursor
 from eventsched.gateway.read_limit import in_turn
 from eventsched.gateway.reading import check_session
+from eventsched.gateway.replies import json_reply
 from eventsched.gateway.service import Gateway
 from eventsched.history.event_filter import make_filter
 from eventsched.history.event_json import without_error_message
 from eventsched.schema.events import Event
 from eventsched.timeline.render import draw
+from eventsched.timeline.scene import Scene, build_scene
 from eventsched.tokens.claims import Claims
 
 PICTURE_EVENTS_MAX = 5_000
-"""Events of one picture, the oldest of the range; `since` moves the range on."""
+"""Events of one timeline, the oldest of the range; `since` or `after` moves the range on."""
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 """The picture has its styles inside, and nothing that runs."""
+
+
+class Timeline(msgspec.Struct, frozen=True, kw_only=True):
+    """The parts of the timeline of a session, each with its events."""
+
+    scene: Scene
+    next: str
+    """Pass it as `after` to read the events that follow; empty if these are all."""
+
+
+class _Part(msgspec.Struct, frozen=True, kw_only=True):
+    """Some events of a session."""
+
+    events: list[Event]
+    opened: Event | None
+    """The event that opened the session, if it is not among them."""
+    after: Mapping[str, str]
+    is_last: bool
 
 
 @in_turn
 async def timeline(request: Request, gateway: Gateway, claims: Claims) -> Response:
     """The timeline of a session as SVG (`eventsched history --svg`)."""
+    part = await _read(request, gateway, claims)
+    picture = await to_thread.run_sync(draw, part.events, part.opened)
+    headers = {
+        "cache-control": "no-store",
+        "content-security-policy": POLICY,
+        "x-content-type-options": "nosniff",
+    }
+    return Response(picture, 200, headers, "image/svg+xml")
+
+
+@in_turn
+async def scene(request: Request, gateway: Gateway, claims: Claims) -> Response:
+    """The parts of the timeline of a session, for a page that draws them."""
+    part = await _read(request, gateway, claims)
+    made = await to_thread.run_sync(build_scene, part.events, part.opened)
+    return json_reply(Timeline(scene=made, next="" if part.is_last else format_cursor(part.after)))
+
+
+async def _read(request: Request, gateway: Gateway, claims: Claims) -> _Part:
     query = request.query_params
     source = gateway.history_source()
     reader = gateway.reader(source)
@@ -39,21 +82,15 @@ async def timeline(request: Request, gateway: Gateway, claims: Claims) -> Respon
         source, reader, session, node="", tenant="", types=[], since=since,
         until=query.get("until", ""),
     )  # fmt: skip
+    after: Mapping[str, str] = parse_cursor("after", query.get("after", ""), source.cells)
+    has_start = not since and not after
     events: list[Event] = []
-    after: dict[str, str] = {}
-    while len(events) < PICTURE_EVENTS_MAX:
+    is_last = False
+    while not is_last and len(events) < PICTURE_EVENTS_MAX:
         page = await reader.page(where, after, PICTURE_EVENTS_MAX - len(events))
         events += [event for event in page.events if isinstance(event, Event)]
-        if page.is_last:
-            break
-        after = page.after
-    opened = await reader.opened(session) if since else None
+        after, is_last = page.after, page.is_last
+    opened = None if has_start else await reader.opened(session)
     if not claims.texts:
         events = [replace(without_error_message(event), body=b"") for event in events]
-    picture = await to_thread.run_sync(draw, events, opened)
-    headers = {
-        "cache-control": "no-store",
-        "content-security-policy": POLICY,
-        "x-content-type-options": "nosniff",
-    }
-    return Response(picture, 200, headers, "image/svg+xml")
+    return _Part(events=events, opened=opened, after=after, is_last=is_last)

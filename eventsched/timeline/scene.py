@@ -7,6 +7,7 @@ Must not: compute pixels. Read next: rows.py, render.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Sized
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -62,6 +63,12 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
     """The job. Its spans share a track if possible; otherwise a line joins them."""
     outcome: str = ""
     """The outcome at its end, which is drawn as a shape."""
+    event: str = ""
+    """Id of the event with which it began; of an utterance, of the event that completed it."""
+    job: str = ""
+    """Key of its job; empty for an utterance, and for one that has no job yet."""
+    utterance: int = -1
+    """Number of its utterance."""
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +78,9 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     at_ms: int
     title: str = ""
+    event: str = ""
+    """Id of its event."""
+    job: str = ""
 
 
 class Moment(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +89,8 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     at_ms: int
     label: str
+    event: str = ""
+    """Id of its event."""
 
 
 class Scene(msgspec.Struct, kw_only=True):
@@ -138,12 +150,21 @@ class _SceneBuilder:
         )  # fmt: skip
         return sum(map(len, groups))
 
-    def _span(self, lane: str, kind: str, begin: Event, to_ms: int, **fields: Any) -> None:
-        span = Span(lane=lane, kind=kind, from_ms=begin.ms, to_ms=to_ms, **fields)
-        self.scene.spans.append(span)
+    def _span(
+        self, lane: str, kind: str, begin: Event, to_ms: int, *, job: str = "", **fields: Any
+    ) -> None:
+        data: Any = begin.data
+        self.scene.spans.append(
+            Span(
+                lane=lane, kind=kind, from_ms=begin.ms, to_ms=to_ms, event=begin.id,
+                job=job or begin.job, utterance=data.utterance, **fields,
+            )
+        )  # fmt: skip
 
     def _mark(self, lane: str, kind: str, event: Event, **fields: Any) -> None:
-        self.scene.marks.append(Mark(lane=lane, kind=kind, at_ms=event.ms, **fields))
+        self.scene.marks.append(
+            Mark(lane=lane, kind=kind, at_ms=event.ms, event=event.id, job=event.job, **fields)
+        )
 
     def _node(self, full_id: str) -> str:
         self._nodes[full_id] = None
@@ -200,7 +221,7 @@ class _SceneBuilder:
         self.scene.summary = f"tenant {data.tenant}, {data.source}{targets}{room}"
 
     def _add_moment(self, event: Event, kind: str, label: str) -> None:
-        self.scene.moments.append(Moment(kind=kind, at_ms=event.ms, label=label))
+        self.scene.moments.append(Moment(kind=kind, at_ms=event.ms, label=label, event=event.id))
 
     def on_session_resumed(self, event: Event, data: SessionResumed) -> None:
         self._add_moment(event, "resumed", f"resumed, epoch {data.epoch}")
@@ -221,11 +242,11 @@ class _SceneBuilder:
         title = f"u{data.utterance}: {_seconds(data.ms)} in {data.count} chunks"
         delay = _duration(event.ms - last_ms)
         add = self.scene.spans.append
-        add(Span(lane=AUDIO, kind="audio", from_ms=first_ms, to_ms=last_ms, title=title))
+        place = partial(Span, from_ms=first_ms, event=event.id, utterance=data.utterance)
+        add(place(lane=AUDIO, kind="audio", to_ms=last_ms, title=title))
         add(
-            Span(
-                lane=UTTERANCES, kind="utterance", from_ms=first_ms, to_ms=event.ms,
-                label=f"u{data.utterance}",
+            place(
+                lane=UTTERANCES, kind="utterance", to_ms=event.ms, label=f"u{data.utterance}",
                 title=f"{title}, by {data.reason} {delay} after the last chunk",
             )
         )  # fmt: skip
@@ -367,6 +388,7 @@ class _SceneBuilder:
             self._target(data.target), "abandoned", begin, event.ms,
             label=f"u{data.utterance} missing",
             title=title + self._since_finalized(event, data.utterance), outcome="missing",
+            job=event.job,
         )  # fmt: skip
 
     def _since_finalized(self, event: Event, utterance: int) -> str:

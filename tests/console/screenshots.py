@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
 import eventsched
-from tests.console.test_pages import BASE, logged_in
+from tests.console.consoles import BASE, log_in
 from tests.gateway.gateways import GatewaySystem, gateway_system
 from tests.js.chromium import Browser, Page, chromium
 from tests.server_kinds import running
@@ -85,7 +85,7 @@ async def main(folder: Path, browser: Browser, url: str) -> None:
             return (await system.get(f"/v1/jobs/{job}/why", token)).status_code == 200
 
         await until("the job is in the log", is_folded)
-        page = await logged_in(browser, system)
+        page = await log_in(browser, system)
         paths = {
             "overview": "", "sessions": "sessions", "session": f"session/{quote(session)}",
             "job": f"job/{quote(job)}", "nodes": "nodes", "node": f"node/{CELL}.gpu-1",

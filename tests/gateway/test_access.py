@@ -45,6 +45,9 @@ ALLOWED: dict[str, set[str]] = {
     "/v1/state/{kind}/{id:path}": {"viewer", "auditor", "operator"},
     "/v1/sessions/{id}": {"viewer", "auditor", "operator"},
     "/v1/sessions/{id}/timeline": {"viewer", "auditor", "operator"},
+    "/v1/sessions/{id}/scene": {"viewer", "auditor", "operator"},
+    "/v1/sessions/{id}/audio": {"viewer", "auditor", "operator"},
+    "/v1/sessions/{id}/report": {"auditor", "operator"},
     "/v1/jobs/{id}": {"viewer", "auditor", "operator"},
     "/v1/jobs/{id}/why": {"viewer", "auditor", "operator"},
     "/v1/groups/{id:path}": {"viewer", "auditor", "operator"},
@@ -65,6 +68,7 @@ SYSTEM: set[str] = {
     "/v1/rebuild",
     "/v1/archive",
     "/v1/nodes/{id}",
+    "/v1/sessions/{id}/report",
 }
 """Routes that show the data of all tenants."""
 pytestmark = pytest.mark.parametrize("server", ["embedded"], indirect=True)
@@ -145,6 +149,8 @@ async def data_of_another_tenant_is_not_found(spoken: Spoken) -> None:
     paths = {
         f"/v1/sessions/{session}": {},
         f"/v1/state/session/{session}": {},
+        f"/v1/sessions/{session}/scene": {},
+        f"/v1/sessions/{session}/audio": {"event": "1-0"},
         f"/v1/groups/{session}/es/0": {},
         f"/v1/jobs/{session}:0:es": {},
         f"/v1/jobs/acme:{session}:0:translation:es:none": {},

@@ -103,10 +103,15 @@ class Browser:
         self._address = address
         self._tasks = tasks
 
-    async def open(self, url: str) -> Page:
+    async def open(self, url: str, *, has_own_cookies: bool = False) -> Page:
         """Open a page and wait until it is loaded."""
         browser = await self._connect(self._address)
-        target = (await browser.call("Target.createTarget", url="about:blank"))["targetId"]
+        context = {}
+        if has_own_cookies:
+            context = await browser.call("Target.createBrowserContext")
+        target = (await browser.call("Target.createTarget", url="about:blank", **context))[
+            "targetId"
+        ]
         base = self._address.partition("/devtools/")[0]
         page = await self._connect(f"{base}/devtools/page/{target}")
         await page.call("Runtime.enable")

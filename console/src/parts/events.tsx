@@ -1,5 +1,5 @@
 // Events of the log, oldest first, with their cause and data.
-import { plural } from "../format";
+import { clock, msOf, plural } from "../format";
 import { link } from "../route";
 import type { LogEvent } from "../types";
 
@@ -20,7 +20,7 @@ export function Events({ events }: { events: LogEvent[] }) {
           {events.map((event) => (
             <tr key={event.id} id={`event-${event.id}`}>
               <td>
-                {event.time?.slice(11)}
+                {clock(msOf(event.id), true)}
                 <br />
                 <code class="dim">{event.id}</code>
               </td>
@@ -53,7 +53,7 @@ export function Events({ events }: { events: LogEvent[] }) {
 }
 
 /** The plain fields of an event in one line. */
-function summary(data: Record<string, unknown>): string {
+export function summary(data: Record<string, unknown>): string {
   const plain = Object.entries(data).filter(([, value]) => value !== "" && typeof value !== "object");
   const line = plain.map(([name, value]) => `${name} ${value}`).join(", ");
   return line.length > 120 ? `${line.slice(0, 119)}…` : line || "no plain field";

@@ -2,7 +2,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
-import { address } from "../api";
+import { follow } from "../live";
 
 const SECONDS = 120;
 const SERIES = [
@@ -48,25 +48,13 @@ export function Rates() {
       }
       chart.setData([times, ...counts]);
     }, 1_000);
-    let stream: EventSource | null = null;
-    const follow = () => {
-      stream?.close();
-      stream = document.hidden ? null : new EventSource(address("events"));
-      if (!stream) return;
-      stream.onopen = () => setLive(true);
-      stream.onerror = () => setLive(false);
-      stream.onmessage = (message) => {
-        const type = JSON.parse(message.data).type;
-        const index = SERIES.findIndex((each) => each.type === type);
-        if (index >= 0) counts[index]![SECONDS - 1]! += 1;
-      };
-    };
-    follow();
-    document.addEventListener("visibilitychange", follow);
+    const end = follow((event) => {
+      const index = SERIES.findIndex((each) => each.type === event.type);
+      if (index >= 0) counts[index]![SECONDS - 1]! += 1;
+    }, setLive);
     return () => {
-      document.removeEventListener("visibilitychange", follow);
+      end();
       clearInterval(tick);
-      stream?.close();
       sized.disconnect();
       chart.destroy();
     };

@@ -1,0 +1,54 @@
+// Events one below the other, for a narrow place: with their cause, and the selected one marked.
+import { useEffect, useRef } from "preact/hooks";
+import { clock, msOf } from "../format";
+import { summary } from "./events";
+import type { LogEvent } from "../types";
+
+interface EventListProps {
+  events: LogEvent[];
+  selected: string;
+  hrefOf: (eventId: string) => string;
+}
+
+export function EventList({ events, selected, hrefOf }: EventListProps) {
+  const marked = useRef<HTMLLIElement>(null);
+  useEffect(() => marked.current?.scrollIntoView({ block: "nearest" }), [selected, events.length]);
+  const typeOf = new Map(events.map((event) => [event.id, event.type]));
+  return (
+    <ol class="events">
+      {events.map((event) => (
+        <li key={event.id} ref={event.id === selected ? marked : undefined} class={event.id === selected ? "selected" : ""}>
+          <strong>{event.type ?? "unreadable"}</strong> <span class="dim">{clock(msOf(event.id), true)}</span>{" "}
+          <a href={hrefOf(event.id)} aria-current={event.id === selected || undefined}>
+            <code>{event.id}</code>
+          </a>
+          {event.cause && (
+            <p class="dim">
+              caused by <Cause cause={event.cause} typeOf={typeOf} hrefOf={hrefOf} />
+              {event.node && ` · ${event.node}`}
+            </p>
+          )}
+          {event.text?.text && <p class="text">{event.text.text}</p>}
+          <details>
+            <summary>{event.undecodable ?? summary(event.data)}</summary>
+            <pre>{JSON.stringify(event.data, null, 1)}</pre>
+          </details>
+        </li>
+      ))}
+    </ol>
+  );
+}
+
+interface CauseProps {
+  /** `STREAM/ID`. */
+  cause: string;
+  typeOf: Map<string, string>;
+  hrefOf: (eventId: string) => string;
+}
+
+/** The event of the log that caused another one, as a link; of another stream, its name. */
+function Cause({ cause, typeOf, hrefOf }: CauseProps) {
+  const [stream = "", id = ""] = cause.split("/");
+  if (stream === "log") return <a href={hrefOf(id)}>{typeOf.get(id) ?? id}</a>;
+  return <>{stream.startsWith("audio:") ? `the chunk of audio ${id}` : cause}</>;
+}

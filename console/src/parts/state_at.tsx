@@ -1,0 +1,80 @@
+// The record of a session at any of its events: a slider over their ids, and a field for an id or time.
+import { useEffect, useState } from "preact/hooks";
+import { clock, msOf } from "../format";
+import { Loaded } from "./notes";
+import { useReply } from "../reply";
+import { link, type Place } from "../route";
+import type { LogEvent, State } from "../types";
+
+export function StateAt({ place, events }: { place: Place; events: LogEvent[] }) {
+  const at = place.query.at ?? "";
+  const last = events.length - 1;
+  const found = at ? events.findLastIndex((event) => isUpTo(event.id, at)) : last;
+  const [index, setIndex] = useState(found);
+  useEffect(() => setIndex(found), [found]);
+  const shown = events[Math.max(0, Math.min(index, last))];
+  const state = useReply<State>(at ? `sessions/${encodeURIComponent(place.id)}` : "", { at });
+  const go = (id: string) => location.replace(link("session", place.id, { ...place.query, at: id }));
+  const onSubmit = (event: SubmitEvent) => {
+    event.preventDefault();
+    go(String(new FormData(event.currentTarget as HTMLFormElement).get("at")).trim());
+  };
+  return (
+    <section class="state" aria-label="State at a moment">
+      <h2>State at a moment</h2>
+      {last >= 0 && (
+        <label class="slider">
+          <span>
+            After event {index + 1} of {last + 1}: {shown?.type} {shown && clock(msOf(shown.id), true)}
+          </span>
+          <input
+            type="range"
+            min="0"
+            max={last}
+            value={index}
+            onInput={(event) => setIndex(Number(event.currentTarget.value))}
+            onChange={(event) => go(events[Number(event.currentTarget.value)]!.id)}
+          />
+        </label>
+      )}
+      <form class="filter" onSubmit={onSubmit}>
+        <label>
+          Log id or time <input name="at" value={at} key={at} placeholder="2026-01-31T14:05:06" />
+        </label>
+        <button type="submit">Show</button>
+        {at && <a href={link("session", place.id, { ...place.query, at: "" })}>Now</a>}
+      </form>
+      {at && (
+        <Loaded reply={state}>
+          {(record) => (
+            <>
+              <p class="dim">
+                The record after <code>{record.at}</code>
+              </p>
+              <dl class="fields">
+                {Object.entries(record.view).map(([name, value]) => (
+                  <div key={name}>
+                    <dt>{name}</dt>
+                    <dd>{typeof value === "object" ? JSON.stringify(value) : String(value)}</dd>
+                  </div>
+                ))}
+              </dl>
+            </>
+          )}
+        </Loaded>
+      )}
+    </section>
+  );
+}
+
+/** Whether an id of the log is not after a position, which is an id or a time. */
+function isUpTo(id: string, at: string): boolean {
+  if (!/^\d+-\d+$/.test(at)) return msOf(id) <= Date.parse(at);
+  const [ms, sequence] = [msOf(id) - msOf(at), Number(id.split("-")[1]) - Number(at.split("-")[1])];
+  return ms < 0 || (ms === 0 && sequence <= 0);
+}
+
+/** The time that a position names, for a line in the picture; 0 if it names none. */
+export function timeOf(at: string): number {
+  return (/^\d+-\d+$/.test(at) ? msOf(at) : Date.parse(at)) || 0;
+}

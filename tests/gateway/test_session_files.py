@@ -1,0 +1,155 @@
+"""What a page shows of one session: parts of its timeline, its audio, its report with proofs."""
+
+from __future__ import annotations
+
+import io
+import re
+import wave
+from base64 import b64decode
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eventsched.archive.proof import check_proof
+from eventsched.archive.signing import decode_public
+from eventsched.encryption.keystore import KeyFolder
+from eventsched.gateway import timeline_picture
+from eventsched.schema.keys import name_of
+from tests.gateway.gateways import GatewaySystem, gateway_system
+from tests.gateway.sealing import Sealing
+from tests.gateway.test_events import speak
+from tests.gateway.test_producer import echo
+from tests.server_kinds import Server
+from tests.systems import SECOND, client_of, serving, until
+
+pytestmark = pytest.mark.parametrize("server", ["embedded"], indirect=True)
+
+
+async def finalized(system: GatewaySystem, session: str) -> str:
+    """The id of the event that completed the first utterance of a session."""
+    query = {"session": session, "type": "UtteranceFinalized"}
+    page = await system.json("/v1/history", system.token("viewer"), **query)
+    return str(page["events"][0]["id"])
+
+
+async def until_result(system: GatewaySystem, session: str) -> None:
+    async def has_result() -> bool:
+        query = {"session": session, "type": "ResultRecorded"}
+        return bool((await system.json("/v1/history", system.token("viewer"), **query))["events"])
+
+    await until("the result is in the log", has_result)
+
+
+async def test_each_part_of_a_timeline_names_its_events(
+    server: Server, cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with gateway_system(server.url, cell) as system, serving(system.es, echo()):
+        session = await speak(system)
+        await until_result(system, session)
+        path, token = f"/v1/sessions/{session}/scene", system.token("viewer", "acme")
+        reply = await system.json(path, token)
+        scene = reply["scene"]
+        assert (scene["session"], reply["next"]) == (session, "")
+        by_kind = {span["kind"]: span for span in scene["spans"]}
+        assert by_kind["utterance"]["event"] == await finalized(system, session)
+        assert by_kind["utterance"]["utterance"] == 0
+        attempt = by_kind["ok"]
+        assert attempt["job"].startswith(f"acme:{session}:0:translation:es:")
+        history = await system.json("/v1/history", token, job=attempt["job"])
+        types = {event["id"]: event["type"] for event in history["events"]}
+        assert types[attempt["event"]] == "JobDispatched"
+        assert types[by_kind["ready"]["event"]] == "ResultRecorded"
+        opened = await system.json("/v1/history", token, session=session, count=1)
+        assert scene["moments"][0]["event"] == opened["events"][0]["id"]
+        hidden = await system.get(path, system.token("viewer", "acme", texts=False))
+        assert "1000 ms" in str(scene)
+        assert "1000 ms" not in hidden.text
+
+        monkeypatch.setattr(timeline_picture, "PICTURE_EVENTS_MAX", 2)
+        parts: list[dict[str, Any]] = []
+        after = ""
+        while not parts or after:
+            parts.append(await system.json(path, token, after=after))
+            after = parts[-1]["next"]
+        assert len(parts) > 1
+        summaries = {part["scene"]["summary"] for part in parts if part["scene"]["session"]}
+        assert summaries == {scene["summary"]}
+
+
+async def test_the_audio_of_an_utterance_is_what_was_spoken(
+    server: Server, cell: str, tmp_path: Path
+) -> None:
+    archive = Sealing(tmp_path / "archive")
+    spoken = bytes(range(256)) * 125
+    async with gateway_system(server.url, cell) as system:
+        async with system.es.session("acme", "en", ["es"]) as session:
+            await session.append(spoken, end_of_utterance=True)
+            session.detach()
+        path, event = f"/v1/sessions/{session.id}/audio", await finalized(system, session.id)
+
+        async def audio(**claims: Any) -> Any:
+            return await system.get(path, system.token("viewer", "acme", **claims), event=event)
+
+        async def heard() -> tuple[int, bytes]:
+            reply = await audio()
+            assert reply.headers["content-type"] == "audio/wav"
+            with wave.open(io.BytesIO(reply.content)) as file:
+                assert (file.getnchannels(), file.getsampwidth()) == (1, 2)
+                return file.getframerate(), file.readframes(file.getnframes())
+
+        assert await heard() == (16_000, spoken)
+        hidden = await audio(texts=False)
+        assert (hidden.status_code, hidden.json()["error"]["code"]) == (403, "FORBIDDEN")
+        for wrong, status in (("x", 400), ("1-0", 404)):
+            reply = await system.get(path, system.token("viewer"), event=wrong)
+            assert reply.status_code == status, wrong
+        await archive.seal(system)
+        store = system.es.stores[cell]
+        key = store.keys.audio(name_of(session.id))
+        await store.transport.command("DEL", key, key=key)
+        assert await heard() == (16_000, spoken), "from the archive"
+        system.gateway.archive = None
+        gone = await audio()
+        assert (gone.status_code, gone.json()["error"]["code"]) == (404, "NOT_FOUND")
+
+
+async def test_the_audio_of_an_encrypted_session_is_refused(
+    server: Server, cell: str, tmp_path: Path
+) -> None:
+    async with (
+        gateway_system(server.url, cell) as system,
+        client_of(system.es.stores[cell], KeyFolder(tmp_path / "keys")) as es,
+    ):
+        async with es.session("acme", "en", ["es"], encrypt=True) as session:
+            await session.append(SECOND, end_of_utterance=True)
+            session.detach()
+        event = await finalized(system, session.id)
+        path = f"/v1/sessions/{session.id}/audio"
+        reply = await system.get(path, system.token("operator"), event=event)
+        assert reply.status_code == 403
+        assert "encrypted" in reply.json()["error"]["message"]
+
+
+async def test_a_report_has_proofs_that_hold_without_the_archive(
+    server: Server, cell: str, tmp_path: Path
+) -> None:
+    archive = Sealing(tmp_path / "archive")
+    async with (
+        gateway_system(server.url, cell) as system,
+        serving(system.es, echo()),
+    ):
+        session = await speak(system)
+        await until_result(system, session)
+        await archive.seal(system)
+        path = f"/v1/sessions/{session}/report"
+        reply = await system.get(path, system.token("auditor"))
+        assert reply.status_code == 200, reply.text
+        assert f'filename="{session}.html"' in reply.headers["content-disposition"]
+        assert "sandbox" in reply.headers["content-security-policy"]
+        files = re.findall(r'"data:application/octet-stream;base64,([^"]+)"', reply.text)
+        proofs, public = sorted(map(b64decode, files), key=len, reverse=True)
+        for line in proofs.splitlines(keepends=True):
+            assert check_proof(line, decode_public(public, tmp_path), "proof").is_key_checked
+        hidden = await system.get(path, system.token("auditor", texts=False))
+        assert hidden.status_code == 403
