@@ -48,9 +48,17 @@ export function useNews(isWanted: (event: LogEvent) => boolean, key: string): { 
       timer = 0;
       setNews((count) => count + 1);
     };
-    const end = follow((event) => {
-      if (isWanted(event)) timer ||= window.setTimeout(tell, QUIET_MS);
-    }, setLive);
+    let hasOpened = false;
+    const end = follow(
+      (event) => {
+        if (isWanted(event)) timer ||= window.setTimeout(tell, QUIET_MS);
+      },
+      (isOpen) => {
+        setLive(isOpen);
+        if (isOpen && hasOpened) tell(); // something may have happened while the page was hidden
+        hasOpened ||= isOpen;
+      },
+    );
     return () => {
       clearTimeout(timer);
       end();

@@ -40,7 +40,7 @@ function App() {
       </header>
       <main id="main" tabIndex={-1}>
         {who.error && <ErrorNote error={who.error} />}
-        {who.data && who.error?.status !== 401 && <page.View key={`${place.page}/${place.id}`} place={place} role={who.data.role} />}
+        {who.data && who.error?.status !== 401 && <page.View key={`${place.page}/${place.id}`} place={place} role={who.data.role} tenant={who.data.tenant} />}
       </main>
     </>
   );

@@ -57,7 +57,9 @@ class Page:
         async for text in self._socket:
             message = msgspec.json.decode(text)
             if "id" in message:
-                self._replies.pop(message["id"]).set_result(message)
+                reply = self._replies.pop(message["id"])
+                if not reply.done():  # its caller has given up
+                    reply.set_result(message)
             elif message["method"] in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown"):
                 self.messages.append(str(message["params"])[:500])
 

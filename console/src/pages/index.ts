@@ -1,6 +1,7 @@
 // The pages, in the order of the menu.
 import type { ComponentType } from "preact";
 import type { Place } from "../route";
+import { ControlLog } from "./control_log";
 import { Job } from "./job";
 import { Letters } from "./letters";
 import { Node } from "./node";
@@ -14,6 +15,8 @@ import { Waiting } from "./waiting";
 export interface PageProps {
   place: Place;
   role: string;
+  /** The tenant of the token; `*` for all. */
+  tenant: string;
 }
 export interface ConsolePage {
   path: string;
@@ -32,4 +35,5 @@ export const PAGES: ConsolePage[] = [
   { path: "waiting", title: "Waiting", isInMenu: true, View: Waiting },
   { path: "dead-letters", title: "Dead letters", isInMenu: true, View: Letters },
   { path: "projections", title: "Projections", isInMenu: true, View: Projections },
+  { path: "control-log", title: "Control log", isInMenu: true, View: ControlLog },
 ];

@@ -20,7 +20,7 @@ export function Filter({ place, fields }: { place: Place; fields: Field[] }) {
         <label key={name}>
           {label}{" "}
           {options ? (
-            <select name={name} value={place.query[name] ?? ""}>
+            <select name={name} value={place.query[name] ?? options[0]}>
               {options.map((each) => (
                 <option value={each} key={each}>
                   {each || "all"}

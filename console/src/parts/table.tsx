@@ -4,6 +4,8 @@ import type { ComponentChildren } from "preact";
 export interface Column<T> {
   name: string;
   isNumber?: boolean;
+  /** Whether a long text continues on the next line. */
+  isWrapped?: boolean;
   /** Whether the reader may use the column; true if it is left out. */
   isShown?: boolean;
   cell: (row: T) => ComponentChildren;
@@ -28,7 +30,7 @@ export function Table<T>({ title, columns, rows }: { title: string; columns: Col
           {rows.map((row, index) => (
             <tr key={index}>
               {columns.map((column) => (
-                <td class={column.isNumber ? "number" : ""} key={column.name}>
+                <td class={column.isNumber ? "number" : column.isWrapped ? "wrap" : ""} key={column.name}>
                   {column.cell(row)}
                 </td>
               ))}
