@@ -42,6 +42,10 @@ CheckpointFile = Annotated[
 Snapshots = Annotated[
     bool, typer.Option("--snapshots", help="Also recompute every snapshot (slow).")
 ]
+Steps = Annotated[
+    bool,
+    typer.Option("--progress", help="With --json, also print a line for each step of progress."),
+]
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="FILE", help="Output file; else standard output.")
 ]
@@ -67,6 +71,7 @@ async def verify(
     checkpoint: CheckpointFile = None,
     key: KeyFile = None,
     snapshots: Snapshots = False,
+    progress_: Steps = False,
 ) -> int:
     """Find every edit, deletion, insertion and reordering; the exit code is 1 if there is one.
 
@@ -97,12 +102,18 @@ async def verify(
     with nullcontext() if options.json else progress("verifying", total) as set_progress:
         if set_progress is not None:
             verifier.on_progress(set_progress)
+        elif progress_:
+            verifier.on_progress(lambda events: _print_progress(events, total))
         report = verifier.run()
     if options.json:
         print_json({"clean": not report.problems} | msgspec.to_builtins(report))
     else:
         show_report(report)
     return 1 if report.problems else 0
+
+
+def _print_progress(events: int, total: int) -> None:
+    typer.echo(msgspec.json.encode({"verified": events, "total": total}).decode())
 
 
 @app.command()
@@ -181,7 +192,7 @@ def _type_of(result: CheckedProof) -> str:
 
 
 def _show_proof(result: CheckedProof) -> None:
-    from eventsched.cli.audit_report import KEY_NOT_CHECKED
+    from eventsched.archive.audit_text import KEY_NOT_CHECKED
     from eventsched.cli.output import print_line
     from eventsched.history.event_text import describe
     from eventsched.projection.fold import decode_event

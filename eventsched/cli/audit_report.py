@@ -1,50 +1,34 @@
-"""The text of `eventsched audit verify`, for readers who are not programmers.
+"""The text of `eventsched audit verify`.
 
-Owns: the sentences about problems, the events that they affect, and what the check cannot know.
-Never does: verify. Read next: archive/verifier.py, archive/affected.py.
+Owns: what is printed, and how much of it.
+Never does: verify, or choose the words. Read next: archive/audit_text.py, archive/verifier.py.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from eventsched.archive.audit_text import (
+    KEYS,
+    MEANINGS,
+    affected_text,
+    reach_text,
+    set_aside_text,
+    verdict_text,
+)
 from eventsched.cli.output import print_line
-from eventsched.formatting import day_and_clock, plural
-from eventsched.schema.ids import ms_of
 
 if TYPE_CHECKING:
-    from eventsched.archive.affected import Affected
-    from eventsched.archive.layout import SetAsideNote
-    from eventsched.archive.verifier import AuditReport, Effect, Reach
+    from eventsched.archive.verifier import AuditReport
 
-KEY_NOT_CHECKED = "consistent, key not checked"
-"""The verdict without a trusted key: the files agree with each other, by a key that anybody can
-have made."""
 SHOWN_MAX = 20
 """Problems in the text output; --json prints all."""
-SESSIONS_SHOWN_MAX = 5
-MEANINGS: dict[Effect, str] = {
-    "archive": "another key has signed this archive: do not rely on anything in it",
-    "extra": "the file is not part of the archive; no archived event is affected",
-    "signature": "it is not proven that these events happened, or in this order",
-    "missing": "events are missing, or their record cannot be read",
-    "events": "these events cannot be read, or are not those that were recorded",
-    "sessions": "the events are as recorded; the list by session is not, so the history of a "
-    "session may lack some of them",
-    "snapshot": "the events are as recorded; a summary that was computed from them is not",
-    "audio": "the events are as recorded; the stored sound of this time is not",
-    "columns": "the events are as recorded; the columns that queries read differ from them",
-    "pack": "the events are as recorded; the file that joins them for fast searches is not",
-    "set_aside": "segments that were put aside, or the note about them, are not as recorded",
-    "checkpoint": "events were replaced or put aside after the checkpoint was written",
-}
-"""What a problem means, by its effect."""
 
 
 def show_report(report: AuditReport) -> None:
     """Print the segments that were set aside, the problems, the verdict, and its limits."""
     for note in report.set_aside:
-        print_line(_set_aside(note))
+        print_line(f"SET ASIDE  {set_aside_text(note)}")
     for problem in report.problems[:SHOWN_MAX]:
         print_line(f"CHANGED  {problem}")
         print_line(f"  means: {MEANINGS[problem.effect]}")
@@ -52,78 +36,7 @@ def show_report(report: AuditReport) -> None:
             print_line(f"  affects: {affected_text(problem.affected)}")
     if len(report.problems) > SHOWN_MAX:
         print_line(f"and {len(report.problems) - SHOWN_MAX:,} more (--json has all)")
-    parts = [
-        plural(report.events, "event"),
-        plural(report.segments, "segment"),
-        plural(report.cells, "cell"),
-    ]
-    if report.checkpoints:
-        parts.append(plural(report.checkpoints, "checkpoint head"))
-    verdict = "unchanged" if report.is_key_checked else KEY_NOT_CHECKED
-    if report.problems:
-        verdict = plural(len(report.problems), "problem")
-    print_line(f"{verdict}: {', '.join(parts)}, key {report.key}")
+    print_line(verdict_text(report))
     for reach in report.reach:
         print_line(f"  {reach.cell}: {reach_text(reach)}")
     print_line(f"  key: {KEYS[report.key_from]}")
-
-
-KEYS = {
-    "file": "checked with the trusted key of --key",
-    "checkpoint": "checked with the key that signed the checkpoint",
-    "archive": "checked with the key found in the archive; a user who can write to the archive can "
-    "replace events and key together: name a trusted copy of the key by --key",
-}
-"""By the source of the key, what its check is worth."""
-
-
-def reach_text(reach: Reach) -> str:
-    """Return up to which time the events of a cell are untouched, by what, and what is unknown."""
-    last, cut = _time(reach.last), "a cut end cannot be seen"
-    if not reach.checkpoint:
-        return (
-            f"untouched up to {last} by the signatures in the archive; without a checkpoint from "
-            f"elsewhere {cut}: name one by --checkpoint"
-        )
-    text = f"untouched up to {_time(reach.checkpoint_last)} by checkpoint {reach.checkpoint}"
-    later = reach.events - reach.checkpoint_events
-    if later:
-        text += f"; {plural(later, 'later event')} up to {last} by the signatures in the archive"
-    return f"{text}; after {last} {cut}"
-
-
-def affected_text(affected: Affected) -> str:
-    """Return how many events of which time and sessions a problem concerns."""
-    count = "events" if affected.events is None else plural(affected.events, "event")
-    first, last = affected.first, affected.last
-    if not affected.is_gap:
-        range_ = f"from {_time(first)} to {_time(last)}"
-    elif first:
-        range_ = f"between {_time(first)} and {_time(last)}"
-    else:
-        range_ = f"before {_time(last)}"
-    return f"{count} of cell {affected.cell}, {range_}, of {_sessions(affected)}"
-
-
-def _sessions(affected: Affected) -> str:
-    total, named = affected.sessions_total, affected.sessions[:SESSIONS_SHOWN_MAX]
-    if total is None:
-        return "sessions that are no longer known"
-    if not total:
-        return "no session"
-    more = f" and {total - len(named):,} more" if total > len(named) else ""
-    return f"{plural(total, 'session')}: {', '.join(named)}{more}"
-
-
-def _time(entry_id: str) -> str:
-    return day_and_clock(ms_of(entry_id))
-
-
-def _set_aside(note: SetAsideNote) -> str:
-    reason = f"which the log had lost; by {note.by}: {note.why}"
-    if not note.why:
-        reason = "for an unknown reason: their folder has no note.json"
-    return (
-        f"SET ASIDE  {note.cell}: {plural(note.segments, 'segment')}, {note.first} to "
-        f"{note.last}, {reason}"
-    )

@@ -23,6 +23,7 @@ from eventsched.errors import InvalidMessage, NodeUnknown, NotFound
 from eventsched.gateway.frames import FrameDecoder
 from eventsched.gateway.rebuilds import RebuildReply
 from eventsched.gateway.replies import json_reply
+from eventsched.gateway.request_body import read_body
 from eventsched.gateway.service import Gateway
 from eventsched.projection.installed import missing_read_model
 from eventsched.schema import keys
@@ -31,7 +32,6 @@ from eventsched.store.cell import Store
 from eventsched.store.operator_commands import Act
 from eventsched.tokens.claims import Claims
 
-BODY_BYTES_MAX = 65_536
 BY_BYTES_MAX = 200
 PAGE = "docs/gateway.md"
 _Why: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
@@ -164,11 +164,7 @@ def _dead_letter(request: Request, gateway: Gateway) -> tuple[Store, str]:
 
 async def _body(request: Request, decoder: FrameDecoder[Body]) -> Body:
     """Return the body of a request. Raises InvalidMessage."""
-    content = b""
-    async for part in request.stream():
-        content += part
-        if len(content) > BODY_BYTES_MAX:
-            raise InvalidMessage.of("body", f"at most {BODY_BYTES_MAX:,} bytes", "shorten it")
+    content = await read_body(request)
     body = decoder.decode(content.decode("utf-8", "replace"))
     if not body.why.strip():
         raise InvalidMessage.of("why", "a reason", "say why; the log records it")

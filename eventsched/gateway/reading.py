@@ -72,6 +72,10 @@ class CellArchive(msgspec.Struct, frozen=True, kw_only=True):
     events: int
     last: str
     """Id of the last archived event; empty if there is none."""
+    root: str
+    """Root of the signed tree over all segments; empty if there is none."""
+    key: str
+    """Fingerprint of the key that signs the archive."""
 
 
 @in_turn
@@ -207,6 +211,8 @@ async def why(request: Request, gateway: Gateway, claims: Claims) -> Response:
 @in_turn
 async def archive(request: Request, gateway: Gateway, claims: Claims) -> Response:
     """How far the archive reaches, by cell."""
+    from eventsched.archive.signing import fingerprint
+
     folder = gateway.archive
     if folder is None:
         raise NotFound("this gateway reads no archive: start it with --archive")
@@ -219,6 +225,8 @@ async def archive(request: Request, gateway: Gateway, claims: Claims) -> Respons
                 segments=0 if head is None else head.segments,
                 events=0 if head is None else head.events,
                 last="" if head is None else head.last,
+                root="" if head is None else head.root,
+                key=fingerprint(folder.public),
             )
         )
     return json_reply(cells)

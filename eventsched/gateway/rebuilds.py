@@ -11,16 +11,15 @@ at any gateway starts them again.
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import anyio
 import msgspec
-from anyio.abc import Process, TaskGroup
+from anyio.abc import TaskGroup
 
 from eventsched.errors import EventschedError
+from eventsched.gateway.child_commands import CommandFailed, running_command
 from eventsched.logs import get_logger
 from eventsched.server.choice import URL_VARIABLE
 from eventsched.store.operator_commands import Act
@@ -121,41 +120,20 @@ class Rebuilds:
         ]  # fmt: skip
         if self._archive:
             options.append(f"--archive={self._archive}")
-        # -P: a module is not imported from the current folder
-        program = [sys.executable, "-P", "-m", "eventsched.cli", "--quiet", "rebuild", "--json"]
-        return [*program, *options, "--", *names]
+        return ["rebuild", "--json", *options, "--", *names]
 
     async def _run(self, rebuild: _Rebuild, command: Sequence[str]) -> None:
         """Run the process until it ends; a gateway that ends terminates it."""
         try:
-            process = await anyio.open_process(
-                command, stdin=subprocess.DEVNULL, env=self._environment, start_new_session=True
-            )
-            async with process:
-                output, errors = await _read(process)
-                await process.wait()
-            if process.returncode:
-                lines = errors.strip().splitlines()
-                rebuild.failure = lines[-1] if lines else f"exit code {process.returncode}"
-                log.warning("rebuild failed", error=rebuild.failure)
-            else:
-                rebuild.rebuilds = msgspec.json.decode(output)["rebuilds"]
+            async with running_command(command, self._environment) as running:
+                lines = [line async for line in running.lines(OUTPUT_BYTES_MAX)]
+                await running.end(0)
+            rebuild.rebuilds = msgspec.json.decode(b"\n".join(lines))["rebuilds"]
+        except CommandFailed as error:
+            rebuild.failure = str(error)
+            log.warning("rebuild failed", error=rebuild.failure)
         except Exception as error:
             rebuild.failure = f"the rebuild cannot run: {error}"
             log.exception("rebuild failed")
         finally:
             rebuild.ended.set()
-
-
-async def _read(process: Process) -> tuple[bytes, str]:
-    """Return the output and the messages of a process."""
-    received: dict[str, bytes] = {"output": b"", "errors": b""}
-
-    async def read(name: str, stream: Any) -> None:
-        async for part in stream:
-            received[name] = (received[name] + part)[-OUTPUT_BYTES_MAX:]
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(read, "output", process.stdout)
-        tasks.start_soon(read, "errors", process.stderr)
-    return received["output"], received["errors"].decode(errors="replace")

@@ -13,6 +13,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from eventsched.audit.dead_letters import LetterOutcome
 from eventsched.audit.explain import JobExplanation
 from eventsched.gateway import (
+    archive_audit,
+    archive_query,
     console,
     event_stream,
     health,
@@ -23,6 +25,7 @@ from eventsched.gateway import (
     openapi,
     operations,
     producer_socket,
+    projections,
     reading,
     session_report,
     timeline_picture,
@@ -125,7 +128,30 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("POST", "/v1/nodes/{id}/drain", operations.drain, OPERATE, DrainReply, (), DrainRequest),
     Route("POST", "/v1/rebuild", operations.rebuild, OPERATE, RebuildReply, (), RebuildRequest),
+    Route(
+        "GET", "/v1/projections", projections.projections, READ_SYSTEM, list[projections.ReadModel]
+    ),
     Route("GET", "/v1/archive", reading.archive, AUDIT, list[reading.CellArchive]),
+    Route(
+        "GET",
+        "/v1/archive/{cell}/segments",
+        archive_audit.segments,
+        AUDIT,
+        archive_audit.SegmentList,
+        ("after", "count"),
+    ),
+    Route("GET", "/v1/archive/checkpoint", archive_audit.checkpoint, AUDIT),
+    Route("GET", "/v1/archive/proof", archive_audit.proof, AUDIT, None, ("event", "cell")),
+    Route("GET", "/v1/archive/verify", archive_audit.verify, AUDIT, content="text/event-stream"),
+    Route(
+        "POST",
+        "/v1/archive/query",
+        archive_query.query,
+        AUDIT,
+        archive_query.QueryReply,
+        (),
+        archive_query.QueryRequest,
+    ),
     Route("GET", "/v1/state/{kind}/{id:path}", reading.state, READ, State, AT),
     Route("GET", "/v1/sessions", listing.sessions, READ, ITEMS, (*PAGED, "tenant", "status")),
     Route("GET", "/v1/jobs", listing.jobs, READ, ITEMS, (*PAGED, "tenant", "session")),

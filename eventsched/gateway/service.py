@@ -70,6 +70,8 @@ class Gateway:
         """The shared reader of new events, by cell."""
         self.stopping = anyio.Event()
         """Set when the gateway ends: streams and sockets end, and their clients come again."""
+        self.is_verifying = False
+        """Whether a verification of the archive runs."""
         self.sockets = 0
         self.console = read_console()
         """The files of the console by path; empty without a build."""

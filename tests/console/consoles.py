@@ -18,6 +18,7 @@ from secrets import token_hex
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
+from eventsched.schema.keys import CELLS
 from tests.gateway.gateways import GatewaySystem, gateway_system
 from tests.gateway.sealing import Sealing
 from tests.gateway.test_producer import echo
@@ -132,6 +133,12 @@ async def check_axe(page: Page) -> None:
     assert await page.evaluate("violations") == []
 
 
+async def name_cells(system: GatewaySystem) -> None:
+    """Let the commands that a gateway runs find the cells of the server."""
+    (store, *_) = system.es.stores.values()
+    await store.transport.command("SET", CELLS, ",".join(system.es.stores), key=store.keys.log)
+
+
 @asynccontextmanager
 async def in_one_task(context: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
     """Enter and leave a context in one task, whatever task the fixture begins and ends in."""
@@ -157,18 +164,21 @@ async def in_one_task(context: AbstractAsyncContextManager[T]) -> AsyncIterator[
 
 
 @asynccontextmanager
-async def _running(server: Server) -> AsyncIterator[Console]:
+async def _running(server: Server, microphone: Path | None) -> AsyncIterator[Console]:
     cell = f"t{token_hex(7)}"
     with TemporaryDirectory() as folder:
         archive = Sealing(Path(folder) / "archive")
         async with (
             gateway_system(server.url, cell, base_path=BASE) as system,
             serving(system.es, echo()),
-            chromium() as browser,
+            chromium(microphone) as browser,
         ):
+            await name_cells(system)
             yield Console(system, browser, archive)
 
 
-def one_console(server: Server) -> AbstractAsyncContextManager[Console]:
-    """A system with a node, all roles, a gateway, and a browser."""
-    return in_one_task(_running(server))
+def one_console(
+    server: Server, microphone: Path | None = None
+) -> AbstractAsyncContextManager[Console]:
+    """A system with a node, all roles, a gateway, and a browser whose microphone plays a file."""
+    return in_one_task(_running(server, microphone))

@@ -1,6 +1,7 @@
 // The pages, in the order of the menu.
 import type { ComponentType } from "preact";
 import type { Place } from "../route";
+import { Audit } from "./audit";
 import { ControlLog } from "./control_log";
 import { Job } from "./job";
 import { Letters } from "./letters";
@@ -35,5 +36,6 @@ export const PAGES: ConsolePage[] = [
   { path: "waiting", title: "Waiting", isInMenu: true, View: Waiting },
   { path: "dead-letters", title: "Dead letters", isInMenu: true, View: Letters },
   { path: "projections", title: "Projections", isInMenu: true, View: Projections },
+  { path: "audit", title: "Audit", isInMenu: true, View: Audit },
   { path: "control-log", title: "Control log", isInMenu: true, View: ControlLog },
 ];

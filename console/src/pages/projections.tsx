@@ -1,16 +1,47 @@
 // Projections and roles: who runs them, and how far they lag.
 import { duration, number, time } from "../format";
+import { Act } from "../parts/act";
 import { Empty, Loaded } from "../parts/notes";
 import { Table } from "../parts/table";
 import { useReply } from "../reply";
 import type { Status } from "../types";
+import type { PageProps } from "./index";
 import { STATUS_MS } from "./overview";
 
-export function Projections() {
+interface ReadModel {
+  cell: string;
+  name: string;
+  projection_set: string;
+  revision: string;
+  checkpoint: string;
+}
+
+export function Projections({ role }: PageProps) {
+  const models = useReply<ReadModel[]>("projections", {}, STATUS_MS);
   const reply = useReply<Status>("status", {}, STATUS_MS);
   return (
     <>
       <h1>Projections and roles</h1>
+      {models.data && (
+        <Table
+          title="Read models"
+          rows={models.data}
+          columns={[
+            { name: "Read model", cell: (each) => each.name },
+            { name: "Cell", cell: (each) => each.cell },
+            { name: "Set", cell: (each) => each.projection_set },
+            { name: "Live revision", cell: (each) => each.revision },
+            { name: "Checkpoint", cell: (each) => <code>{each.checkpoint}</code> },
+            {
+              name: "Act",
+              isShown: role === "operator",
+              cell: (each) => (
+                <Act name="Rebuild" label={each.name} path="rebuild" body={{ read_models: [each.name] }} isLong />
+              ),
+            },
+          ]}
+        />
+      )}
       <Loaded reply={reply}>
         {({ cells }) => (
           <>

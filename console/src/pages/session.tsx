@@ -1,8 +1,8 @@
 // One session: its timeline, the text in each language, its events, its state at a moment. What the
 // address selects (an utterance, a job, an event) is shown beside them.
-import { address } from "../api";
 import { number, time } from "../format";
 import { useNews } from "../live";
+import { Download } from "../parts/download";
 import { Events } from "../parts/events";
 import { Empty, ErrorNote, Loaded } from "../parts/notes";
 import { Pager } from "../parts/pager";
@@ -47,9 +47,7 @@ export function Session({ place, role }: PageProps) {
             {((view.targets as string[] | undefined) ?? []).join(", ")} · tenant {String(view.tenant)} · opened{" "}
             {time(Number(view.opened_ms))} <span class={isLive ? "badge good" : "badge"}>{isLive ? "live" : "not live"}</span>
             {role !== "viewer" && (
-              <a class="button" href={address(`sessions/${id}/report`)} download="">
-                Prove it: download a report with proofs
-              </a>
+              <Download text="Prove it: a report with proofs" path={`sessions/${id}/report`} file={`${place.id}.html`} />
             )}
           </p>
         )}

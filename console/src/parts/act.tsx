@@ -9,9 +9,11 @@ interface ActProps {
   label: string;
   path: string;
   body?: object;
+  /** The act may go on after the reply, which then says so; the request is repeated until its end. */
+  isLong?: boolean;
 }
 
-export function Act({ name, label, path, body = {} }: ActProps) {
+export function Act({ name, label, path, body = {}, isLong }: ActProps) {
   const [isOpen, setOpen] = useState(false);
   const [why, setWhy] = useState("");
   const [outcome, setOutcome] = useState("");
@@ -24,9 +26,11 @@ export function Act({ name, label, path, body = {} }: ActProps) {
   };
   const send = async (event: SubmitEvent) => {
     event.preventDefault();
-    setOutcome("…");
+    setOutcome(isLong ? "running …" : "…");
     try {
-      await post(path, { ...body, why, request });
+      const act = () => post<{ is_running?: boolean }>(path, { ...body, why, request });
+      let reply = await act();
+      while (isLong && reply.is_running) reply = await act();
       setOutcome("done");
       setOpen(false);
     } catch (error) {

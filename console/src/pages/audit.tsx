@@ -1,0 +1,90 @@
+// The archive: how far it reaches, whether it was changed, proofs to download, and SQL over it.
+import { number, time, msOf } from "../format";
+import { useState } from "preact/hooks";
+import { Download } from "../parts/download";
+import { Empty, Loaded } from "../parts/notes";
+import { Query } from "../parts/query";
+import { Segments } from "../parts/segments";
+import { Verification } from "../parts/verification";
+import { useReply } from "../reply";
+
+const READ_MS = 10_000;
+
+interface CellArchive {
+  cell: string;
+  segments: number;
+  events: number;
+  last: string;
+  root: string;
+  key: string;
+}
+
+export function Audit() {
+  const reply = useReply<CellArchive[]>("archive", {}, READ_MS);
+  return (
+    <>
+      <h1>Audit</h1>
+      <Loaded reply={reply}>
+        {(cells) => (
+          <>
+            {cells.length === 0 && <Empty>The archive has no segment yet: the archiver seals the log by and by.</Empty>}
+            {cells.map((cell) => (
+              <section key={cell.cell} aria-label={`Archive of cell ${cell.cell}`}>
+                <h2>Archive of cell {cell.cell}</h2>
+                <dl class="tiles">
+                  <Tile name="Segments" value={number(cell.segments)} />
+                  <Tile name="Events" value={number(cell.events)} />
+                  <Tile name="Reaches to" value={cell.last && time(msOf(cell.last))} />
+                  <Tile name="Signed by key" value={cell.key} />
+                </dl>
+                <p>
+                  Root of the signed tree: <code>{cell.root}</code>
+                </p>
+                <Segments cell={cell.cell} />
+              </section>
+            ))}
+            {cells.length > 0 && (
+              <>
+                <Verification />
+                <Proofs />
+                <Query />
+              </>
+            )}
+          </>
+        )}
+      </Loaded>
+    </>
+  );
+}
+
+function Tile({ name, value }: { name: string; value: string }) {
+  return (
+    <div>
+      <dt>{name}</dt>
+      <dd>{value}</dd>
+    </div>
+  );
+}
+
+function Proofs() {
+  const [event, setEvent] = useState("");
+  return (
+    <section aria-label="Proofs">
+      <h2>Checkpoint and proofs</h2>
+      <p>
+        A checkpoint is the signed head of each cell. Keep it in another place than the archive: with it, a
+        verification by <code>eventsched audit verify --checkpoint</code> also finds segments that were removed.
+      </p>
+      <p>
+        <Download text="Download the checkpoint" path="archive/checkpoint" file="checkpoint.json" />
+      </p>
+      <div class="filter">
+        <label>
+          Id of an event{" "}
+          <input value={event} placeholder="1700000000000-0" onInput={(each) => setEvent(each.currentTarget.value.trim())} />
+        </label>
+        <Download text="Download its proof" path="archive/proof" query={{ event }} file={`proof-${event}.json`} />
+      </div>
+    </section>
+  );
+}
