@@ -3,8 +3,11 @@
 export type Token = string | (() => string | Promise<string>);
 
 interface Connecting {
-  /** Token of the gateway; a function is called for each connection, and returns a fresh one. */
-  token: Token;
+  /**
+   * Token of the gateway; a function is called for each connection, and returns a fresh one. Without
+   * it, the browser sends the cookie of a login at the gateway, to a page of the gateway's origin.
+   */
+  token?: Token;
   /** Implementation of WebSocket. Needed where the runtime has none: Node.js before 22. */
   WebSocket?: unknown;
   /** How long to connect again after a connection broke. Sessions 60,000; nodes without limit. */

@@ -58,7 +58,7 @@ export class Link {
   /** @type {any} */ #check = null;
 
   /**
-   * @param {{url: string | URL, token: string | (() => string | Promise<string>), WebSocket?: any,
+   * @param {{url: string | URL, token?: string | (() => string | Promise<string>), WebSocket?: any,
    *   reconnectMs: number}} options
    * @param {string} path
    * @param {Owner} owner
@@ -153,7 +153,8 @@ export class Link {
       const bearer = typeof token === "function" ? await token() : token;
       if (this.#hasEnded) return;
       const address = `${String(url).replace(/^http/, "ws").replace(/\/+$/, "")}${this.#path}`;
-      socket = new WebSocket(address, [SUBPROTOCOL, `bearer.${bearer}`]);
+      const offered = bearer ? [SUBPROTOCOL, `bearer.${bearer}`] : [SUBPROTOCOL];
+      socket = new WebSocket(address, offered);
     } catch (error) {
       this.#onFailed(new EventschedError("CONNECTION_FAILED", String(error)));
       return;

@@ -48,7 +48,8 @@ def share_of(claims: Claims) -> str:
 
 PUBLIC: Access | None = None
 """For routes that need no token."""
-PRODUCE = _access("tenant", "producer")
+PRODUCE = _access("tenant", "producer", "operator")
+"""An operator may speak, to try a system in the console."""
 SERVE = _access("system", "node")
 READ = _access("tenant", "viewer", "auditor", "operator")
 ANY = _access("tenant", *ROLES)

@@ -15,6 +15,7 @@ MEDIA_TYPES = {
     ".html": "text/html",
     ".js": "text/javascript",
     ".svg": "image/svg+xml",
+    ".wav": "audio/wav",
 }
 """Suffix of a file -> its media type, the same on every machine; plain text for others."""
 

@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "/v1/dead-letters/{cell}/{id}/discard": {"operator"},
     "/v1/nodes/{id}/drain": {"operator"},
     "/v1/rebuild": {"operator"},
-    "WS /v1/sessions": {"producer"},
+    "WS /v1/sessions": {"producer", "operator"},
     "WS /v1/nodes": {"node"},
     "/v1/openapi.json": set(ROLES),
     "/v1/sessions": {"viewer", "auditor", "operator"},

@@ -11,6 +11,7 @@ import { Overview } from "./overview";
 import { Projections } from "./projections";
 import { Session } from "./session";
 import { Sessions } from "./sessions";
+import { TryIt } from "./try_it";
 import { Waiting } from "./waiting";
 
 export interface PageProps {
@@ -38,4 +39,5 @@ export const PAGES: ConsolePage[] = [
   { path: "projections", title: "Projections", isInMenu: true, View: Projections },
   { path: "audit", title: "Audit", isInMenu: true, View: Audit },
   { path: "control-log", title: "Control log", isInMenu: true, View: ControlLog },
+  { path: "try-it", title: "Try it", isInMenu: true, View: TryIt },
 ];
