@@ -13,6 +13,7 @@ from eventsched.cli.options import Options, command
 from eventsched.errors import InvalidMessage
 
 if TYPE_CHECKING:
+    from eventsched.cli.gateway_options import MakeGateway
     from eventsched.demo.run import Verdict
     from eventsched.store.connection import Connection
 
@@ -21,15 +22,25 @@ SPEED_MAX = 20.0
 
 Nodes = Annotated[int, typer.Option(help="Number of worker processes.")]
 Speed = Annotated[float, typer.Option(help="Speed of the speech; 1 is real time.")]
+WithConsole = Annotated[
+    bool,
+    typer.Option("--console", help="Serve the console during the demo, and stay until Ctrl-C."),
+]
 
 
 @command
-async def demo(options: Options, nodes: Nodes = 3, speed: Speed = 1.0) -> int:
+async def demo(
+    options: Options, nodes: Nodes = 3, speed: Speed = 1.0, with_console: WithConsole = False
+) -> int:
     """Run a conversation of three people in a room, and show jobs, nodes and latencies.
 
     The command starts roles and worker processes, streams bundled recordings, recognises and
     translates them, and prints the history of one session. The exit code is 1 if results are
     missing or wrong.
+
+    With --console, a gateway serves the console, and the command prints a link that opens it, once,
+    within a minute. After the conversation it prints another link, and nodes and console stay until
+    Ctrl-C, so that you can look at what has happened, and speak.
     """
     if not 1 <= nodes <= NODES_MAX:
         raise InvalidMessage.of("--nodes", f"1 to {NODES_MAX}, not {nodes}", "choose another")
@@ -40,22 +51,54 @@ async def demo(options: Options, nodes: Nodes = 3, speed: Speed = 1.0) -> int:
     require_recogniser()  # fail before a server is started
     from eventsched.cli.serve import settings_of
 
+    gateway = _gateway(options) if with_console else None
     async with options.connect(create=True, settings=settings_of([])) as connection:
-        return await _run(options, connection, nodes, speed)
+        return await _run(options, connection, nodes, speed, gateway)
 
 
-async def _run(options: Options, connection: Connection, nodes: int, speed: float) -> int:
+def _gateway(options: Options) -> MakeGateway:
+    """Return what makes the gateway of the console. Raises InvalidMessage."""
+    from eventsched.cli.gateway_options import local_gateway
+
+    gateway = local_gateway(options, "", None, is_wanted=True)
+    if gateway is None:
+        raise InvalidMessage.of(
+            "--console", "a server of the data folder, and the extra gateway", "leave out --url"
+        )
+    return gateway
+
+
+async def _run(
+    options: Options,
+    connection: Connection,
+    nodes: int,
+    speed: float,
+    make_gateway: MakeGateway | None,
+) -> int:
+    from contextlib import AsyncExitStack
+
+    import anyio
     from rich.console import Console
 
     from eventsched.cli.output import console, print_json
+    from eventsched.cli.serve import serving_console
     from eventsched.demo.run import run_demo
     from eventsched.demo.view import show_for
     from eventsched.roles.runner import running
 
     output = Console(quiet=True) if options.json else console()
     with show_for(output) as show:
-        async with running(connection):
-            verdict = await run_demo(connection, show, nodes=nodes, speed=speed)
+        async with running(connection), AsyncExitStack() as stack:
+            stay = None
+            if make_gateway is not None:
+                link = await stack.enter_async_context(serving_console(connection, make_gateway))
+                show.say(f"console: {link()}")
+
+                async def stay() -> None:
+                    show.say(f"console: {link()}  (Ctrl-C ends the demo)")
+                    await anyio.sleep_forever()
+
+            verdict = await run_demo(connection, show, nodes=nodes, speed=speed, stay=stay)
     if options.json:
         print_json(_as_json(verdict))
     else:

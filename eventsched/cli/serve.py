@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -241,6 +241,19 @@ async def _serving(connection: Connection, gateway: MakeGateway | None) -> Async
     config, key = gateway()
     async with serving_gateway(connection, config) as running_gateway:
         yield running_gateway.url if key is None else _login_link(running_gateway, key)
+
+
+@asynccontextmanager
+async def serving_console(
+    connection: Connection, gateway: MakeGateway
+) -> AsyncIterator[Callable[[], str]]:
+    """Serve the console while the block runs, and yield what makes a link, as often as needed."""
+    from eventsched.gateway.server import serving_gateway
+
+    config, key = gateway()
+    assert key is not None  # a gateway of the data folder has its key
+    async with serving_gateway(connection, config) as running_gateway:
+        yield lambda: _login_link(running_gateway, key)
 
 
 def _login_link(gateway: Gateway, key: TokenKey) -> str:

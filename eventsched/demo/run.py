@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,9 +59,21 @@ class Verdict:
 
 
 async def run_demo(
-    connection: Connection, show: Show, *, nodes: int = 3, speed: float = 1.0
+    connection: Connection,
+    show: Show,
+    *,
+    nodes: int = 3,
+    speed: float = 1.0,
+    stay: Callable[[], Awaitable[None]] | None = None,
 ) -> Verdict:
     """Run the demo once, at `speed` times the pace of real speech.
+
+    Args:
+        connection: The server.
+        show: Shows what happens.
+        nodes: Number of worker processes.
+        speed: Speed of the speech; 1 is real time.
+        stay: Awaited after the conversation, while the nodes still serve.
 
     Raises SpeechNotInstalled before anything is started.
     """
@@ -89,6 +101,8 @@ async def run_demo(
         board = Board({speaker.session.id: speaker.name for speaker in speakers})
         async with watching(store, log_from, board, show):
             await conversation.run(speed)
+        if stay is not None:
+            await stay()
     return judge(conversation, board, spoken)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from eventsched.demo.scoreboard import ACCURACY_MIN
@@ -49,12 +51,12 @@ class Demo:
                 continue  # ended meanwhile, a zombie, or somebody else's
         return found
 
-    def read_until(self, word: str) -> None:
-        """Its output has come to a line with this word."""
+    def read_until(self, word: str) -> str:
+        """The first line of its output with this word."""
         assert self.process.stdout
         for line in self.process.stdout:
             if word in line:
-                return
+                return line
         raise AssertionError(f"ended before it said {word!r}")
 
     def end(self) -> None:
@@ -93,6 +95,18 @@ def test_every_word_comes_through_and_nothing_stays(demos: list[Demo], tmp_path:
 def test_ctrl_c_ends_everything_in_order(demos: list[Demo], tmp_path: Path) -> None:
     demo = start(demos, tmp_path, "--nodes", "2")
     demo.read_until("working")
+    os.killpg(demo.process.pid, signal.SIGINT)
+    _, err = demo.process.communicate(timeout=ENDED_S)
+    assert (demo.process.returncode, err) == (130, "")
+    wait_for("its processes to end", lambda: not demo.left_running(), ENDED_S)
+
+
+def test_the_console_is_served_and_ends_with_the_demo(demos: list[Demo], tmp_path: Path) -> None:
+    demo = start(demos, tmp_path, "--nodes", "1", "--console")
+    line = demo.read_until("console: ")
+    address = re.fullmatch(r"console: (http://[^/]+)/(?:console/#|v1/login\?)code=\S+\n", line)
+    assert address, line
+    assert httpx.get(f"{address[1]}/readyz", trust_env=False).status_code == 200
     os.killpg(demo.process.pid, signal.SIGINT)
     _, err = demo.process.communicate(timeout=ENDED_S)
     assert (demo.process.returncode, err) == (130, "")
