@@ -46,7 +46,11 @@ async def register_nodes(
 
 
 async def open_sessions(
-    store: Store, count: int, pairs: Sequence[tuple[str, str]] = (("en", "es"),)
+    store: Store,
+    count: int,
+    pairs: Sequence[tuple[str, str]] = (("en", "es"),),
+    *,
+    prefix: str = "session",
 ) -> list[SessionGrant]:
     """Open sessions of one tenant; session i has the (i mod n)-th of the n language pairs."""
     grants: list[SessionGrant] = []
@@ -56,7 +60,7 @@ async def open_sessions(
             source, target = pairs[number % len(pairs)]
             grants.append(
                 await store.open_session(
-                    name=f"session-{number:05d}", token=f"token-{number}", secret_sha1="0" * 40,
+                    name=f"{prefix}-{number:05d}", token=f"token-{number}", secret_sha1="0" * 40,
                     tenant="bench",
                     source=source, targets=[target], features=[], features_hash="none",
                     encoding="pcm16", sample_rate=16_000, priority=1, room="",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from benchmarks.micro.append import Append
 from benchmarks.micro.archive import Archive
+from benchmarks.micro.console_reads import ConsoleReads
 from benchmarks.micro.dispatch import Dispatch
 from benchmarks.micro.gateway import Gateway
 from benchmarks.micro.growth import Growth
@@ -19,5 +20,17 @@ from benchmarks.micro.stage import Bench
 
 BENCHES: dict[str, type[Bench]] = {
     bench.name: bench
-    for bench in (Append, Archive, Dispatch, Gateway, Growth, Jobs, Latency, Project, Sessions, Raw)
+    for bench in (
+        Append,
+        Archive,
+        ConsoleReads,
+        Dispatch,
+        Gateway,
+        Growth,
+        Jobs,
+        Latency,
+        Project,
+        Sessions,
+        Raw,
+    )
 }

@@ -31,11 +31,11 @@ async def worked_log(store: Store, jobs: int) -> None:
     for number in range(EACH):
         await finalize_utterances(store, sessions, [number])
         while (await dispatcher.step()).left:
-            await _record_all(store, nodes, positions)
-        await _record_all(store, nodes, positions)
+            await record_all(store, nodes, positions)
+        await record_all(store, nodes, positions)
 
 
-async def _record_all(store: Store, nodes: list[NodeGrant], positions: dict[str, str]) -> None:
+async def record_all(store: Store, nodes: list[NodeGrant], positions: dict[str, str]) -> None:
     """Record a result for each new assignment in the nodes' inboxes."""
     for node in nodes:
         inbox = store.keys.inbox(name_of(node.node))

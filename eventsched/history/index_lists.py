@@ -110,7 +110,9 @@ class ListReader:
         """
         page = _IndexPage(count, after)
         key = self._store.keys.session_index_ends
-        async for members in self._members(key, after, is_newest_first=True):
+        # Without a filter every member is shown: a record of thousands of utterances is large.
+        step = STEP if self._tenant or status else min(STEP, count + 1)
+        async for members in self._members(key, after, is_newest_first=True, step=step):
             names = await self._of_tenant([name for _, name in members])
             listed = set(names)
             records = await self._records("session", names)
@@ -221,7 +223,7 @@ class ListReader:
     # --- members and records --------------------------------------------------------------------
 
     async def _members(
-        self, key: str, after: str, *, is_newest_first: bool = False
+        self, key: str, after: str, *, is_newest_first: bool = False, step: int = STEP
     ) -> AsyncIterator[list[tuple[float, str]]]:
         """Yield the (score, member) of a sorted set after a position, in batches."""
         position = _position_of(after) if after else None
@@ -238,7 +240,7 @@ class ListReader:
         while True:
             low = start if last is None else repr(last[0])
             reply = await self._store.transport.command(
-                "ZRANGE", key, low, end, "BYSCORE", *order, "LIMIT", offset, STEP, "WITHSCORES",
+                "ZRANGE", key, low, end, "BYSCORE", *order, "LIMIT", offset, step, "WITHSCORES",
                 key=key,
             )  # fmt: skip
             read = _scored(reply)
@@ -258,8 +260,8 @@ class ListReader:
                     yield members
                 last, offset = end_of_batch, 0
             else:
-                offset += STEP  # all of these members have the score of the last one
-            if len(read) < STEP:
+                offset += step  # all of these members have the score of the last one
+            if len(read) < step:
                 return
 
     async def _of_tenant(self, names: list[str]) -> list[str]:
