@@ -66,8 +66,8 @@ console: $(STAMP)  ## Build the console into eventsched/gateway/static (npm of t
 	@$(BIN)/python -m tools.console
 
 SHOTS ?= build/screenshots
-screenshots: $(STAMP) console  ## Take pictures of the pages of the console in Chromium: SHOTS=DIR
-	@$(BIN)/python -m tests.console.screenshots $(SHOTS)
+screenshots: $(STAMP) console  ## Take pictures of the pages of the console in Chromium: SHOTS=DIR; DOCS=docs those of the docs
+	@$(BIN)/python -m tests.console.screenshots $(SHOTS) $(DOCS)
 
 types-js: $(STAMP)  ## Check types of the JavaScript client (TypeScript, installed by npm)
 	@$(BIN)/python -m tools.types_js

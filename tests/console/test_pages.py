@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.console.consoles import Console, check_axe
+from tests.console.consoles import Console, check_axe, press
 from tests.gateway.test_operations import add_dead_letter
 
 pytestmark = [
@@ -69,6 +69,39 @@ async def test_axe_finds_nothing_on_any_page(console: Console) -> None:
     paths = ("", "sessions", "nodes", "waiting", "projections")
     for path in (*paths, f"job/{session}:0:es", f"node/{console.cell}.n1"):
         await check_axe(await console.show(path))
+
+
+FOCUSABLE = """[...document.querySelectorAll(
+    'a[href], button, input, select, textarea, summary, [tabindex="0"]')]
+    .filter(each => !each.disabled && each.getAttribute('tabindex') !== '-1'
+        && each.checkVisibility())"""
+"""Every part of a page that acts, or that scrolls."""
+MISSED = f"""(reached.add(document.activeElement),
+    {FOCUSABLE}.filter(each => !reached.has(each)).map(each => each.outerHTML))"""
+PRESSES_MAX = 150
+
+
+async def test_every_page_is_used_by_keyboard(console: Console) -> None:
+    session = await console.speak()
+    await console.archive.seal(console.system)
+    paths = (
+        "", "sessions", f"session/{session}", f"job/{session}:0:es", "nodes",
+        f"node/{console.cell}.n1", "waiting", "dead-letters", "projections", "audit",
+        "control-log", "try-it",
+    )  # fmt: skip
+    for path in paths:
+        page = await console.show(path)
+        await page.evaluate("window.reached = new Set(); 0")
+        missed = [path]
+        for _ in range(PRESSES_MAX):
+            await press(page, "Tab")
+            missed = await page.evaluate(MISSED)
+            if not missed:
+                break
+        assert missed == [], path
+        outline = "getComputedStyle(document.querySelector('nav a')).outlineStyle"
+        await page.evaluate("document.querySelector('nav a').focus()")
+        assert await page.evaluate(outline) in ("solid", "auto"), "focus is visible"
 
 
 @pytest.mark.parametrize("path", ["session/none", "job/none", "node/none"])

@@ -49,14 +49,14 @@ function Stages({ stages }: { stages: Stage[] }) {
         { name: "From", cell: (each) => time(each.from_ms) },
         { name: "Took", isNumber: true, cell: (each) => `${duration(each.ms)}${each.is_open ? " so far" : ""}` },
         {
-          name: "Share of the time",
+          name: "Share",
           cell: (each) => (
             <svg class="bar" viewBox="0 0 1000 16" preserveAspectRatio="none" aria-hidden="true">
               <rect x={share(each.from_ms - start)} width={Math.max(4, share(each.ms))} height="16" />
             </svg>
           ),
         },
-        { name: "Ended by", cell: (each) => each.waited_for },
+        { name: "Ended by", isWrapped: true, cell: (each) => each.waited_for },
       ]}
     />
   );

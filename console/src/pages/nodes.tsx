@@ -9,6 +9,9 @@ import type { Cell, NodeClass, Status } from "../types";
 import type { PageProps } from "./index";
 import { STATUS_MS } from "./overview";
 
+/** Rows of a class. */
+const SHOWN_MAX = 100;
+
 export function Nodes({ role }: PageProps) {
   const reply = useReply<Status>("status", {}, STATUS_MS);
   return (
@@ -31,7 +34,9 @@ export function Nodes({ role }: PageProps) {
 }
 
 function ClassView({ cell, nodeClass, role }: { cell: Cell; nodeClass: NodeClass; role: string }) {
-  const { sources, targets, features, suspended, nodes } = nodeClass;
+  const { sources, targets, features, suspended } = nodeClass;
+  // The busiest first: a page with thousands of rows answers no question.
+  const nodes = [...nodeClass.nodes].sort((a, b) => b.leases / b.slots - a.leases / a.slots).slice(0, SHOWN_MAX);
   return (
     <section>
       <h2>
@@ -40,7 +45,7 @@ function ClassView({ cell, nodeClass, role }: { cell: Cell; nodeClass: NodeClass
       {features.length > 0 && <p>Features: {features.join(", ")}</p>}
       {suspended.length > 0 && <p class="note error">Suspended for {suspended.join(", ")}.</p>}
       <Table
-        title={plural(nodes.length, "node")}
+        title={`${plural(nodeClass.nodes.length, "node")}, the busiest first${nodes.length < nodeClass.nodes.length ? `: ${nodes.length} are shown` : ""}`}
         rows={nodes}
         columns={[
           { name: "Node", cell: (each) => <a href={link("node", each.node)}>{each.node}</a> },

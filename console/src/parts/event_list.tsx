@@ -12,7 +12,16 @@ interface EventListProps {
 
 export function EventList({ events, selected, hrefOf }: EventListProps) {
   const marked = useRef<HTMLLIElement>(null);
-  useEffect(() => marked.current?.scrollIntoView({ block: "nearest" }), [selected, events.length]);
+  useEffect(() => {
+    // Scroll the list alone: the page stays where its reader looks.
+    const place = marked.current;
+    const list = place?.closest(".selection");
+    if (!place || !list) return;
+    const below = place.getBoundingClientRect().bottom - list.getBoundingClientRect().bottom;
+    const above = list.getBoundingClientRect().top - place.getBoundingClientRect().top;
+    if (below > 0) list.scrollTop += below;
+    else if (above > 0) list.scrollTop -= above;
+  }, [selected, events.length]);
   const typeOf = new Map(events.map((event) => [event.id, event.type]));
   return (
     <ol class="events">

@@ -6,25 +6,25 @@ import type { LogEvent } from "../types";
 export function Events({ events }: { events: LogEvent[] }) {
   return (
     <div class="scroll" tabIndex={0} role="region" aria-label="Events">
-      <table>
+      <table role="table">
         <caption>{plural(events.length, "event")}</caption>
         <thead>
-          <tr>
-            <th scope="col">Time</th>
-            <th scope="col">Event</th>
-            <th scope="col">Of</th>
-            <th scope="col">Data</th>
+          <tr role="row">
+            <th role="columnheader" scope="col">Time</th>
+            <th role="columnheader" scope="col">Event</th>
+            <th role="columnheader" scope="col">Of</th>
+            <th role="columnheader" scope="col">Data</th>
           </tr>
         </thead>
         <tbody>
           {events.map((event) => (
-            <tr key={event.id} id={`event-${event.id}`}>
-              <td>
+            <tr role="row" key={event.id} id={`event-${event.id}`}>
+              <td role="cell" data-label="Time">
                 {clock(msOf(event.id), true)}
                 <br />
                 <code class="dim">{event.id}</code>
               </td>
-              <td>
+              <td role="cell" data-label="Event">
                 {event.type ?? "unreadable"}
                 {event.cause && (
                   <>
@@ -33,11 +33,11 @@ export function Events({ events }: { events: LogEvent[] }) {
                   </>
                 )}
               </td>
-              <td>
+              <td role="cell" data-label="Of">
                 {event.job && <a href={link("job", event.job)}>job</a>}{" "}
                 {event.node && <a href={link("node", event.node)}>{event.node}</a>}
               </td>
-              <td class="wrap">
+              <td role="cell" data-label="Data" class="wrap">
                 {event.text?.text && <p class="text">{event.text.text}</p>}
                 <details>
                   <summary>{event.undecodable ?? summary(event.data)}</summary>

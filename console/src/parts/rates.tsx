@@ -1,7 +1,9 @@
-// Events a second of the last two minutes, from the stream of events.
+// Events a second and latencies of the last two minutes, from the stream of events.
 import { useEffect, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
+import { clock, duration, number } from "../format";
+import { Latencies, type Quantiles } from "../latencies";
 import { follow } from "../live";
 
 const SECONDS = 120;
@@ -11,10 +13,14 @@ const SERIES = [
   { type: "JobFailed", label: "failed", color: "#c4252f" },
 ];
 
+const NONE: Quantiles = { count: 0, p50: 0, p99: 0 };
+const NO_WAITS: Record<string, Quantiles> = { "Finalize to dispatch": NONE, "Finalize to result": NONE };
+
 /** The counts of events by second, and a chart of them. */
 export function Rates() {
   const place = useRef<HTMLDivElement>(null);
   const [isLive, setLive] = useState(false);
+  const [waits, setWaits] = useState(NO_WAITS);
   useEffect(() => {
     const parent = place.current!;
     const start = Math.floor(Date.now() / 1_000) - SECONDS;
@@ -25,9 +31,13 @@ export function Rates() {
       {
         width: parent.clientWidth,
         height: 160,
+        padding: [null, 40, null, null],
         cursor: { show: false },
         scales: { y: { range: (_, __, max) => [0, Math.max(5, max * 1.1)] } },
-        axes: [axis, { ...axis, size: 36 }],
+        axes: [
+          { ...axis, space: 90, values: (_, times) => times.map((each) => clock(each * 1_000)) },
+          { ...axis, size: 36 },
+        ],
         series: [{}, ...SERIES.map(({ label, color }) => ({ label, stroke: color, width: 2 }))],
         legend: { live: false },
       },
@@ -36,7 +46,12 @@ export function Rates() {
     );
     const sized = new ResizeObserver(() => chart.setSize({ width: parent.clientWidth, height: 160 }));
     sized.observe(parent);
+    const latencies = new Latencies();
     const tick = setInterval(() => {
+      setWaits({
+        "Finalize to dispatch": latencies.quantiles("dispatch"),
+        "Finalize to result": latencies.quantiles("result"),
+      });
       const now = Math.floor(Date.now() / 1_000);
       while (times[SECONDS - 1]! < now) {
         times.push(times[SECONDS - 1]! + 1);
@@ -49,6 +64,7 @@ export function Rates() {
       chart.setData([times, ...counts]);
     }, 1_000);
     const end = follow((event) => {
+      if (event.type) latencies.add(event);
       const index = SERIES.findIndex((each) => each.type === event.type);
       if (index >= 0) counts[index]![SECONDS - 1]! += 1;
     }, setLive);
@@ -65,6 +81,15 @@ export function Rates() {
         Events a second <span class={isLive ? "badge good" : "badge"}>{isLive ? "live" : "not connected"}</span>
       </h2>
       <div ref={place} class="chart" />
+      <dl class="tiles">
+        {Object.entries(waits).map(([name, { count, p50, p99 }]) => (
+          <div key={name}>
+            <dt>{name}, p50 and p99</dt>
+            <dd>{count ? `${duration(p50)}, ${duration(p99)}` : "–"}</dd>
+            <dd class="note-of">{number(count)} in two minutes</dd>
+          </div>
+        ))}
+      </dl>
     </section>
   );
 }

@@ -1,4 +1,5 @@
-// A table that scrolls sideways on a narrow screen.
+// A table. On a narrow screen each row is a block, with the name of the column before each value; the
+// roles say that it still is a table.
 import type { ComponentChildren } from "preact";
 
 export interface Column<T> {
@@ -15,12 +16,12 @@ export function Table<T>({ title, columns, rows }: { title: string; columns: Col
   columns = columns.filter((column) => column.isShown ?? true);
   return (
     <div class="scroll" tabIndex={0} role="region" aria-label={title}>
-      <table>
+      <table role="table">
         <caption>{title}</caption>
         <thead>
-          <tr>
+          <tr role="row">
             {columns.map((column) => (
-              <th scope="col" class={column.isNumber ? "number" : ""} key={column.name}>
+              <th role="columnheader" scope="col" class={column.isNumber ? "number" : ""} key={column.name}>
                 {column.name}
               </th>
             ))}
@@ -28,9 +29,9 @@ export function Table<T>({ title, columns, rows }: { title: string; columns: Col
         </thead>
         <tbody>
           {rows.map((row, index) => (
-            <tr key={index}>
+            <tr role="row" key={index}>
               {columns.map((column) => (
-                <td class={column.isNumber ? "number" : column.isWrapped ? "wrap" : ""} key={column.name}>
+                <td role="cell" data-label={column.name} class={column.isNumber ? "number" : column.isWrapped ? "wrap" : ""} key={column.name}>
                   {column.cell(row)}
                 </td>
               ))}

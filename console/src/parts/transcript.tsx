@@ -18,14 +18,14 @@ export function Transcript({ events, place }: { events: LogEvent[]; place: Place
   if (!results.length) return <Empty>No result yet: what is spoken appears here.</Empty>;
   return (
     <div class="scroll" tabIndex={0} role="region" aria-label="Transcript">
-      <table class="transcript">
+      <table role="table" class="transcript">
         <caption>Transcript: select a text to see how it came about</caption>
         <thead>
-          <tr>
-            <th scope="col">Utterance</th>
-            <th scope="col">spoken</th>
+          <tr role="row">
+            <th role="columnheader" scope="col">Utterance</th>
+            <th role="columnheader" scope="col">spoken</th>
             {targets.map((target) => (
-              <th scope="col" key={target}>
+              <th role="columnheader" scope="col" key={target}>
                 {target}
               </th>
             ))}
@@ -33,11 +33,11 @@ export function Transcript({ events, place }: { events: LogEvent[]; place: Place
         </thead>
         <tbody>
           {[...utterances].map(([utterance, byTarget]) => (
-            <tr key={utterance}>
-              <th scope="row">{utterance}</th>
-              <td class="wrap">{[...byTarget.values()].find((each) => each.text?.source_text)?.text?.source_text}</td>
+            <tr role="row" key={utterance}>
+              <th role="rowheader" scope="row" data-label="Utterance">{utterance}</th>
+              <td role="cell" data-label="spoken" class="wrap">{[...byTarget.values()].find((each) => each.text?.source_text)?.text?.source_text}</td>
               {targets.map((target) => (
-                <td class="wrap" key={target}>
+                <td role="cell" data-label={target} class="wrap" key={target}>
                   <Cell event={byTarget.get(target)} place={place} />
                 </td>
               ))}

@@ -1,5 +1,6 @@
 // The kinds of parts that occur in a timeline, in words.
 import type { Scene } from "../types";
+import { Shape } from "./picture";
 
 const WORDS: Record<string, string> = {
   audio: "audio arrives",
@@ -17,8 +18,16 @@ const WORDS: Record<string, string> = {
   refused: "refused: the attempt no longer counts",
 };
 
+const OUTCOMES: Record<string, string> = {
+  ok: "listeners got the text",
+  no_speech: "no speech",
+  failed: "failed for good",
+  missing: "listeners continue without it",
+};
+
 export function Legend({ scene }: { scene: Scene }) {
   const kinds = new Set([...scene.spans, ...scene.marks].map((part) => part.kind));
+  const outcomes = new Set(scene.spans.map((span) => span.outcome));
   return (
     <ul class="legend" aria-label="Legend">
       {Object.entries(WORDS)
@@ -27,6 +36,16 @@ export function Legend({ scene }: { scene: Scene }) {
           <li key={kind}>
             <svg class={`part ${kind}`} width="18" height="12" aria-hidden="true">
               <rect x="1" y="1" width="16" height="10" rx="2" />
+            </svg>{" "}
+            {words}
+          </li>
+        ))}
+      {Object.entries(OUTCOMES)
+        .filter(([kind]) => outcomes.has(kind))
+        .map(([kind, words]) => (
+          <li key={kind}>
+            <svg class="part ready" width="18" height="16" aria-hidden="true">
+              <Shape kind={kind} x={9} y={8} />
             </svg>{" "}
             {words}
           </li>

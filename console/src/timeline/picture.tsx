@@ -13,6 +13,8 @@ const LANE_GAP = 8;
 const AXIS = 22;
 const CHAR = 6.7;
 const LABEL = 18;
+/** Room for the label of a tick. */
+const TICK_LABEL = 95;
 const NARROW = 640;
 const TIP = { width: 52, lines: 12, line: 16 };
 const DRAG_PX = 4;
@@ -209,9 +211,11 @@ export function Picture({ scene, isSelected, hrefOf, atMs }: PictureProps) {
             {ticks.times.map((ms) => (
               <g key={ms} class="tick">
                 <line x1={xOf(ms)} y1={AXIS - 4} x2={xOf(ms)} y2={height} />
-                <text x={xOf(ms) + 3} y={AXIS - 8}>
-                  {clock(ms, ticks.isExact)}
-                </text>
+                {xOf(ms) + TICK_LABEL < width && (
+                  <text x={xOf(ms) + 3} y={AXIS - 8}>
+                    {clock(ms, ticks.isExact)}
+                  </text>
+                )}
               </g>
             ))}
             {lanes.map((lane, at) => (
@@ -240,11 +244,11 @@ export function Picture({ scene, isSelected, hrefOf, atMs }: PictureProps) {
 }
 
 /** The shape of an outcome. Its form says what it is, also without colours. */
-function Shape({ kind, x, y }: { kind: string; x: number; y: number }) {
-  if (kind === "ok") return <circle class="shape" cx={x} cy={y} r="5" />;
+export function Shape({ kind, x, y }: { kind: string; x: number; y: number }) {
+  if (kind === "ok") return <circle class="shape of-ok" cx={x} cy={y} r="5" />;
   if (kind === "no_speech") return <circle class="shape hollow" cx={x} cy={y} r="4.5" />;
-  if (kind === "missing") return <path class="shape" d={`M${x} ${y - 7}l7 7l-7 7l-7 -7z`} />;
-  if (kind === "failed") return <path class="shape" d={`M${x - 6} ${y - 6}h12v12h-12z`} />;
+  if (kind === "missing") return <path class="shape of-bad" d={`M${x} ${y - 7}l7 7l-7 7l-7 -7z`} />;
+  if (kind === "failed") return <path class="shape of-bad" d={`M${x - 6} ${y - 6}h12v12h-12z`} />;
   return <path class="shape cross" d={`M${x - 5} ${y - 5}l10 10M${x - 5} ${y + 5}l10 -10`} />;
 }
 
