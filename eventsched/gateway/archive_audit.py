@@ -93,6 +93,11 @@ def folder_of(gateway: Gateway) -> ArchiveFolder:
     return gateway.archive
 
 
+def without_path(message: str, folder: ArchiveFolder) -> str:
+    """Return what a command says of an archive, without the path of its folder."""
+    return message.replace(str(folder.path), "the archive")
+
+
 @in_turn
 async def segments(request: Request, gateway: Gateway, claims: Claims) -> Response:
     """Segments of a cell of the archive, the newest first."""
@@ -142,7 +147,10 @@ async def proof(request: Request, gateway: Gateway, claims: Claims) -> Response:
     if not is_id(event):
         raise InvalidMessage.of("event", "the id of an event", "take it from the history")
     cell = request.query_params.get("cell", "") or None
-    content = await threads.in_thread(lambda: encode(prove(folder, event, cell)) + b"\n")
+    try:
+        content = await threads.in_thread(lambda: encode(prove(folder, event, cell)) + b"\n")
+    except NotFound:  # its text names a folder of this machine
+        raise NotFound(f"the archive has no event {event}") from None
     return _file(content, f"proof-{event}.json")
 
 
@@ -190,7 +198,8 @@ class _VerificationStream(Response):
                 try:
                     await self._run()
                 except CommandFailed as error:
-                    await self._write("failed", msgspec.json.encode({"message": str(error)}))
+                    message = without_path(str(error), self._folder)
+                    await self._write("failed", msgspec.json.encode({"message": message}))
                 tasks.cancel_scope.cancel()
         finally:
             self._gateway.is_verifying = False

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from eventsched.errors import InvalidMessage
-from eventsched.gateway.archive_audit import folder_of
+from eventsched.gateway.archive_audit import folder_of, without_path
 from eventsched.gateway.child_commands import CommandFailed, running_command
 from eventsched.gateway.frames import FrameDecoder
 from eventsched.gateway.read_limit import in_turn
@@ -71,5 +71,6 @@ async def query(request: Request, gateway: Gateway, claims: Claims) -> Response:
             rows = [msgspec.json.decode(line) async for line in running.lines(BYTES_MAX)]
             await running.end(0)
     except CommandFailed as error:
-        raise InvalidMessage.of("sql", str(error), "change the statement") from None
+        message = without_path(str(error), folder)
+        raise InvalidMessage.of("sql", message, "change the statement") from None
     return json_reply(QueryReply(rows=rows))

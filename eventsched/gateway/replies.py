@@ -100,7 +100,7 @@ def error_of(error: Exception) -> tuple[int, ErrorReply]:
     if status == 500:
         log.error("request failed", error=f"{error!r:.500}", exc_info=error)
         return status, ErrorReply(code="INTERNAL", message="see the log of the gateway")
-    if isinstance(error, ServerUnavailable | TokenKeyError):  # names hosts, ports and paths
+    if isinstance(error, ServerUnavailable | TokenKeyError | ArchiveError):  # names hosts and paths
         _unavailable.log(error)
         message = "the gateway cannot serve now; its log says why"
         return status, ErrorReply(code=code, message=message)
