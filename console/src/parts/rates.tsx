@@ -14,7 +14,7 @@ const SERIES = [
 ];
 
 const NONE: Quantiles = { count: 0, p50: 0, p99: 0 };
-const NO_WAITS: Record<string, Quantiles> = { "Finalize to dispatch": NONE, "Finalize to result": NONE };
+const NO_WAITS: Record<string, Quantiles> = { "Finalize to dispatch": NONE, "Finalize to delivery": NONE };
 
 /** The counts of events by second, and a chart of them. */
 export function Rates() {
@@ -50,7 +50,7 @@ export function Rates() {
     const tick = setInterval(() => {
       setWaits({
         "Finalize to dispatch": latencies.quantiles("dispatch"),
-        "Finalize to result": latencies.quantiles("result"),
+        "Finalize to delivery": latencies.quantiles("delivery"),
       });
       const now = Math.floor(Date.now() / 1_000);
       while (times[SECONDS - 1]! < now) {
