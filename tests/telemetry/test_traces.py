@@ -27,6 +27,7 @@ from eventsched.store.replies import named_fields_of
 from eventsched.telemetry.otlp import OtlpCollector
 from eventsched.telemetry.spans import Spans
 from eventsched.telemetry.trace_exporter import GROUP, TraceExporter
+from tests.fixtures_store import TimedStore
 from tests.server_kinds import Server
 from tests.systems import serving, system, until
 from tests.telemetry import span_handlers
@@ -209,6 +210,33 @@ async def test_exporters_that_die_send_the_same_spans_and_lose_none(
     assert len(collector.spans) > before
     by_id = {(span.trace_id, span.span_id): span for span in collector.spans}
     assert collector.distinct == set(by_id.values())
+
+
+async def test_a_lost_node_and_a_dead_exporter_in_between_leave_the_same_spans(
+    store: TimedStore,
+) -> None:
+    """The node of the first attempt is lost while no exporter runs."""
+    with http_collector() as collector:
+        first = await store.join("n1")
+        session = await store.open(traceparent=TRACEPARENT)
+        await store.say(session, 0, end_of_utterance=True)
+        await store.dispatch()
+        async with exporting(store, collector, "e1"):
+            await until("the dispatch is exported", partial(is_acknowledged, store))
+        assert [span.name for span in collector.spans] == ["finalize", "dispatch"]
+        second = await store.join("n2")
+        store.tick(16_000)
+        await store.heartbeat_node(second.node, second.epoch, load=0, attempts=[])
+        await store.timers()
+        (message,) = await store.inbox(second)
+        await store.answer(second, message)
+        async with exporting(store, collector, "e2"):
+            await until("all is exported", partial(is_acknowledged, store))
+        assert received(collector) == await expected(store)
+    lost, done = collector.named("process")
+    assert (lost.attribute("eventsched.node"), lost.status) == (first.node, "node_lost")
+    assert (done.attribute("eventsched.node"), done.is_error) == (second.node, False)
+    assert collector.named("dispatch")[1].links == ((TRACE, lost.span_id),)
 
 
 async def test_an_exporter_waits_for_a_collector_that_is_away(server: Server, cell: str) -> None:
