@@ -189,7 +189,9 @@ class Verifier:
         self.report.trimmed_entries = await self._store.trimmed_count()
         self.report.is_complete = await self._history.is_complete()
         first = await self._store.first_id(self._store.keys.log)
-        self.report.last_id, self._folding = await self._history.nearest_folding(first)
+        # Every entry of the log is folded: the first may be the StreamTrimmed that is compared.
+        start = first if first == START else id_before(first)
+        self.report.last_id, self._folding = await self._history.nearest_folding(start)
         self._parts = {part.projection.name: part for part in self._folding.parts}
         await self._note_failed_before(self.report.last_id)
         self._records = Records(

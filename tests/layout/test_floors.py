@@ -27,8 +27,9 @@ LAYERS = (
     ("client",),
     ("node",),
     ("roles", "audit", "telemetry", "timeline"),
-    ("loadtest", "demo", "gateway", "testing"),
-    ("conformance", "report"),
+    ("loadtest", "demo", "report", "testing"),
+    ("gateway",),
+    ("conformance",),
     ("cli", "examples"),
 )
 """From the lowest layer up. Packages of one layer do not import each other."""
