@@ -113,7 +113,9 @@ async def verify(
 
 
 def _print_progress(events: int, total: int) -> None:
-    typer.echo(msgspec.json.encode({"verified": events, "total": total}).decode())
+    from eventsched.cli.output import print_json
+
+    print_json({"verified": events, "total": total})
 
 
 @app.command()
