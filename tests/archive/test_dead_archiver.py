@@ -126,6 +126,22 @@ async def test_verify_starts_from_a_snapshot_and_compares_everything(archived: A
     assert report.events < 60, "not from the first event"
 
 
+async def test_verify_counts_the_trims_of_a_quiet_cell(archived: Archived) -> None:
+    """The log of a quiet cell has one entry left, the sealed record of the last trim."""
+    await trimmed(archived)
+    for _ in range(3):
+        archived.store.tick(1_000)
+        await archived.project()
+        await archived.seal()
+        await archived.trim()
+    await archived.project()
+    await archived.seal()
+    (left,) = await archived.log()
+    assert b"StreamTrimmed" in left[1]
+    report = await Verifier(archived.views, CORE, history=await archived.history()).run()
+    assert report.is_clean, report.violations
+
+
 async def test_verify_across_archive_and_log_finds_changes(archived: Archived) -> None:
     await trimmed(archived)
     keys, command = archived.store.keys, archived.views.transport.command
