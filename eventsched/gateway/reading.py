@@ -28,7 +28,7 @@ from eventsched.history.position import parse_position
 from eventsched.history.reader import Reader
 from eventsched.history.record_json import named
 from eventsched.history.source import HistorySource, session_of_job
-from eventsched.history.status import ConsumerStatus, read_status
+from eventsched.history.status import ConsumerStatus
 from eventsched.tokens.claims import ALL_TENANTS, Claims
 
 EVENTS_MAX = 1_000
@@ -81,13 +81,13 @@ class CellArchive(msgspec.Struct, frozen=True, kw_only=True):
 @in_turn
 async def status(request: Request, gateway: Gateway, claims: Claims) -> Response:
     """Roles, lag, dead letters, waiting jobs and nodes of each cell (`eventsched status`)."""
-    return json_reply(await read_status(gateway.connection))
+    return json_reply(await gateway.status.value())
 
 
 @in_turn
 async def consumer_groups(request: Request, gateway: Gateway, claims: Claims) -> Response:
     """The lag of each consumer of each cell, and the consumer groups of other programs."""
-    cells = (await read_status(gateway.connection)).cells
+    cells = (await gateway.status.value()).cells
     return json_reply(
         [
             CellGroups(

@@ -29,6 +29,7 @@ from eventsched.gateway.rebuilds import Rebuilds
 from eventsched.history.reader import Reader
 from eventsched.history.session_tenants import SessionTenants
 from eventsched.history.source import HistorySource
+from eventsched.history.status import read_status
 from eventsched.projection.installed import load_sets
 from eventsched.store.connection import Connection
 from eventsched.tokens.key_source import KeySource
@@ -54,6 +55,8 @@ class Gateway:
         self.codes = LoginCodes()
         self.problem = ReadingCache(partial(find_problem, connection))
         """Why a call of the server would fail; empty if calls succeed."""
+        self.status = ReadingCache(partial(read_status, connection))
+        """The status of all cells: viewers of the console ask every two seconds, and share it."""
         self.cell_metrics = ReadingCache(partial(_read_metrics, connection))
         """The metrics of all cells, in the text format of Prometheus."""
         self.reads = ReadLimit()

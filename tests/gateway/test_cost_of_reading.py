@@ -21,6 +21,7 @@ from tests.server_kinds import Server
 from tests.systems import until
 
 SESSIONS = 300
+VIEWERS = 10
 ROUND_TRIPS_MAX = 60
 pytestmark = pytest.mark.parametrize("server", ["embedded"], indirect=True)
 
@@ -65,6 +66,18 @@ async def test_a_page_of_a_tenant_costs_no_round_trip_for_each_other_session(
             event = await stream.until_type("SessionClosing")
         assert event["session"] == sessions[-1]
         assert await requests_of(store) - before < ROUND_TRIPS_MAX
+
+
+async def test_viewers_of_the_status_share_a_reading(server: Server, cell: str) -> None:
+    async with gateway_system(server.url, cell, roles=()) as system:
+        token, store = system.token("viewer"), system.es.stores[cell]
+        before = await requests_of(store)
+        await system.json("/v1/status", token)
+        cost = await requests_of(store) - before
+        for _ in range(VIEWERS):
+            await system.json("/v1/status", token)
+            await system.json("/v1/consumer-groups", token)
+        assert await requests_of(store) - before < cost * VIEWERS / 2
 
 
 async def test_the_tenant_of_retired_sessions_is_in_their_index(
