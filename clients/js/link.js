@@ -17,6 +17,7 @@ const REFUSALS = new Set(["INVALID_MESSAGE", "FORBIDDEN"]);
 /** Close codes of a gateway after which a link ends, unless its owner connects again. */
 export const Close = Object.freeze({
   DONE: 1000,
+  TOO_MANY_FRAMES: 1008,
   TOO_LARGE: 1009,
   PROTOCOL: 4400,
   GONE: 4404,

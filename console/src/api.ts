@@ -53,10 +53,10 @@ export async function getBlob(path: string, query?: Record<string, string>): Pro
 }
 
 /** Send an act of an operator. The header shows that a page of this gateway sends it. */
-export function post<T>(path: string, body: object): Promise<T> {
+export function post<T>(path: string, body?: object): Promise<T> {
   return send<T>(address(path), {
     method: "POST",
     headers: { "content-type": "application/json", "x-eventsched-csrf": "1" },
-    body: JSON.stringify(body),
+    body: body && JSON.stringify(body),
   });
 }

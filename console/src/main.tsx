@@ -52,7 +52,7 @@ function skip(event: Event) {
 }
 
 async function logout() {
-  await post("logout", {});
+  await post("logout");
   location.reload();
 }
 

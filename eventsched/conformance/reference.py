@@ -22,7 +22,7 @@ import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-FINAL = {1000, 1009, 4400, 4404, 4409, 4429}
+FINAL = {1000, 1008, 1009, 4400, 4404, 4409, 4429}
 """Close codes after which connecting again does not help."""
 PAUSE_S, PAUSE_S_MAX, TRIES = 0.4, 2.0, 10
 CHUNK = bytes(range(1, 101)) * 32

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketState
 from uvicorn.protocols.utils import ClientDisconnected
 
-from eventsched.errors import Unauthenticated
+from eventsched.errors import InvalidMessage, Unauthenticated
 from eventsched.gateway.access import share_of
 from eventsched.gateway.connection_limits import TooManyConnections
 from eventsched.gateway.connections import own_connection
@@ -49,6 +49,8 @@ def _routed(gateway: Gateway, route: Route) -> BaseRoute:
         return WebSocketRoute(route.path, _SocketEndpoint(gateway, route))
 
     async def endpoint(request: Request) -> Response:
+        if route.body is None and _has_body(request):
+            return _refuse_body()
         try:
             if route.method == "POST":
                 check_origin(request, gateway.config.origins)
@@ -59,6 +61,18 @@ def _routed(gateway: Gateway, route: Route) -> BaseRoute:
         return response
 
     return HttpRoute(route.path, endpoint, methods=[route.method])
+
+
+def _has_body(request: Request) -> bool:
+    length = request.headers.get("content-length", "0")
+    return "transfer-encoding" in request.headers or length.strip("0") != ""
+
+
+def _refuse_body() -> Response:
+    """Return the reply to a body that no route reads; it ends the connection."""
+    response = error_response(InvalidMessage.of("body", "none", "send no body to this path"))
+    response.headers["connection"] = "close"
+    return response
 
 
 class _SocketEndpoint:

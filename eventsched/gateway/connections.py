@@ -1,9 +1,9 @@
 """The connection classes of uvicorn, with limits for peers that do not send, read or answer.
 
-Owns: the limits of frames and pings, the time for a request to arrive, the number of file
+Owns: the limits of frames, bodies and pings, the time for a request to arrive, the number of file
 descriptors, `abort_of`, `own_connection`.
-Never does: interpret requests or frames. Read next: connection_limits.py (whose a connection is),
-send_rate.py, docs/adr/0025-gateway.md.
+Never does: interpret requests or frames. Read next: read_slices.py (when a protocol gets bytes),
+connection_limits.py (whose a connection is), send_rate.py, docs/adr/0025-gateway.md.
 
 `transport.close()` waits until everything written is sent, which never happens if the peer is gone
 or does not read. Until then the connection keeps its buffers, and its handler waits. `abort` drops
@@ -16,6 +16,7 @@ that sends its request at once is served also while others connect and send noth
 
 from __future__ import annotations
 
+import asyncio
 import resource
 from asyncio import AbstractEventLoop, BaseTransport, TimerHandle, Transport
 from collections.abc import Callable
@@ -23,13 +24,17 @@ from functools import partial
 from typing import Any, cast
 
 import h11
-from uvicorn._types import ASGISendEvent
+from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.config import Config
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
+from websockets.frames import Frame
+from websockets.http11 import Request
 
 from eventsched.gateway.connection_limits import ConnectionLimits
+from eventsched.gateway.frames import Close
+from eventsched.gateway.read_slices import ParseTurns, SlicedConnection
 from eventsched.gateway.send_rate import SendRate
 from eventsched.logs import get_logger
 
@@ -43,6 +48,18 @@ UNSENT_BYTES = 65_536
 """A sender waits while more than this waits for the peer of a socket."""
 UNSENT_BYTES_MAX = 4 * FRAME_BYTES_MAX
 """A peer that sends pings while more than this waits for it is dropped."""
+HEAD_BYTES_MAX = 65_536
+"""Bytes of the head of a request, with the names and values of its header."""
+SMALL_FRAMES_S_MAX = 64
+"""Pings, pongs and small fragments of a socket in a second; more close it with 1008."""
+SMALL_BYTES = 128
+"""A fragment with fewer bytes is small."""
+FRAGMENTS_MAX = 1_024
+"""Fragments of one message; more close the connection with 1008."""
+BODY_CHUNKS_MAX = 256
+"""Chunks of the body of a request with Transfer-Encoding; with more it is refused."""
+UNREAD_BYTES_MAX = 65_536
+"""Bytes of a body that are read after the reply; more end the connection."""
 IDLE_CONNECTIONS_MAX = 1_000
 """Connections beside the sockets and streams of a gateway."""
 RESERVED_PART = 8
@@ -86,6 +103,7 @@ class Connections(ServerState):
     def __init__(self, limits: ConnectionLimits) -> None:
         super().__init__()
         self.limits = limits
+        self.parse_turns = ParseTurns()
         self._waiting: dict[GatewayHttpProtocol, TimerHandle] = {}
         """Connections whose request has not arrived, with the end of their time."""
         self._logged_s = -REMIND_S
@@ -108,10 +126,44 @@ class Connections(ServerState):
             timer.cancel()
 
 
+class _BoundedRequests(h11.Connection):
+    """The parser of a connection, with a bound on the parts of a body."""
+
+    def __init__(self, bytes_max: int) -> None:
+        super().__init__(h11.SERVER, bytes_max)
+        self._chunks = 0
+        """Chunks of the present body."""
+        self._unread = 0
+        """Bytes of the present body that arrived after its reply."""
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """Return the next event. Raises RemoteProtocolError, also for a body of too many parts."""
+        event = super().next_event()
+        if isinstance(event, h11.Data):
+            self._chunks += event.chunk_start
+            if self.our_state is h11.DONE:
+                self._unread += len(event.data)
+            if self._chunks > BODY_CHUNKS_MAX or self._unread > UNREAD_BYTES_MAX:
+                raise h11.RemoteProtocolError("a body of too many parts", 413)
+        elif isinstance(event, h11.Request):
+            self._chunks = self._unread = 0
+        return event
+
+
 class GatewayHttpProtocol(H11Protocol):
     """One HTTP connection. A WebSocket connection begins as one, and inherits its state."""
 
     server_state: Connections
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: Connections,
+        app_state: dict[str, Any],
+        _loop: AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.conn = _BoundedRequests(HEAD_BYTES_MAX)
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Let the handlers of this connection abort it, and wait for its first request."""
@@ -132,7 +184,9 @@ class GatewayHttpProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of a request have arrived."""
+        """Bytes of a request have arrived; those after a last request are not parsed."""
+        if self.conn.their_state is h11.MUST_CLOSE:
+            return
         super().data_received(data)
         self._update_wait()
 
@@ -145,6 +199,19 @@ class GatewayHttpProtocol(H11Protocol):
         """The connection becomes a socket, which checks the rate itself."""
         self._rate.stop()
         super().handle_websocket_upgrade(event)
+        if isinstance(self.transport, SlicedConnection):
+            self.transport.put_back(self.conn.trailing_data[0])
+
+    def send_400_response(self, msg: str) -> None:
+        """End the connection, with a reply unless one has begun."""
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True  # its handler must not reply, too
+            cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self.transport.abort()
 
     def pause_writing(self) -> None:
         """A part of a reply waits for the peer."""
@@ -178,6 +245,9 @@ class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._limits = cast("Connections", server_state).limits
+        self._small_since_s = self.loop.time()
+        self._small = 0
+        """Pings, pongs and small fragments since then."""
 
     def connection_made(self, transport: BaseTransport) -> None:
         """Check the rate at which the peer takes frames."""
@@ -191,6 +261,11 @@ class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
         self._limits.remove(self.transport)
         self._rate.stop()
         super().connection_lost(exc)
+
+    def handle_connect(self, event: Request) -> None:
+        """A request has arrived: parse no frame until it is answered."""
+        self.transport.pause_reading()
+        super().handle_connect(event)
 
     def pause_writing(self) -> None:
         """Something waits for the peer. Senders wait from UNSENT_BYTES on."""
@@ -207,11 +282,41 @@ class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
         await self.writable.wait()
         before = self.transport.get_write_buffer_size()
         await super().send(message)
+        if message["type"] == "websocket.accept" and not self.read_paused:
+            self.transport.resume_reading()
         self._rate.add(max(0, self.transport.get_write_buffer_size() - before))
         self._let_senders_wait()
 
+    async def receive(self) -> ASGIReceiveEvent:
+        """Return the next message, of several that wait one in each turn of the event loop."""
+        if not self.queue.empty():
+            await asyncio.sleep(0)
+        return await super().receive()
+
+    def handle_text(self, event: Frame) -> None:
+        """A message begins."""
+        if event.fin or self._is_permitted(event):
+            super().handle_text(event)
+
+    def handle_bytes(self, event: Frame) -> None:
+        """A message begins."""
+        if event.fin or self._is_permitted(event):
+            super().handle_bytes(event)
+
+    def handle_cont(self, event: Frame) -> None:
+        """A message goes on."""
+        if self._is_permitted(event):
+            super().handle_cont(event)
+
+    def handle_pong(self, event: Frame) -> None:
+        """The peer answers a ping."""
+        if self._is_permitted(event):
+            super().handle_pong(event)
+
     def handle_ping(self) -> None:
         """Answer a ping, unless the peer takes no answers."""
+        if not self._is_permitted():
+            return
         if self.transport.get_write_buffer_size() > UNSENT_BYTES_MAX:
             self.transport.abort()
             return
@@ -221,6 +326,26 @@ class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
         """The peer has not answered a ping: nothing that is written would arrive."""
         super().keepalive_timeout()
         self.transport.abort()
+
+    def _is_permitted(self, fragment: Frame | None = None) -> bool:
+        """Count a frame that carries little; close the connection if there are too many.
+
+        Args:
+            fragment: A fragment of a message, or a pong; none for a ping.
+        """
+        if self.close_sent:
+            return False
+        now_s = self.loop.time()
+        if now_s - self._small_since_s >= 1:
+            self._small_since_s, self._small = now_s, 0
+        if fragment is None or len(fragment.data) < SMALL_BYTES:
+            self._small += 1
+        if self._small <= SMALL_FRAMES_S_MAX and len(self.frames) < FRAGMENTS_MAX:
+            return True
+        self.frames = []
+        self.conn.fail(Close.TOO_MANY_FRAMES, Close.TOO_MANY_FRAMES.name)
+        self.handle_parser_exception()
+        return False
 
     def _let_senders_wait(self) -> None:
         if self.transport.get_write_buffer_size() > UNSENT_BYTES:

@@ -29,6 +29,8 @@ class Close(IntEnum):
 
     DONE = 1000
     """The session is closed, or the node is drained."""
+    TOO_MANY_FRAMES = 1008
+    """More than 64 pings, pongs and fragments below 128 bytes in a second, or 1,024 fragments."""
     TOO_LARGE = 1009
     """A frame exceeds its limit."""
     RESTART = 1012

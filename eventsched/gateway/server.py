@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -30,6 +30,7 @@ from eventsched.gateway.connections import (
     GatewayWebSocketProtocol,
     connections_max,
 )
+from eventsched.gateway.read_slices import SlicedConnection
 from eventsched.gateway.service import Gateway
 from eventsched.gateway.tls_handshake import TlsHandshake
 from eventsched.logs import get_logger
@@ -63,7 +64,9 @@ class _Server(uvicorn.Server):
         """Accept connections."""
         loop = asyncio.get_running_loop()
         self.servers = []
-        make_protocol = self._tls_handshake if self.config.ssl else self._protocol
+        make_protocol: Callable[[], asyncio.Protocol] = self._protocol
+        if self.config.ssl:
+            make_protocol = self._tls_handshake
         for each in sockets or []:
             # asyncio accepts as many connections at once as its backlog has, before it reads from
             # any. With few at once, those that send a request at once are not dropped for others.
@@ -80,8 +83,9 @@ class _Server(uvicorn.Server):
             handshake.abort()
         await super().shutdown(sockets)
 
-    def _protocol(self) -> GatewayHttpProtocol:
-        return GatewayHttpProtocol(self.config, self.server_state, self.lifespan.state)
+    def _protocol(self) -> SlicedConnection:
+        http = GatewayHttpProtocol(self.config, self.server_state, self.lifespan.state)
+        return SlicedConnection(http, self.server_state.parse_turns, asyncio.get_running_loop())
 
     def _tls_handshake(self) -> TlsHandshake:
         context = self.config.ssl

@@ -1,0 +1,224 @@
+"""Parses what connections send in slices, so that no read holds the event loop.
+
+Owns: the size of a slice, the order of connections whose bytes wait, when a transport is read.
+Never does: parse. Read next: connections.py (whose protocols parse),
+docs/adr/0049-slices-of-reads.md.
+
+One read may give 256 KiB. Its parsing takes 0.2 s if these are 40,000 chunks or frames, and during
+that time a gateway serves nobody. So a protocol gets at most SLICE_BYTES at once. The rest waits,
+the transport is not read meanwhile, and all connections with bytes that wait share TURN_S of each
+turn of the event loop. A connection that sends little is served as it was before, without a wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import AbstractEventLoop, BaseProtocol, BaseTransport, Transport
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, cast
+
+SLICE_BYTES = 4_096
+"""The most bytes that a protocol gets at once."""
+TURN_S = 0.002
+"""How long slices of all connections are parsed in one turn of the event loop."""
+
+
+class ParseTurns:
+    """The connections of a gateway whose bytes wait; each gets one slice after the others."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[SlicedConnection] = deque()
+        self._is_scheduled = False
+
+    def add(self, connection: SlicedConnection, loop: AbstractEventLoop) -> None:
+        """Let a connection parse a slice after those that wait already."""
+        self._waiting.append(connection)
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            loop.call_soon(self._run, loop)
+
+    def _run(self, loop: AbstractEventLoop) -> None:
+        end_s = loop.time() + TURN_S
+        while self._waiting:
+            connection = self._waiting.popleft()
+            if connection.parse_slice():
+                self._waiting.append(connection)
+            if loop.time() >= end_s:
+                break
+        self._is_scheduled = bool(self._waiting)
+        if self._is_scheduled:
+            loop.call_soon(self._run, loop)
+
+
+class SlicedConnection(asyncio.Transport, asyncio.Protocol):
+    """One connection between its transport and the protocol that parses.
+
+    What arrives before the connection is closed is parsed in order, also by the protocol that
+    `set_protocol` puts in the place of the first one. The end of a connection reaches the protocol
+    at once, and what waits is dropped: nothing could be answered. A transport without TLS reports
+    the end of the peer's bytes only when none wait, because it is not read before.
+
+    Args:
+        protocol: Parses.
+        turns: The other connections of the gateway.
+        loop: The event loop.
+    """
+
+    def __init__(
+        self, protocol: asyncio.Protocol, turns: ParseTurns, loop: AbstractEventLoop
+    ) -> None:
+        super().__init__()
+        self._protocol = protocol
+        self._turns = turns
+        self._loop = loop
+        self._transport: Transport
+        self._buffer = bytearray()
+        """What the protocol has not got."""
+        self._is_paused = False
+        """Whether the protocol wants no bytes."""
+        self._is_queued = False
+        self._is_closed = False
+
+    # The side of the transport
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        """The connection exists."""
+        self._transport = cast("Transport", transport)
+        self._protocol.connection_made(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended."""
+        self._drop()
+        self._protocol.connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have arrived: parse them if they are few and none wait."""
+        if self._is_closed:
+            return
+        if len(data) <= SLICE_BYTES and not self._buffer and not self._is_paused:
+            self._protocol.data_received(data)
+            return
+        self._buffer += data
+        self._wait()
+
+    def eof_received(self) -> bool | None:
+        """The peer sends no more."""
+        return self._protocol.eof_received()
+
+    def pause_writing(self) -> None:
+        """Something waits for the peer."""
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Everything is sent."""
+        self._protocol.resume_writing()
+
+    def parse_slice(self) -> bool:
+        """Give the protocol one slice; return whether it may get another one."""
+        if not self._has_slice():
+            self._is_queued = False
+            return False
+        data = bytes(self._buffer[:SLICE_BYTES])
+        del self._buffer[:SLICE_BYTES]
+        try:
+            self._protocol.data_received(data)
+        except Exception as error:  # noqa: BLE001 - as a transport does with an unforeseen one
+            context = {"message": "bytes of a client cannot be parsed", "exception": error}
+            self._loop.call_exception_handler(context)
+            self.abort()
+        self._is_queued = self._has_slice()
+        if not self._is_queued and self.is_reading() and not self._buffer:
+            self._transport.resume_reading()
+        return self._is_queued
+
+    def _has_slice(self) -> bool:
+        return bool(self._buffer) and not self._is_paused
+
+    def _wait(self) -> None:
+        """Read nothing more until the buffer is parsed."""
+        if not self.is_closing():
+            self._transport.pause_reading()
+        if not self._is_paused and not self._is_queued:
+            self._is_queued = True
+            self._turns.add(self, self._loop)
+
+    def _drop(self) -> None:
+        self._is_closed = True
+        self._buffer.clear()
+
+    # The side of the protocol
+
+    def put_back(self, data: bytes) -> None:
+        """Give bytes that one protocol has not used to the next one, before all others."""
+        if data and not self._is_closed:
+            self._buffer[:0] = data
+            self._wait()
+
+    def pause_reading(self) -> None:
+        """Give the protocol no bytes."""
+        self._is_paused = True
+        if not self.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Give the protocol bytes again: first those that wait."""
+        self._is_paused = False
+        if self._buffer:
+            self._wait()
+        elif not self.is_closing():
+            self._transport.resume_reading()
+
+    def is_reading(self) -> bool:
+        """Return whether the protocol gets bytes."""
+        return not self._is_paused and not self.is_closing()
+
+    def abort(self) -> None:
+        """End the connection at once, and drop what waits on both sides."""
+        self._drop()
+        self._transport.abort()
+
+    def close(self) -> None:
+        """End the connection when everything written is sent; parse nothing more."""
+        self._drop()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Return whether the connection ends."""
+        return self._transport.is_closing()
+
+    def set_protocol(self, protocol: BaseProtocol) -> None:
+        """Let another protocol parse what comes."""
+        self._protocol = cast("asyncio.Protocol", protocol)
+
+    def get_protocol(self) -> BaseProtocol:
+        """Return the protocol that parses."""
+        return self._protocol
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Return what is known of the connection, such as `peername`."""
+        return self._transport.get_extra_info(name, default)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send bytes."""
+        self._transport.write(data)
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        """Send bytes."""
+        self._transport.writelines(list_of_data)
+
+    def get_write_buffer_size(self) -> int:
+        """Return how many bytes wait for the peer."""
+        return self._transport.get_write_buffer_size()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Set from which number of bytes that wait writing is paused."""
+        self._transport.set_write_buffer_limits(high, low)
+
+    def can_write_eof(self) -> bool:
+        """Return whether the end of what is sent can be shown."""
+        return self._transport.can_write_eof()
+
+    def write_eof(self) -> None:
+        """Show the peer that nothing more is sent."""
+        self._transport.write_eof()
