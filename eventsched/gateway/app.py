@@ -7,6 +7,7 @@ Never does: the work of a route. Read next: routes.py, replies.py, server.py.
 from __future__ import annotations
 
 import time
+from contextlib import AsyncExitStack
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -21,7 +22,7 @@ from uvicorn.protocols.utils import ClientDisconnected
 from eventsched.errors import InvalidMessage, Unauthenticated
 from eventsched.gateway.access import share_of
 from eventsched.gateway.connection_limits import TooManyConnections
-from eventsched.gateway.connections import own_connection
+from eventsched.gateway.connections import all_sent_of, own_connection
 from eventsched.gateway.frames import Close, error_frame
 from eventsched.gateway.login import check_csrf
 from eventsched.gateway.origin import check_handshake, check_origin, is_local
@@ -48,19 +49,35 @@ def _routed(gateway: Gateway, route: Route) -> BaseRoute:
     if route.method == "WS":
         return WebSocketRoute(route.path, _SocketEndpoint(gateway, route))
 
-    async def endpoint(request: Request) -> Response:
-        if route.body is None and _has_body(request):
+    return HttpRoute(route.path, _HttpEndpoint(gateway, route), methods=[route.method])
+
+
+class _HttpEndpoint:
+    """A route with a reply. What its handler enters in `until_sent` lasts until that is sent."""
+
+    def __init__(self, gateway: Gateway, route: Route) -> None:
+        self._gateway = gateway
+        self._route = route
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send)
+        request.state.all_sent = all_sent_of(scope)
+        async with AsyncExitStack() as until_sent:
+            request.state.until_sent = until_sent
+            response = await self._respond(request)
+            await response(scope, receive, send)
+
+    async def _respond(self, request: Request) -> Response:
+        if self._route.body is None and _has_body(request):
             return _refuse_body()
         try:
-            if route.method == "POST":
-                check_origin(request, gateway.config.origins)
-            claims = await authorize(gateway, route, request)
-            response: Response = await route.handler(request, gateway, claims)
+            if self._route.method == "POST":
+                check_origin(request, self._gateway.config.origins)
+            claims = await authorize(self._gateway, self._route, request)
+            response: Response = await self._route.handler(request, self._gateway, claims)
         except Exception as error:  # noqa: BLE001 - error_response logs what is unforeseen
             return error_response(error)
         return response
-
-    return HttpRoute(route.path, endpoint, methods=[route.method])
 
 
 def _has_body(request: Request) -> bool:

@@ -1,7 +1,7 @@
 """The connection classes of uvicorn, with limits for peers that do not send, read or answer.
 
 Owns: the limits of frames, bodies and pings, the time for a request to arrive, the number of file
-descriptors, `abort_of`, `own_connection`.
+descriptors, `abort_of`, `all_sent_of`, `own_connection`.
 Never does: interpret requests or frames. Read next: read_slices.py (when a protocol gets bytes),
 connection_limits.py (whose a connection is), send_rate.py, docs/adr/0025-gateway.md.
 
@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import resource
 from asyncio import AbstractEventLoop, BaseTransport, TimerHandle, Transport
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, cast
 
@@ -69,6 +69,7 @@ FEW = 2_000
 REMIND_S = 60.0
 _ABORT = "eventsched.abort"
 _OWN = "eventsched.own"
+_ALL_SENT = "eventsched.all_sent"
 
 log = get_logger("eventsched.gateway")
 
@@ -169,7 +170,10 @@ class GatewayHttpProtocol(H11Protocol):
         """Let the handlers of this connection abort it, and wait for its first request."""
         super().connection_made(transport)
         own = partial(self.server_state.limits.own, transport)
-        self.app_state = {**self.app_state, _ABORT: transport.abort, _OWN: own}
+        all_sent = self.flow.drain
+        self.app_state = {
+            **self.app_state, _ABORT: transport.abort, _OWN: own, _ALL_SENT: all_sent,
+        }  # fmt: skip
         self._rate = SendRate(transport, self.loop)
         # Writing is paused by everything that is not sent. With 0, TLS would pause it for ever.
         transport.set_write_buffer_limits(high=1)
@@ -355,6 +359,11 @@ class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
 def abort_of(scope: Any) -> Callable[[], None]:
     """Return the function that aborts the connection of a request."""
     return cast("Callable[[], None]", scope["state"][_ABORT])
+
+
+def all_sent_of(scope: Any) -> Callable[[], Awaitable[None]]:
+    """Return the function that waits until everything written is sent, or the peer is gone."""
+    return cast("Callable[[], Awaitable[None]]", scope["state"][_ALL_SENT])
 
 
 def own_connection(scope: Any, owner: str) -> None:

@@ -5,6 +5,9 @@ Never does: read. Read next: tenant_turns.py; reading.py and event_stream.py (us
 
 A page reads up to 10,000 entries, whatever it shows, so one tenant that asks for many pages could
 occupy the gateway and the server. Reads of one tenant wait for each other; those of others do not.
+
+A reply is whole in memory until its peer has taken it. So the replies of one tenant that are not
+taken have a limit, too: a further read begins when one of them is sent, or its connection ends.
 """
 
 from __future__ import annotations
@@ -27,8 +30,11 @@ if TYPE_CHECKING:
 
 READS_MAX = 2
 """Reads of one tenant at the same time."""
+REPLIES_MAX = 8
+"""Reads of one tenant that run, or whose replies are not sent."""
 QUEUE_MAX = 64
 """Reads of one tenant that wait; a further one is refused."""
+AllSent: TypeAlias = Callable[[], Awaitable[None]]
 Read: TypeAlias = Callable[[Request, "Gateway", Claims], Awaitable[Response]]
 
 
@@ -41,6 +47,7 @@ class ReadLimit:
 
     def __init__(self) -> None:
         self.turns = TenantTurns(READS_MAX)
+        self.replies = TenantTurns(REPLIES_MAX)
 
     @asynccontextmanager
     async def turn(self, claims: Claims, *, is_stream: bool = False) -> AsyncIterator[None]:
@@ -55,16 +62,41 @@ class ReadLimit:
         """
         name = share_of(claims)
         if self.turns.count(name) >= READS_MAX + QUEUE_MAX and not is_stream:
-            raise TooManyReads(f"{QUEUE_MAX} requests of {claims.tenant} wait: send fewer at once")
+            raise _too_many(claims)
         async with self.turns.turn(name):
             yield
 
+    @asynccontextmanager
+    async def reply(self, claims: Claims, all_sent: AllSent) -> AsyncIterator[None]:
+        """Wait until the bearer may get a further reply; the block reads and writes it.
+
+        Args:
+            claims: The claims of the bearer.
+            all_sent: Waits until the peer has taken what was written, or is gone.
+
+        Raises:
+            TooManyReads: Too many reads of the tenant wait.
+        """
+        name = share_of(claims)
+        if self.replies.count(name) >= REPLIES_MAX + QUEUE_MAX:
+            raise _too_many(claims)
+        async with self.replies.turn(name):
+            yield
+            await all_sent()
+
+
+def _too_many(claims: Claims) -> TooManyReads:
+    return TooManyReads(f"{QUEUE_MAX} requests of {claims.tenant} wait: send fewer at once")
+
 
 def in_turn(read: Read) -> Read:
-    """Let a route wait for the other reads of the bearer's tenant."""
+    """Let a route wait for the other reads of the bearer's tenant, and for their replies."""
 
     @wraps(read)
     async def limited(request: Request, gateway: Gateway, claims: Claims) -> Response:
+        state = request.state  # app.py leaves the block of `until_sent` after the reply
+        reply = gateway.reads.reply(claims, state.all_sent)
+        await state.until_sent.enter_async_context(reply)
         async with gateway.reads.turn(claims):
             return await read(request, gateway, claims)
 

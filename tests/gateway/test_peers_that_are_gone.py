@@ -9,11 +9,13 @@ import base64
 import os
 import socket
 import struct
+from contextlib import ExitStack
 from pathlib import Path
 
+import anyio.to_thread
 import pytest
 
-from eventsched.gateway import connections, send_rate
+from eventsched.gateway import connections, read_limit, send_rate
 from eventsched.gateway import server as gateway_server
 from eventsched.gateway import socket as gateway_socket
 from eventsched.gateway.config import GatewayConfig
@@ -254,3 +256,44 @@ async def test_replies_whose_peer_takes_a_byte_now_and_then_end(
                 return take_slowly(connection)
 
             await until("the connection is dropped", is_dropped, within_s=60)
+
+
+@pytest.mark.usefixtures("small_buffers")
+async def test_replies_that_a_tenant_does_not_take_have_a_limit(
+    server: Server, cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages are in memory until they are taken: a third one is not read before another is gone."""
+    monkeypatch.setattr(read_limit, "REPLIES_MAX", 2)
+    monkeypatch.setattr(send_rate, "SEND_S", 600.0)
+    async with gateway_system(server.url, cell, roles=("dispatcher",)) as system:
+        for _ in range(60):
+            async with system.es.session("acme", "en", ["es"]):
+                pass
+        host, _, port = system.url.partition("://")[2].partition(":")
+        asked = f"GET /v1/history HTTP/1.1\r\nHost: {host}\r\n"
+        asked += f"Authorization: Bearer {system.token('viewer', 'acme')}\r\n\r\n"
+        replies = system.gateway.reads.replies
+        with ExitStack() as stack:
+            peers = [stack.enter_context(socket.socket()) for _ in range(3)]
+            for number, peer in enumerate(peers, start=1):
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+                peer.connect((host, int(port)))
+                peer.settimeout(30)
+                peer.sendall(asked.encode())
+
+                def has_asked(count: int = number) -> bool:
+                    return replies.count("acme") >= count
+
+                await until("the request is counted", has_asked)
+            for peer in peers[:2]:
+                assert await anyio.to_thread.run_sync(peer.recv, 12) == b"HTTP/1.1 200"
+            peers[2].setblocking(False)
+            for _ in range(5):  # the gateway serves others meanwhile
+                reply = await system.get("/v1/history", system.token("viewer", "other"))
+                assert reply.status_code == 200
+            with pytest.raises(BlockingIOError):
+                peers[2].recv(12)
+            peers[0].close()
+            peers[2].settimeout(60)
+            assert await anyio.to_thread.run_sync(peers[2].recv, 12) == b"HTTP/1.1 200"
+        await until("nothing waits", lambda: replies.count("acme") == 0)
