@@ -21,14 +21,19 @@ def encode(data: bytes) -> str:
     return urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
-def signing_input(header: dict[str, Any], claims: dict[str, Any]) -> str:
+def signing_input(header: Any, claims: Any) -> str:
     return f"{encode(json.dumps(header).encode())}.{encode(json.dumps(claims).encode())}"
 
 
 def signed(key: TokenKey, header: dict[str, Any] | None = None, **claims: Any) -> str:
     """A token with these claims, signed with the key; None removes a claim."""
     named = {name: value for name, value in (CLAIMS | claims).items() if value is not None}
-    text = signing_input({"alg": "Ed25519", "kid": key.id} | (header or {}), named)
+    return signed_json(key, {"alg": "Ed25519", "kid": key.id} | (header or {}), named)
+
+
+def signed_json(key: TokenKey, header: Any, claims: Any) -> str:
+    """A token of any JSON, signed with the key."""
+    text = signing_input(header, claims)
     private: Any = key.key.get_op_key("sign")
     return f"{text}.{encode(private.sign(text.encode()))}"
 

@@ -6,7 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import anyio
+import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from joserfc.jwk import ECKey, RSAKey
 from joserfc.jwt import encode
 
@@ -78,6 +82,7 @@ async def test_a_token_that_was_issued_is_accepted(verifier: Verifier, key: Toke
         ({"texts": "no"}, "texts"),
         ({"exp": 1e400}, ""),
         ({"exp": "1900000000"}, "exp"),
+        ({"sub": "\ud800"}, "Unicode"),
     ],
 )
 async def test_a_claim_that_is_missing_or_wrong_is_refused(
@@ -149,6 +154,56 @@ async def test_deep_claims_and_headers_are_refused(
     text = f"{header}.{jwts.encode(deep)}"
     await refusal(verifier, f"{text}.{jwts.encode(private.sign(text.encode()))}")
     await refusal(verifier, jwts.encode(b'{"kid":' + deep + b"}") + ".e30.x")
+
+
+@pytest.mark.parametrize("critical", [None, 5, True, 1e300, {}, [5], ["exp"], "b64"])
+async def test_a_critical_field_of_any_type_is_refused(
+    verifier: Verifier, key: TokenKey, critical: Any
+) -> None:
+    await refusal(verifier, signed(key, {"crit": critical}))
+    other = TokenKey.generate()
+    await refusal(verifier, signed(other, {"crit": critical, "kid": key.id}))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+CLAIM_NAMES = (*CLAIMS, "name", "texts", "unknown")
+HEADER_FIELDS = (
+    "alg", "typ", "cty", "crit", "b64", "kid", "jwk", "jku", "x5u", "x5c", "x5t", "x5t#S256",
+    "zip", "enc", "epk", "apu", "p2c", "exp", "unknown",
+)  # fmt: skip
+
+
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    header=st.dictionaries(st.sampled_from(HEADER_FIELDS), JSON, max_size=3),
+    claims=st.dictionaries(st.sampled_from(CLAIM_NAMES), JSON, max_size=3),
+    raw=st.none() | JSON,
+    is_signed=st.booleans(),
+)
+def test_json_of_any_types_is_accepted_or_refused(
+    verifier: Verifier,
+    key: TokenKey,
+    header: dict[str, Any],
+    claims: dict[str, Any],
+    raw: Any,
+    is_signed: bool,
+) -> None:
+    """Anybody may send any header; the issuer of a right key may sign any claims."""
+    signer = key if is_signed else TokenKey.generate()
+    body = CLAIMS | claims if raw is None else raw
+    token = jwts.signed_json(signer, {"alg": "Ed25519", "kid": key.id} | header, body)
+    try:
+        accepted = anyio.run(verifier.verify, token)
+    except Unauthenticated:
+        return
+    assert is_signed and raw is None
+    msgspec.json.encode(accepted)
 
 
 @pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
