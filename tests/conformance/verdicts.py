@@ -9,7 +9,7 @@ import anyio
 from eventsched.conformance.driver import Kind, Verdict, judge_one
 from eventsched.conformance.peer import WITHIN_S
 
-AT_ONCE = 6
+AT_ONCE = 4
 
 
 async def verdicts(
