@@ -5,14 +5,20 @@ Never does: serve. Read next: server.py (the caller), connection_limits.py.
 
 A server of asyncio with a TLS context makes a connection known only after its handshake, so that
 peers which never finish one are in no count. So a gateway accepts without TLS, counts, and starts
-TLS then.
+TLS then. It also needs the transport below TLS: what that transport buffers is invisible to the
+check of the rate at which a peer reads.
+
+A client sends the first bytes of TLS at once. `start_tls` does not see bytes that were read before
+it, and neither loop promises that nothing is: uvloop starts to read after `connection_made`, also
+if that has paused reading. So such bytes are collected and given to TLS.
 """
 
 from __future__ import annotations
 
 import asyncio
-from asyncio import BaseTransport, Transport
+from asyncio import BaseTransport, BufferedProtocol, Transport
 from collections.abc import Callable
+from contextlib import suppress
 from ssl import SSLContext
 from typing import cast
 
@@ -44,15 +50,13 @@ class TlsHandshake(asyncio.Protocol):
         self._limits = limits
         self._active = active
         self._raw: Transport | None = None
-        self._early: list[bytes] = []
-        """What arrived with the end of the handshake."""
-        self._has_ended = False
+        self._received: list[bytes] = []
+        """What arrived before TLS started, or after the handshake and before the next protocol."""
         self._task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: BaseTransport) -> None:
         """Count the connection and start its handshake."""
         raw = cast("Transport", transport)
-        raw.pause_reading()  # nothing is read before TLS
         raw.set_write_buffer_limits(high=1)  # what is not sent waits where its rate is checked
         self._limits.add(raw)
         self._raw = raw
@@ -60,12 +64,8 @@ class TlsHandshake(asyncio.Protocol):
         self._task = asyncio.create_task(self._run(raw))
 
     def data_received(self, data: bytes) -> None:
-        """Keep what arrives before the next protocol."""
-        self._early.append(data)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The connection has ended."""
-        self._has_ended = True
+        """Collect bytes for TLS, or for the next protocol."""
+        self._received.append(data)
 
     def abort(self) -> None:
         """End the connection."""
@@ -73,20 +73,47 @@ class TlsHandshake(asyncio.Protocol):
             self._raw.abort()
 
     async def _run(self, raw: Transport) -> None:
+        secured = None
         try:
-            secured = await asyncio.get_running_loop().start_tls(
-                raw, self, self._context, server_side=True, ssl_handshake_timeout=self._seconds
-            )
-        except OSError:  # also errors of TLS, and the end of the time
-            raw.abort()
-            return
+            with suppress(OSError):  # also errors of TLS, and the end of the time
+                secured = await self._secure(raw)
         finally:
             self._limits.remove(raw)
             self._active.discard(self)
-        if secured is None or self._has_ended:
+            if secured is None or secured.is_closing():
+                raw.abort()
+        if secured is None or secured.is_closing():
             return
         protocol = self._make_protocol()
         secured.set_protocol(protocol)
         protocol.connection_made(secured)
-        for data in self._early:
-            protocol.data_received(data)
+        if received := self._take_received():
+            protocol.data_received(received)
+
+    async def _secure(self, raw: Transport) -> Transport | None:
+        """Return the transport with TLS after the handshake; None: the connection has ended."""
+        if raw.is_closing():
+            return None
+        loop = asyncio.get_running_loop()
+        if received := self._take_received():
+            # `start_tls` sets its protocol at once and schedules its start, which comes after this.
+            loop.call_soon(_give, raw, received)
+        return await loop.start_tls(
+            raw, self, self._context, server_side=True, ssl_handshake_timeout=self._seconds
+        )
+
+    def _take_received(self) -> bytes:
+        received = b"".join(self._received)
+        self._received.clear()
+        return received
+
+
+def _give(raw: Transport, data: bytes) -> None:
+    """Give bytes to the protocol of TLS as if the transport had read them now."""
+    protocol = cast("BufferedProtocol", raw.get_protocol())
+    while data:
+        buffer = memoryview(protocol.get_buffer(len(data)))
+        count = min(len(buffer), len(data))
+        buffer[:count] = data[:count]
+        protocol.buffer_updated(count)
+        data = data[count:]
