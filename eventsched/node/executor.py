@@ -144,7 +144,10 @@ async def _in_batches(handler: Any, slots: int, batch: Batch, hooks: Hooks) -> A
 @asynccontextmanager
 async def _in_processes(handler: BlockingHandler, slots: int, hooks: Hooks) -> AsyncIterator[Run]:
     """The hooks run in each process."""
-    async with process_pool(pickled(handler, *hooks), size=slots) as pool:
+    # A startup hook may take longer than a lease: it has run in all processes before the first job.
+    loaded = slots if hooks.startup is not None and hooks.before_jobs else 1
+    pickle = pickled(handler, hooks.startup, hooks.shutdown)
+    async with process_pool(pickle, size=slots, loaded=loaded) as pool:
 
         async def run(job: Job) -> Any:
             # If the attempt is cancelled, its process is killed.

@@ -31,6 +31,8 @@ class Hooks(NamedTuple):
 
     startup: Callable[[], Any] | None = None
     shutdown: Callable[[], Any] | None = None
+    before_jobs: bool = True
+    """Whether `startup` runs in all processes before the first job, or in each before its first."""
 
 
 def check_hook(name: str, hook: Any) -> None:

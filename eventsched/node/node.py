@@ -170,8 +170,9 @@ class Node:
         """Declare what runs once in each process of the handler before its first job.
 
         As `@node.startup`, to load a model. The node registers after it. With `processes=True` it
-        runs in each worker process, otherwise in the process of the node: an `async def` in the
-        event loop, a plain function in a thread. The node is not registered if it raises.
+        runs in a worker process for each slot, at the same time, otherwise in the process of the
+        node: an `async def` in the event loop, a plain function in a thread. The node is not
+        registered if it raises.
 
         Args:
             hook: A function without arguments.

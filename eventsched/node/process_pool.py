@@ -98,11 +98,11 @@ class AsyncCalls(Protocol):
 
 
 @asynccontextmanager
-async def process_pool(handler: bytes, *, size: int) -> AsyncIterator[ProcessPool]:
+async def process_pool(handler: bytes, *, size: int, loaded: int = 1) -> AsyncIterator[ProcessPool]:
     """A pool of processes for a pickled handler. They end with the block.
 
-    One process has loaded the handler when the block begins, so a handler that no process can load
-    is refused before any job. Raises InvalidMessage.
+    `loaded` processes have loaded the handler when the block begins, so a handler that no process
+    can load is refused before any job. Raises InvalidMessage, WorkerDied.
     """
     if process_worker.is_worker():
         raise RuntimeError(
@@ -111,7 +111,7 @@ async def process_pool(handler: bytes, *, size: int) -> AsyncIterator[ProcessPoo
         )
     pool = ProcessPool(handler, size)
     try:
-        await pool.start()
+        await pool.start(loaded)
         yield pool
     finally:
         with anyio.CancelScope(shield=True):
@@ -119,7 +119,7 @@ async def process_pool(handler: bytes, *, size: int) -> AsyncIterator[ProcessPoo
 
 
 class ProcessPool:
-    """Up to `size` processes that have loaded the handler, started on demand."""
+    """Up to `size` processes that have loaded the handler; `run` starts what `start` did not."""
 
     def __init__(self, handler: bytes, size: int) -> None:
         self._handler = handler
@@ -129,9 +129,15 @@ class ProcessPool:
         self._is_closing = False
         self._context = copy_context()
 
-    async def start(self) -> None:
-        """Load the handler in one process. Raises InvalidMessage."""
-        worker = self._start()
+    async def start(self, count: int) -> None:
+        """Load the handler in so many processes at once. Raises InvalidMessage, WorkerDied."""
+        workers = [self._start() for _ in range(count)]
+        for worker in workers:
+            await worker.connect()
+        for worker in workers:
+            await self._load_first(worker)
+
+    async def _load_first(self, worker: _Worker) -> None:
         try:
             await worker.load()
         except HandlerRaised as raised:
@@ -278,14 +284,15 @@ class _Worker(asyncio.Protocol):
 
     async def load(self) -> None:
         """Wait until the handler is loaded. Raises HandlerRaised, WorkerDied."""
-        await self._connect()
+        await self.connect()
         while not self._is_loaded:
             await self._wait()
             if self._answers:
                 self._is_failed = True
                 self._take_answer()
 
-    async def _connect(self) -> None:
+    async def connect(self) -> None:
+        """Connect to the process, which begins to load the handler."""
         if self._socket is None:
             return
         sock, self._socket = self._socket, None

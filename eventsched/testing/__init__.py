@@ -184,7 +184,8 @@ def _block_of(node: Node | Callable[..., Any]) -> Any:
         return runner(node, slots=1, processes=False)(Hooks())
     if node._runner is None:
         raise InvalidMessage.of("node", f"{node.name} has no handler", "declare one with @node.job")
-    return node._runner(node._hooks)
+    # A test of one job loads one process, not one for each slot.
+    return node._runner(node._hooks._replace(before_jobs=False))
 
 
 def _reported(job: RecordedJob, returned: Any) -> Outcome:

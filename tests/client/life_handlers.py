@@ -8,11 +8,17 @@ import eventsched
 
 STARTED: list[int] = []
 """Process ids in which the startup hook has run."""
-ENDED_VARIABLE = "EVENTSCHED_TEST_SHUTDOWN_FILE"
+PROCESSES_VARIABLE = "EVENTSCHED_TEST_HOOK_FILE"
+"""Names the file in which a hook notes its process."""
 
 
 def start() -> None:
     STARTED.append(os.getpid())
+
+
+def note_process() -> None:
+    with open(os.environ[PROCESSES_VARIABLE], "a") as file:
+        file.write(f"{os.getpid()}\n")
 
 
 async def start_async() -> None:
@@ -24,8 +30,7 @@ def fail_to_start() -> None:
 
 
 def end() -> None:
-    with open(os.environ[ENDED_VARIABLE], "a") as file:
-        file.write(f"{os.getpid()}\n")
+    note_process()
 
 
 def say_where_it_started(job: eventsched.BlockingJob) -> eventsched.Result:

@@ -81,7 +81,7 @@ async def test_hooks_run_in_each_worker_process(
     client: Client, store: TimedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended = tmp_path / "ended"
-    monkeypatch.setenv(life_handlers.ENDED_VARIABLE, str(ended))
+    monkeypatch.setenv(life_handlers.PROCESSES_VARIABLE, str(ended))
     node = node_of(life_handlers.say_where_it_started, processes=True)
     node.startup(life_handlers.start)
     node.shutdown(life_handlers.end)
@@ -93,6 +93,18 @@ async def test_hooks_run_in_each_worker_process(
             assert (await next_result(results)).text == "True"
     assert life_handlers.STARTED == []
     assert os.getpid() not in map(int, ended.read_text().split())
+
+
+async def test_startup_has_run_in_a_process_for_each_slot_before_the_node_registers(
+    client: Client, store: TimedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job would wait for a startup within its lease and within its time limit."""
+    started = tmp_path / "started"
+    monkeypatch.setenv(life_handlers.PROCESSES_VARIABLE, str(started))
+    node = node_of(life_handlers.say_where_it_started, processes=True, slots=3)
+    node.startup(life_handlers.note_process)
+    async with serving(client, node):
+        assert len(set(started.read_text().split())) == 3
 
 
 async def test_a_startup_that_fails_in_a_process_names_its_cause(

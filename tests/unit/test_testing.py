@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -140,6 +141,17 @@ async def test_a_handler_in_a_process_reaches_the_job_of_the_test() -> None:
     lost = await testing.run_handler(node_of(life_handlers.lose_the_lease, processes=True), job)
     assert isinstance(lost, eventsched.Result)
     assert lost.text == "LEASE_LOST"
+
+
+async def test_a_test_of_one_job_runs_startup_in_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = tmp_path / "started"
+    monkeypatch.setenv(life_handlers.PROCESSES_VARIABLE, str(started))
+    node = node_of(life_handlers.say_where_it_started, processes=True)
+    node.startup(life_handlers.note_process)
+    await testing.run_handler(node, testing.job())
+    assert len(started.read_text().split()) == 1
 
 
 async def test_several_jobs_run_in_one_batch() -> None:
