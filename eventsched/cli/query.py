@@ -7,7 +7,7 @@ Read next: archive/sql.py, archive/export.py (files).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 SHOWN_MAX = 1_000
 """Rows in the text output; --json prints all rows."""
+GAP = 2
+"""Columns between two columns of a table."""
 
 Sql = Annotated[
     str, typer.Argument(metavar="[SQL]", help="One SELECT over events, jobs and sessions.")
@@ -156,25 +158,52 @@ def _print_json(query_: Any) -> None:
 
 
 def _show(query_: Any) -> None:
+    """Print a table, or a line for each value if the table is wider than the output."""
     from eventsched.cli.output import console
-    from eventsched.tables import table
 
-    result, more = None, 0
+    shown: list[list[str]] = []
+    numbers: set[str] = set()
+    more = 0
     for row in query_.rows():
-        if result is None:
-            numbers = tuple(
-                name
-                for name, value in zip(query_.columns, row, strict=True)
-                if isinstance(value, int | float) and not isinstance(value, bool)
-            )
-            result = table(*query_.columns, right=numbers)
-        if result.row_count < SHOWN_MAX:
-            result.add_row(*map(_text, row))
+        if not shown:
+            numbers = {n for n, v in zip(query_.columns, row, strict=True) if _is_number(v)}
+        if len(shown) < SHOWN_MAX:
+            shown.append([_text(value) for value in row])
         else:
             more += 1
-    console().print(result or "no rows")
+    if not shown:
+        console().print("no rows")
+        return
+    _print_rows(query_.columns, shown, numbers)
     if more:
         console().print(f"and {more:,} more rows, see --json")
+
+
+def _print_rows(names: Sequence[str], rows: list[list[str]], numbers: set[str]) -> None:
+    from eventsched.cli.output import console, print_line
+    from eventsched.tables import Text, table
+
+    columns = list(zip(names, *rows, strict=True))
+    # A heading and a word need their width; a text of several words may be folded.
+    least = [max(map(len, " ".join(cells).split()), default=0) for cells in columns]
+    if sum(least) + GAP * (len(least) - 1) <= console().width:
+        result = table(*names, right=tuple(numbers))
+        for column, cells, width in zip(result.columns, columns, least, strict=True):
+            column.no_wrap = max(map(len, cells)) == width
+        for row in rows:
+            result.add_row(*map(Text, row))
+        console().print(result)
+        return
+    width = max(map(len, names))
+    for number, row in enumerate(rows):
+        if number:
+            print_line("")
+        for name, text in zip(names, row, strict=True):
+            print_line(f"{name:<{width}}  {text}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _text(value: Any) -> str:

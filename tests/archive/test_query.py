@@ -188,6 +188,24 @@ async def test_a_form_that_cannot_be_written_is_refused(
     assert error in done.stderr.decode()
 
 
+async def test_rows_that_fit_are_a_table_and_others_a_line_for_each_value(
+    archived: Archived,
+) -> None:
+    await worked(archived)
+    select = "SELECT 'two' AS first, 7 AS second, repeat('x', {0}) AS third UNION ALL BY NAME "
+    select += "SELECT 'two' AS first, 8 AS second, 'y' AS third"
+    table = query_command(archived, select.format(65)).stdout.decode()
+    assert [line.split() for line in table.splitlines() if "─" not in line] == [
+        ["first", "second", "third"],
+        ["two", "7", "x" * 65],
+        ["two", "8", "y"],
+    ]
+    lines = query_command(archived, select.format(66)).stdout.decode()
+    assert lines == (
+        f"first   two\nsecond  7\nthird   {'x' * 66}\n\nfirst   two\nsecond  8\nthird   y\n"
+    )
+
+
 async def test_the_views_can_be_created_in_another_duckdb(archived: Archived) -> None:
     await worked(archived)
     done = query_command(archived, "--views")
