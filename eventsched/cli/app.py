@@ -108,7 +108,8 @@ def _run(program: typer.Typer, name: str, args: Sequence[str]) -> int:
     except TyperException as error:
         code = _usage_code(error)
         hint = f" (see {name} --help)" if code == 2 else ""
-        return _fail(name, error.format_message() + hint, code)
+        message = error.format_message() or "a command is needed"
+        return _fail(name, message + hint, code)
     except typer.Abort:
         return interrupts.INTERRUPT_CODE
     except (EventschedError, OSError, BaseExceptionGroup) as error:

@@ -262,6 +262,16 @@ def test_the_version_is_shown(capsys: pytest.CaptureFixture[str], words: list[st
     assert (name, number.rstrip(",")) == ("eventsched", version("eventsched"))
 
 
+@pytest.mark.parametrize("group", ["token", "audit", "consumer-groups"])
+def test_a_group_without_a_command_lists_its_commands_and_says_what_is_missing(
+    capsys: pytest.CaptureFixture[str], group: str
+) -> None:
+    assert main([group]) == 2
+    out, err = capsys.readouterr()
+    assert "Commands" in out
+    assert err == "eventsched: a command is needed (see eventsched --help)\n"
+
+
 def test_without_a_command_the_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     output = capsys.readouterr().out
