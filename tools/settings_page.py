@@ -30,6 +30,7 @@ UNITS = {
     "Entries": "entries",
     "SegmentEntries": "entries",
     "Jobs": "jobs",
+    "Sessions": "sessions",
     "Percent": "%",
     "Thousandths": "1/1,000",
     "Switch": "0 or 1",

@@ -28,6 +28,7 @@ OutboxBytes = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000_000)]
 Entries = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
 SegmentEntries = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Jobs = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+Sessions = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Percent = Annotated[int, msgspec.Meta(ge=1, le=95)]
 Thousandths = Annotated[int, msgspec.Meta(ge=0, le=100_000)]
 KeepMs = Annotated[int, msgspec.Meta(ge=0, le=10_000_000_000)]
@@ -117,7 +118,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A tenant with so many bytes of outcomes and synthesised speech that wait to be read in a cell
     is refused with BACKPRESSURE (rule 33, limits). Each outcome counts 256 bytes beside its text
     and speech."""
-    tenant_sessions_max: Jobs = 40_000
+    tenant_sessions_max: Sessions = 40_000
     """A tenant with this many sessions that are open, or closed and not retired yet, may open no
     further one in the cell: it is refused with BACKPRESSURE (rule 33, limits)."""
     tenant_lag_max: Entries = 10_000
