@@ -75,6 +75,7 @@ class ReadingClient:
             NotFound: There is no such record at this position.
             InvalidMessage: There is no such read model, or the position is in the future.
             UnreadableRecord: The stored record has another form; a rebuild replaces it.
+            ArchiveError: It needs events that only the archive has.
             ServerUnavailable: The server is away.
         """
         from eventsched.history.position import parse_position
@@ -133,6 +134,8 @@ class ReadingClient:
         Raises:
             NotFound: The session, job or node does not exist.
             InvalidMessage: An argument is not acceptable.
+            ArchiveError: It needs events that only the archive has; `eventsched --json history
+                --archive DIR` and `eventsched query` read them.
             ServerUnavailable: The server is away.
         """
         from eventsched.history.event_filter import make_filter

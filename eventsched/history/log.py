@@ -321,7 +321,7 @@ class History:
         if self._folder is None:
             raise ArchiveError(
                 f"the log of cell {store.cell} begins in its archive: "
-                f"say where that is with --archive DIR or EVENTSCHED_ARCHIVE"
+                f"say where that is with --archive DIR or EVENTSCHED_ARCHIVE, which commands take"
             )
         segments = await threads.in_thread(self._folder.signed_records)
         if segments.between(after, AFTER_ALL):

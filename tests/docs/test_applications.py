@@ -123,4 +123,28 @@ async def test_a_session_moves_to_another_process(
                 await session.append(bytes(3_200))
                 session_id, secret = await names["leave"](session)
             await names["go_on"](es, session_id, secret)
-    assert capsys.readouterr().out == "continue with chunk 1\n"
+            assert capsys.readouterr().out == "continue with chunk 1\n"
+
+
+@pytest.mark.parametrize("server", ["embedded"], indirect=True)
+async def test_a_program_reads_sessions_and_their_results(
+    server: Server, cell: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with anyio.fail_after(WITHIN_S):
+        async with (
+            open_connection(server.url) as connection,
+            running(connection, list(ROLES)),
+            eventsched.connect(server.url) as es,
+            serving(es, _node()),
+        ):
+            assert cell not in es.cells
+            async with es.session("acme", "en", ["es"]) as session:
+                await session.append(bytes(3_200), end_of_utterance=True)
+                await session.close(wait=False)
+                (result,) = [outcome async for outcome in session.results()]
+            assert isinstance(result, eventsched.Result)
+            await es.wait_for("session", result.log)
+            await _names()["report"](es)
+    about, said = capsys.readouterr().out.splitlines()
+    assert about == f"{session.id} acme 100 0"
+    assert said.endswith(":0:translation:es:none hola 0")
