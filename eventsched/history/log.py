@@ -26,6 +26,7 @@ from eventsched.archive.manifest import Record
 from eventsched.archive.segments import Segments
 from eventsched.archive.signing import fingerprint
 from eventsched.errors import ArchiveError
+from eventsched.formatting import utc_time
 from eventsched.history.index import IndexReader
 from eventsched.projection.fold import Folding, decode_event, sessions_of
 from eventsched.projection.protocol import ProjectionSet
@@ -319,9 +320,12 @@ class History:
         if (BEFORE_ALL < first <= after) or await store.is_log_complete():
             return False
         if self._folder is None:
+            # A read from this time on needs the log alone.
+            since = f"the server has those since {utc_time(first[0] + 1)}; " if any(first) else ""
             raise ArchiveError(
-                f"the log of cell {store.cell} begins in its archive: "
-                f"say where that is with --archive DIR or EVENTSCHED_ARCHIVE, which commands take"
+                f"the first events of cell {store.cell} are in its archive alone: {since}"
+                f"say where the archive is with --archive DIR or EVENTSCHED_ARCHIVE, which commands"
+                " take"
             )
         segments = await threads.in_thread(self._folder.signed_records)
         if segments.between(after, AFTER_ALL):
