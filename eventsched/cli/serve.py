@@ -194,6 +194,10 @@ async def serve(
     settings = settings_of(assignments)
     archiver_settings = archive.archiver_settings(roles)
     export_traces = trace_export(roles, otlp)
+    if "projector" in roles:
+        from eventsched.projection.installed import check_names
+
+        check_names()
     import anyio
 
     from eventsched.addresses import display_url

@@ -37,6 +37,20 @@ def failed(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
     return code, line
 
 
+@pytest.mark.parametrize("words", [("up",), ("run", "projector")])
+def test_a_projector_with_an_unknown_read_model_does_not_become_ready(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    words: tuple[str, ...],
+) -> None:
+    monkeypatch.setenv("EVENTSCHED_PROJECTIONS", "no-such-model")
+    code, line = failed(capsys, *words, "--data", str(tmp_path / "data"))
+    assert code == 1
+    assert "no installed package has the projection 'no-such-model'" in line
+    assert not (tmp_path / "data").exists(), "before a server is started"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
