@@ -23,7 +23,7 @@ Outcome: TypeAlias = Literal[
 ]
 REASONS: dict[Outcome, str] = {
     "partial": "was processed partially: run `eventsched verify`, then retry it with --force",
-    "projection": "could not be folded: mend the read model and rebuild it, then retry it",
+    "projection": "could not be folded: mend the read model and retry it, or discard it",
     "unreadable": "cannot be read by this version; a later one may read it",
     "work": "is work that is not done: retry it",
     "unknown": "is no dead letter, or not any more",

@@ -183,7 +183,7 @@ def _done(outcome: LetterOutcome) -> str:
         case "removed":
             return "removed, all its targets have a job or an outcome"
         case "discarded":
-            return "discarded; the log keeps the event"
+            return "discarded; the log keeps its events"
     skipped = f", {outcome.skipped} skipped" if outcome.skipped else ""
     return f"retried ({outcome.retried}{skipped})"
 
