@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from eventsched.errors import InvalidMessage, MissingDependencyError, require_packages
+from eventsched.gateway.config import STREAMS_MAX
 
 if TYPE_CHECKING:
     from eventsched.cli.options import Options
@@ -72,6 +73,16 @@ TenantConnections = Annotated[
     ),
 ]
 
+Streams = Annotated[
+    int,
+    typer.Option(
+        "--streams",
+        metavar="N",
+        min=1,
+        help="Gateway: streams of events; a tenant may have as many as are free.",
+    ),
+]
+
 
 def gateway_config(
     *,
@@ -84,6 +95,7 @@ def gateway_config(
     origins: Sequence[str],
     archive: Path | None,
     tenant_connections: int = 0,
+    streams: int = STREAMS_MAX,
 ) -> GatewayConfig:
     """Return the configuration.
 
@@ -113,6 +125,7 @@ def gateway_config(
         origins=tuple(origins),
         archive=archive,
         tenant_connections_max=tenant_connections,
+        streams_max=streams,
     )
 
 

@@ -16,6 +16,7 @@ from eventsched.cli.gateway_options import (
     MakeGateway,
     Origins,
     Proxies,
+    Streams,
     TenantConnections,
     TlsCert,
     TlsKey,
@@ -35,6 +36,7 @@ from eventsched.cli.serve import (
     serve,
 )
 from eventsched.errors import InvalidMessage
+from eventsched.gateway.config import STREAMS_MAX
 
 if TYPE_CHECKING:
     from eventsched.gateway.config import GatewayConfig
@@ -66,6 +68,7 @@ async def run(
     proxies: Proxies = None,
     origins: Origins = None,
     tenant_connections: TenantConnections = 0,
+    streams: Streams = STREAMS_MAX,
     otlp: Otlp = "",
 ) -> int:
     """Run one or several roles in this process.
@@ -90,6 +93,7 @@ async def run(
             proxies=proxies or [],
             origins=origins or [],
             tenant_connections=tenant_connections,
+            streams=streams,
             archive=archive,
         )
         gateway = partial(_without_link, config)

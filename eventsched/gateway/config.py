@@ -14,6 +14,7 @@ import msgspec
 from eventsched.errors import InvalidMessage
 
 SOCKETS_MAX = 20_000
+STREAMS_MAX = 512
 _BASE_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]{1,64}){0,8}")
 
 
@@ -42,6 +43,9 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     tenant_connections_max: int = 0
     """Of these, the connections of one tenant, or of one subject with a token for all tenants.
     0: as many as are free, so that one tenant gets at most half, and some are free for others."""
+    streams_max: int = STREAMS_MAX
+    """Streams of events at the same time. A tenant may have as many as are free; more are refused
+    with 429."""
 
 
 def check_base_path(path: str) -> str:

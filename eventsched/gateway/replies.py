@@ -33,6 +33,7 @@ from eventsched.gateway.authentication import TooManyFailures
 from eventsched.gateway.connection_limits import TooManyConnections, TooManySockets
 from eventsched.gateway.read_limit import TooManyReads
 from eventsched.gateway.rebuilds import RebuildRefused
+from eventsched.gateway.tenant_shares import TooManyStreams
 from eventsched.logs import get_logger
 
 REMIND_S = 10.0
@@ -75,6 +76,7 @@ STATUS: tuple[tuple[type[Exception], int, str], ...] = (
     (TooManyFailures, 429, "TOO_MANY_FAILURES"),
     (TooManyReads, 429, "TOO_MANY_READS"),
     (TooManyConnections, 429, "TOO_MANY_CONNECTIONS"),
+    (TooManyStreams, 429, "TOO_MANY_STREAMS"),
     (TooManySockets, 503, "TOO_MANY_SOCKETS"),
     (Backpressure, 429, ""),
     (Refused, 409, ""),

@@ -20,12 +20,15 @@ from eventsched.gateway.config import GatewayConfig
 from eventsched.gateway.console_files import read_console
 from eventsched.gateway.detector_threads import DetectorThreads
 from eventsched.gateway.event_feed import EventFeed
+from eventsched.gateway.event_view import EventViews
 from eventsched.gateway.login_codes import LoginCodes
 from eventsched.gateway.logins import Logins
 from eventsched.gateway.read_limit import ReadLimit
 from eventsched.gateway.readiness import find_problem
 from eventsched.gateway.reading_cache import ReadingCache
 from eventsched.gateway.rebuilds import Rebuilds
+from eventsched.gateway.tenant_shares import TenantShares, TooManyStreams
+from eventsched.gateway.tenant_turns import TenantTurns
 from eventsched.history.reader import Reader
 from eventsched.history.session_tenants import SessionTenants
 from eventsched.history.source import HistorySource
@@ -34,6 +37,9 @@ from eventsched.projection.installed import load_sets
 from eventsched.store.connection import Connection
 from eventsched.tokens.key_source import KeySource
 from eventsched.tokens.verify import Verifier
+
+CATCH_UPS_MAX = 8
+"""Streams of one tenant that catch up at the same time; others wait."""
 
 
 async def _read_metrics(connection: Connection) -> bytes:
@@ -71,6 +77,16 @@ class Gateway:
             cell: EventFeed(cell, self.history_source(), self.tenants) for cell in connection.stores
         }
         """The shared reader of new events, by cell."""
+        self.views = EventViews(self.feeds)
+        """What the streams of events show."""
+        self.streams = TenantShares(
+            config.streams_max,
+            TooManyStreams,
+            what="streams of events",
+            remedy="close some, or try another gateway",
+        )
+        self.catch_ups = TenantTurns(CATCH_UPS_MAX)
+        """The streams that read events from before their start."""
         self.stopping = anyio.Event()
         """Set when the gateway ends: streams and sockets end, and their clients come again."""
         self.is_verifying = False

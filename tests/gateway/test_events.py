@@ -147,13 +147,13 @@ async def test_many_streams_share_one_reader(server: Server, cell: str) -> None:
             for _ in range(20):
                 tasks.start_soon(watch)
             feed = system.gateway.feeds[cell]
-            await until("all have joined", lambda: len(feed._watchers) == 20)
+            await until("all have joined", lambda: system.gateway.views.streams == 20)
             before = feed.reads
             async with system.es.session("acme", "en", ["es"]) as session:
                 await session.append(SECOND)
         assert seen == [session.id] * 20
         assert feed.reads - before < 20
-        await until("all have left", lambda: not feed._watchers)
+        await until("all have left", lambda: not system.gateway.views.streams)
         assert system.gateway.sockets == 0
 
 
@@ -195,8 +195,7 @@ async def test_a_client_that_reads_nothing_is_dropped(
             lines = ("GET /v1/events HTTP/1.1", f"Host: {host}:{port}")
             named = f"Authorization: Bearer {system.token('viewer')}"
             peer.sendall("\r\n".join([*lines, named, "", ""]).encode())
-            feed = system.gateway.feeds[cell]
-            await until("the stream has joined", lambda: len(feed._watchers) == 1)
+            await until("the stream has joined", lambda: system.gateway.views.streams == 1)
 
             async def is_dropped() -> bool:
                 for _ in range(20):
@@ -207,4 +206,4 @@ async def test_a_client_that_reads_nothing_is_dropped(
                 return system.gateway.sockets == 0
 
             await until("the stream has ended", is_dropped, within_s=120)
-            assert not feed._watchers
+            assert not system.gateway.views.streams
