@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from eventsched.errors import InvalidMessage, MissingDependencyError, require_packages
-from eventsched.gateway.config import STREAMS_MAX
+from eventsched.gateway.config import ENDPOINTING_MAX, STREAMS_MAX
 
 if TYPE_CHECKING:
     from eventsched.cli.options import Options
@@ -82,6 +82,15 @@ Streams = Annotated[
         help="Gateway: streams of events; a tenant may have as many as are free.",
     ),
 ]
+EndpointingSockets = Annotated[
+    int,
+    typer.Option(
+        "--endpointing-sockets",
+        metavar="N",
+        min=1,
+        help="Gateway: sockets with endpointing; a tenant may have as many as are free.",
+    ),
+]
 
 
 def gateway_config(
@@ -96,6 +105,7 @@ def gateway_config(
     archive: Path | None,
     tenant_connections: int = 0,
     streams: int = STREAMS_MAX,
+    endpointing_sockets: int = ENDPOINTING_MAX,
 ) -> GatewayConfig:
     """Return the configuration.
 
@@ -126,6 +136,7 @@ def gateway_config(
         archive=archive,
         tenant_connections_max=tenant_connections,
         streams_max=streams,
+        endpointing_max=endpointing_sockets,
     )
 
 

@@ -12,6 +12,7 @@ import typer
 
 from eventsched.cli.gateway_options import (
     BasePath,
+    EndpointingSockets,
     Listen,
     MakeGateway,
     Origins,
@@ -36,7 +37,7 @@ from eventsched.cli.serve import (
     serve,
 )
 from eventsched.errors import InvalidMessage
-from eventsched.gateway.config import STREAMS_MAX
+from eventsched.gateway.config import ENDPOINTING_MAX, STREAMS_MAX
 
 if TYPE_CHECKING:
     from eventsched.gateway.config import GatewayConfig
@@ -69,6 +70,7 @@ async def run(
     origins: Origins = None,
     tenant_connections: TenantConnections = 0,
     streams: Streams = STREAMS_MAX,
+    endpointing_sockets: EndpointingSockets = ENDPOINTING_MAX,
     otlp: Otlp = "",
 ) -> int:
     """Run one or several roles in this process.
@@ -94,6 +96,7 @@ async def run(
             origins=origins or [],
             tenant_connections=tenant_connections,
             streams=streams,
+            endpointing_sockets=endpointing_sockets,
             archive=archive,
         )
         gateway = partial(_without_link, config)

@@ -15,6 +15,7 @@ from eventsched.errors import InvalidMessage
 
 SOCKETS_MAX = 20_000
 STREAMS_MAX = 512
+ENDPOINTING_MAX = 256
 _BASE_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]{1,64}){0,8}")
 
 
@@ -46,6 +47,9 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     streams_max: int = STREAMS_MAX
     """Streams of events at the same time. A tenant may have as many as are free; more are refused
     with 429."""
+    endpointing_max: int = ENDPOINTING_MAX
+    """Producer sockets with endpointing at the same time; a detector has 2.6 MB. A tenant may have
+    as many as are free; more are refused with TOO_MANY_DETECTORS."""
 
 
 def check_base_path(path: str) -> str:

@@ -23,6 +23,7 @@ from eventsched.errors import (
     SessionSuperseded,
     SessionUnknown,
 )
+from eventsched.gateway.access import share_of
 from eventsched.gateway.frames import Close, FrameDecoder, error_frame
 from eventsched.gateway.producer_audio import AudioIntake
 from eventsched.gateway.service import Gateway
@@ -66,6 +67,8 @@ class _ProducerSocket:
         self._claims = claims
         self._partials = True
         self._endpointing = False
+        self._has_detector = False
+        """The connection counts as one with endpointing, until it ends."""
         self._after = ""
         """Id of the outcome after which to send outcomes; empty: after the last confirmed one."""
 
@@ -103,9 +106,11 @@ class _ProducerSocket:
         with anyio.move_on_after(FIRST_FRAME_S):
             while True:
                 try:
-                    return await stack.enter_async_context(
-                        self._block_of(await self._socket.receive())
-                    )
+                    block = self._block_of(await self._socket.receive())
+                    if self._endpointing and not self._has_detector:
+                        stack.enter_context(self._gateway.detectors.take(share_of(self._claims)))
+                        self._has_detector = True
+                    return await stack.enter_async_context(block)
                 except (SessionUnknown, SessionClosedError) as error:
                     raise Ended(Close.GONE, error_frame(error, fatal=True)) from None
                 except EventschedError as error:

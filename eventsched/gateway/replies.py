@@ -33,7 +33,7 @@ from eventsched.gateway.authentication import TooManyFailures
 from eventsched.gateway.connection_limits import TooManyConnections, TooManySockets
 from eventsched.gateway.read_limit import TooManyReads
 from eventsched.gateway.rebuilds import RebuildRefused
-from eventsched.gateway.tenant_shares import TooManyStreams
+from eventsched.gateway.tenant_shares import TooManyDetectors, TooManyStreams
 from eventsched.logs import get_logger
 
 REMIND_S = 10.0
@@ -77,6 +77,7 @@ STATUS: tuple[tuple[type[Exception], int, str], ...] = (
     (TooManyReads, 429, "TOO_MANY_READS"),
     (TooManyConnections, 429, "TOO_MANY_CONNECTIONS"),
     (TooManyStreams, 429, "TOO_MANY_STREAMS"),
+    (TooManyDetectors, 429, "TOO_MANY_DETECTORS"),
     (TooManySockets, 503, "TOO_MANY_SOCKETS"),
     (Backpressure, 429, ""),
     (Refused, 409, ""),

@@ -27,7 +27,7 @@ from eventsched.gateway.read_limit import ReadLimit
 from eventsched.gateway.readiness import find_problem
 from eventsched.gateway.reading_cache import ReadingCache
 from eventsched.gateway.rebuilds import Rebuilds
-from eventsched.gateway.tenant_shares import TenantShares, TooManyStreams
+from eventsched.gateway.tenant_shares import TenantShares, TooManyDetectors, TooManyStreams
 from eventsched.gateway.tenant_turns import TenantTurns
 from eventsched.history.reader import Reader
 from eventsched.history.session_tenants import SessionTenants
@@ -67,6 +67,12 @@ class Gateway:
         """The metrics of all cells, in the text format of Prometheus."""
         self.reads = ReadLimit()
         self.detector_threads = DetectorThreads(os.cpu_count() or 1)
+        self.detectors = TenantShares(
+            config.endpointing_max,
+            TooManyDetectors,
+            what="sockets with endpointing",
+            remedy="open without endpointing and send finalize, or try another gateway",
+        )
         self.tenants = SessionTenants()
         """The tenants of sessions, for all readers."""
         self.archive = ArchiveFolder.open(config.archive) if config.archive else None

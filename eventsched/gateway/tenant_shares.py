@@ -1,7 +1,7 @@
 """How much of something that costs memory or time each tenant may have at a gateway.
 
 Owns: the rule of a share, the count of each tenant, the refusal of a further one.
-Never does: what is counted. Read next: event_stream.py (the caller),
+Never does: what is counted. Read next: event_stream.py and producer_socket.py (the callers),
 connection_limits.py (the same rule for connections).
 
 A tenant may have as many as are free: one tenant gets half, two tenants get a third each, and some
@@ -26,6 +26,10 @@ class TooManyOfTenant(EventschedError):
 
 class TooManyStreams(TooManyOfTenant):
     """Raised when a tenant has as many streams of events as it may have at this gateway."""
+
+
+class TooManyDetectors(TooManyOfTenant):
+    """Raised when a tenant has as many sockets with endpointing as it may have at this gateway."""
 
 
 class TenantShares:

@@ -19,7 +19,7 @@ from tests.gateway.gateways import GatewaySystem, gateway_system
 from tests.gateway.sockets import Socket, producer
 from tests.gateway.test_producer import echo
 from tests.server_kinds import Server
-from tests.systems import serving
+from tests.systems import serving, until
 from tests.unit.speech_recordings import Recording, record, sentences
 
 RATE = 16_000
@@ -221,6 +221,26 @@ async def test_audio_that_endpointing_cannot_process_is_refused(server: Server, 
         await socket.error("INVALID_MESSAGE", field="chunk")
         await socket.send("finalize")
         await socket.stored(1)
+
+
+@pytest.mark.parametrize("server", ["embedded"], indirect=True)
+async def test_a_tenant_may_have_as_many_sockets_with_endpointing_as_are_free(
+    server: Server, cell: str
+) -> None:
+    async with gateway_system(server.url, cell, endpointing_max=2) as system:
+        async with producer(system) as first, producer(system) as second:
+            opened = await first.open(endpointing=True)
+            await second.send("open", source="en", targets=["es"], endpointing=True)
+            error = await second.error("TOO_MANY_DETECTORS")
+            assert error["retry_after_ms"] > 0
+            assert "send finalize" in error["message"]
+            await second.open()  # the connection goes on
+            async with producer(system, system.token("producer", "other")) as other:
+                await other.open(endpointing=True)
+        await until("the sockets have ended", lambda: not system.gateway.sockets)
+        assert system.gateway.detectors.count == 0
+        async with producer(system) as again:
+            await again.resume(opened, endpointing=True)
 
 
 def test_the_end_of_a_connection_releases_the_detector() -> None:
