@@ -130,9 +130,9 @@ class Opened(Reply, frozen=True, kw_only=True, tag="opened", tag_field="type"):
     utterance: int
     """Index of the current utterance."""
     credit_chunks: int = CREDIT_CHUNKS
-    """How many chunks may be sent beyond the last `ack`."""
+    """How many chunks may be sent beyond `next_seq` of this frame or of the last `ack`."""
     credit_bytes: int = CREDIT_BYTES
-    """How many bytes of audio may be sent beyond the last `ack`."""
+    """How many bytes of audio may be sent beyond it, without the numbers of chunks."""
 
 
 class Ack(Reply, frozen=True, kw_only=True, tag="ack", tag_field="type"):
