@@ -66,7 +66,8 @@ class Heartbeat(Frame, frozen=True, kw_only=True, tag="heartbeat", tag_field="ty
     """The node is alive. Needed every `heartbeat_ms`."""
 
     held: _Attempts = msgspec.field(default_factory=list)
-    """Attempts that the node runs."""
+    """Attempts that have not ended, also those whose audio is not complete or whose result is not
+    recorded."""
 
 
 class _OfAttempt(Frame, frozen=True, kw_only=True):
