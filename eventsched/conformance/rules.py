@@ -15,15 +15,16 @@ RULES: Mapping[str, str] = MappingProxyType(
         "SUBPROTOCOL": "The client offers the subprotocol `eventsched.v1`.",
         "TOKEN": "The token is in the header `Authorization` or in the subprotocol"
         " `bearer.TOKEN`, and never in the URL.",
-        "FIRST_FRAME": "The first frame is `open`, `resume` or `register`, once a connection.",
+        "FIRST_FRAME": "The first frame is `open`, `resume` or `register`, and none of them comes"
+        " after it was accepted.",
         "FRAMES": "Each frame has the form of its schema.",
-        "PACE": "The client does what is due within 20 s.",
+        "PACE": "The client does what is due within 20 s, and its first connection within 60 s.",
         "UNKNOWN": "The client ignores frames and fields that it does not know, and errors that"
         " are not fatal.",
         "CONNECTION": "The client keeps a connection that the gateway keeps.",
         "RECONNECT": "After 1012, 4401, 4408, 4410 or a broken connection, the client connects"
         " again.",
-        "PAUSE": "The client waits before each further try to connect.",
+        "PAUSE": "The client waits before each further try to connect, at least 100 ms.",
         "FINAL": "After a final close code, the client does not connect again, and ends with"
         " another exit code than 0.",
         "END": "The client ends with exit code 0 after `closed`, `drained` or NODE_DRAINED.",
@@ -33,7 +34,8 @@ RULES: Mapping[str, str] = MappingProxyType(
         "CHUNK_REPEATED": "A chunk that is sent again has the same audio.",
         "AUDIO": "All audio arrives, in order.",
         "CREDIT": "No more than `credit_chunks` and `credit_bytes` are on their way beyond `ack`.",
-        "BACKPRESSURE": "During `backpressure` the client waits and keeps its connection.",
+        "BACKPRESSURE": "During `backpressure` the client keeps its connection, and sends no more"
+        " than its credit.",
         "GAP": "After SEQ_GAP the client continues from `expected`.",
         "RESUME": "`resume` has the session and the resume token of `opened`.",
         "RESULTS_AFTER": "`resume` names the last outcome that arrived.",
