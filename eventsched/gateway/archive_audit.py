@@ -7,6 +7,8 @@ Read next: routes.py, archive/verifier.py, archive/audit_text.py, docs/audit.md.
 
 from __future__ import annotations
 
+import re
+
 import anyio
 import msgspec
 from starlette.requests import Request
@@ -34,6 +36,7 @@ from eventsched.gateway.session_report import check_texts
 from eventsched.schema.ids import is_id
 from eventsched.tokens.claims import Claims
 
+_SEGMENT_NUMBER = re.compile(r"[0-9]{1,12}")
 SEGMENTS_MAX = 500
 OUTPUT_BYTES_MAX = 64 << 20
 """Bytes that a verification may print: a line for each segment, and its problems."""
@@ -103,7 +106,7 @@ async def segments(request: Request, gateway: Gateway, claims: Claims) -> Respon
     """Segments of a cell of the archive, the newest first."""
     folder, cell = folder_of(gateway), request.path_params["cell"]
     after = request.query_params.get("after", "")
-    if after and not after.isdecimal():
+    if after and not _SEGMENT_NUMBER.fullmatch(after):
         raise InvalidMessage.of("after", "`next` of the page before", "leave it out")
     count = count_of(request, SEGMENTS_MAX)
     return json_reply(await threads.in_thread(lambda: _segments(folder, cell, after, count)))

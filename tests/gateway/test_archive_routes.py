@@ -16,7 +16,9 @@ from eventsched.archive.proof import check_proof
 from tests.gateway.gateways import GatewaySystem, bearer, gateway_system
 from tests.gateway.sealing import Sealing
 from tests.gateway.test_events import Stream, speak
+from tests.gateway.test_producer import echo
 from tests.server_kinds import Server
+from tests.systems import serving
 
 pytestmark = pytest.mark.parametrize("server", ["embedded"], indirect=True)
 
@@ -48,7 +50,8 @@ class Audited:
 
 @asynccontextmanager
 async def audited(server: Server, cell: str, path: Path) -> AsyncIterator[Audited]:
-    async with gateway_system(server.url, cell, roles=("projector",)) as system:
+    roles = ("dispatcher", "projector")
+    async with gateway_system(server.url, cell, roles=roles) as system, serving(system.es, echo()):
         archive = Sealing(path / "archive")
         session = await speak(system)
         await archive.seal(system)
@@ -68,6 +71,10 @@ async def test_an_auditor_reads_segments_a_checkpoint_and_a_proof(
         assert listed["segments"][0]["events"] == head["events"]
         assert listed["next"] == ""
         assert (await system.get("/v1/archive/none/segments", token)).status_code == 404
+        for after in ("x", "\u0663", "9" * 5_000):
+            reply = await system.get(f"/v1/archive/{cell}/segments", token, after=after)
+            assert reply.status_code == 400
+            assert "after" in reply.text
         public = each.archive.folder.public
         checkpoint = await system.get("/v1/archive/checkpoint", token)
         (tmp_path / "checkpoint.json").write_bytes(checkpoint.content)
