@@ -81,6 +81,10 @@ class ConnectionLimits:
         """Number of all connections."""
         return len(self._owners) + len(self._addresses)
 
+    def owner_of(self, peer: Peer) -> str:
+        """Return the owner of a connection, or its address if it has none."""
+        return self._owners.get(peer) or f"at {self._addresses.get(peer, '')}"
+
     def count_of(self, owner: str) -> int:
         """Return the number of connections of an owner."""
         return self._counts.get(owner, 0)

@@ -50,6 +50,8 @@ UNSENT_BYTES_MAX = 4 * FRAME_BYTES_MAX
 """A peer that sends pings while more than this waits for it is dropped."""
 HEAD_BYTES_MAX = 65_536
 """Bytes of the head of a request, with the names and values of its header."""
+HEAD_LINES_MAX = 100
+"""Lines of the head of a request; the parser keeps some hundred bytes for each."""
 SMALL_FRAMES_S_MAX = 64
 """Pings, pongs and small fragments of a socket in a second; more close it with 1008."""
 SMALL_BYTES = 128
@@ -104,7 +106,7 @@ class Connections(ServerState):
     def __init__(self, limits: ConnectionLimits) -> None:
         super().__init__()
         self.limits = limits
-        self.parse_turns = ParseTurns()
+        self.parse_turns = ParseTurns(limits.owner_of)
         self._waiting: dict[GatewayHttpProtocol, TimerHandle] = {}
         """Connections whose request has not arrived, with the end of their time."""
         self._logged_s = -REMIND_S
@@ -138,7 +140,15 @@ class _BoundedRequests(h11.Connection):
         """Bytes of the present body that arrived after its reply."""
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        """Return the next event. Raises RemoteProtocolError, also for a body of too many parts."""
+        """Return the next event.
+
+        Raises:
+            RemoteProtocolError: Also for a head of too many lines, and a body of too many parts.
+        """
+        if self.their_state is h11.IDLE:
+            head, _, _ = self.trailing_data[0].partition(b"\r\n\r\n")
+            if head.count(b"\n") > HEAD_LINES_MAX:
+                raise h11.RemoteProtocolError("a head of too many lines", 431)
         event = super().next_event()
         if isinstance(event, h11.Data):
             self._chunks += event.chunk_start

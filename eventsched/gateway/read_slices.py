@@ -6,8 +6,8 @@ docs/adr/0049-slices-of-reads.md.
 
 One read may give 256 KiB. Its parsing takes 0.2 s if these are 40,000 chunks or frames, and during
 that time a gateway serves nobody. So a protocol gets at most SLICE_BYTES at once. The rest waits,
-the transport is not read meanwhile, and all connections with bytes that wait share TURN_S of each
-turn of the event loop. A connection that sends little is served as it was before, without a wait.
+the transport is not read meanwhile, and the owners of connections with bytes that wait share TURN_S
+of each turn of the event loop. A connection that sends little is served at once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from asyncio import AbstractEventLoop, BaseProtocol, BaseTransport, Transport
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 SLICE_BYTES = 4_096
@@ -25,25 +25,45 @@ TURN_S = 0.002
 
 
 class ParseTurns:
-    """The connections of a gateway whose bytes wait; each gets one slice after the others."""
+    """The connections of a gateway whose bytes wait, by owner.
 
-    def __init__(self) -> None:
-        self._waiting: deque[SlicedConnection] = deque()
+    Owners take turns, whatever the number of their connections; so do the connections of an owner.
+
+    Args:
+        owner_of: Whose a connection is; connections without an owner are of their address.
+    """
+
+    def __init__(self, owner_of: Callable[[SlicedConnection], str]) -> None:
+        self._owner_of = owner_of
+        self._waiting: dict[str, deque[SlicedConnection]] = {}
+        """Owner -> connections; the next owner is the first."""
         self._is_scheduled = False
 
     def add(self, connection: SlicedConnection, loop: AbstractEventLoop) -> None:
         """Let a connection parse a slice after those that wait already."""
-        self._waiting.append(connection)
+        self._append(connection)
         if not self._is_scheduled:
             self._is_scheduled = True
             loop.call_soon(self._run, loop)
 
+    def _append(self, connection: SlicedConnection) -> None:
+        self._waiting.setdefault(self._owner_of(connection), deque()).append(connection)
+
+    def _next(self) -> SlicedConnection:
+        """Take the next connection of the next owner, who then waits for all other owners."""
+        owner = next(iter(self._waiting))
+        connections = self._waiting.pop(owner)
+        connection = connections.popleft()
+        if connections:
+            self._waiting[owner] = connections
+        return connection
+
     def _run(self, loop: AbstractEventLoop) -> None:
         end_s = loop.time() + TURN_S
         while self._waiting:
-            connection = self._waiting.popleft()
+            connection = self._next()
             if connection.parse_slice():
-                self._waiting.append(connection)
+                self._append(connection)
             if loop.time() >= end_s:
                 break
         self._is_scheduled = bool(self._waiting)

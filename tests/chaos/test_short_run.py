@@ -16,7 +16,7 @@ from tests.chaos.injector import FaultInjector
 from tests.chaos.topologies import TOPOLOGIES
 
 ROOT = Path(__file__).parents[2]
-MINUTES = 0.18
+MINUTES = 0.25
 GAP_S = 0.45
 SEED = 9
 KINDS = kinds_of("standalone")

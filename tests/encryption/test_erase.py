@@ -229,7 +229,7 @@ async def test_a_session_trimmed_from_the_log_is_erased_with_the_archive(
         await target.talk(encrypt=False)
         await target.archive()
         await until("its events have left the log", partial(trimmed, target, session))
-        with pytest.raises(ArchiveError, match="say where that is with --archive DIR"):
+        with pytest.raises(ArchiveError, match="say where the archive is with --archive DIR"):
             await target.erase(session)
         eraser = Eraser(target.connection, key_store, target.folder)
         assert await eraser.erase(await eraser.find(session)) == "erased"

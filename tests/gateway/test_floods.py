@@ -92,9 +92,49 @@ class Records(asyncio.Protocol):
             self.is_whole.set()
 
 
+class Ended(asyncio.Transport):
+    """A transport without a peer."""
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return False
+
+
+async def test_an_owner_gets_one_turn_whatever_the_number_of_its_connections() -> None:
+    log: list[tuple[str, int]] = []
+    owners: dict[SlicedConnection, str] = {}
+    loop, turns = asyncio.get_running_loop(), ParseTurns(lambda each: owners[each])
+    size = 8 * SLICE_BYTES
+    small = Records("other", size, log)
+    protocols = [*(Records("flood", size, log) for _ in range(50)), small]
+    for protocol in protocols:
+        connection = SlicedConnection(protocol, turns, loop)
+        owners[connection] = protocol.name
+        connection.connection_made(Ended())
+        connection.data_received(bytes(size))
+    with anyio.fail_after(60):
+        await small.is_whole.wait()
+    assert sum(name == "flood" for name, _ in log[: log.index(("other", SLICE_BYTES)) + 16]) <= 9
+
+
+@embedded
+async def test_a_head_of_many_lines_is_refused(server: Server, cell: str) -> None:
+    head = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+    async with gateway_system(server.url, cell) as system:
+        for lines, status in ((90, b"200"), (connections.HEAD_LINES_MAX, b"400")):
+            async with client(system) as (reader, writer):
+                writer.write(head + b"a: b\r\n" * lines + b"Connection: close\r\n\r\n")
+                assert (await read_to_end(reader)).split(b" ", 2)[1] == status
+
+
 async def test_a_small_request_is_parsed_before_what_another_connection_has_sent() -> None:
     log: list[tuple[str, int]] = []
-    loop, turns = asyncio.get_running_loop(), ParseTurns()
+    loop, turns = asyncio.get_running_loop(), ParseTurns(lambda _: "")
     sent = os.urandom(4_000_000)
     flood, small = Records("flood", len(sent), log), Records("small", 1, log)
     made = iter((flood, small))
