@@ -29,6 +29,7 @@ _PUBLIC = {
     "demo.speech.samples": ("sample_wav",),
     "encryption.keystore": ("Key", "KeyFolder", "KeyStore"),
     "errors": (
+        "ArchiveError",
         "Backpressure",
         "ChunkTooLarge",
         "EventschedError",

@@ -7,6 +7,7 @@ from eventsched.client.session import Session
 from eventsched.demo.speech.samples import sample_wav
 from eventsched.encryption.keystore import Key, KeyFolder, KeyStore
 from eventsched.errors import (
+    ArchiveError,
     Backpressure,
     ChunkTooLarge,
     EventschedError,
@@ -36,6 +37,7 @@ from eventsched.store.session_commands import Receipt
 
 _PUBLIC: dict[str, tuple[str, ...]]
 __all__ = [
+    "ArchiveError",
     "Backpressure",
     "Batch",
     "BlockingJob",

@@ -87,6 +87,7 @@ def connect(
     cells: int | None = None,
     settings: Mapping[str, int] | None = None,
     keys: AnyKeys | None = None,
+    archive: str | os.PathLike[str] | None = None,
     resend_ms: int = StoredLimits().ms,
     resend_bytes: int = StoredLimits().bytes,
 ) -> AbstractAsyncContextManager[Client]:
@@ -103,6 +104,8 @@ def connect(
         settings: Settings that replace those of the cells, by name, as whole numbers.
         keys: Key store for encrypted sessions, or the path of a key folder. Default: the folder
             that EVENTSCHED_KEYS names, else none.
+        archive: Folder of the archive, for reads of events that the server has no more; it is
+            opened by the first read. Default: the folder EVENTSCHED_ARCHIVE, else none.
         resend_ms: How much confirmed audio each session keeps, 0 to 60,000 ms. A failover may lose
             audio that the server had confirmed; the session then sends it again.
         resend_bytes: The same in bytes, 0 to 16 MiB. The smaller bound counts.
@@ -123,7 +126,10 @@ def connect(
     if choice.url:
         check_url(choice.url)
     limits = StoredLimits(resend_ms, resend_bytes)
-    return _connected(choice, cells, settings, find_key_store(keys), limits)
+    path = archive or os.environ.get("EVENTSCHED_ARCHIVE")
+    return _connected(
+        choice, cells, settings, find_key_store(keys), Path(path) if path else None, limits
+    )
 
 
 @asynccontextmanager
@@ -132,6 +138,7 @@ async def _connected(
     cells: int | None,
     settings: Mapping[str, int] | None,
     keys: KeyStore | None,
+    archive: Path | None,
     limits: StoredLimits,
 ) -> AsyncIterator[Client]:
     """Connect for as long as the block lasts."""
@@ -143,6 +150,7 @@ async def _connected(
                 connection.stores,
                 url=connection.url,
                 keys=keys,
+                archive=archive,
                 limits=limits,
                 connection=connection,
             )
@@ -207,10 +215,11 @@ class Client(ReadingClient):
         url: str = "",
         rng: random.Random | None = None,
         keys: KeyStore | None = None,
+        archive: Path | None = None,
         limits: StoredLimits | None = None,
         connection: Connection | None = None,
     ) -> None:
-        super().__init__(stores, keys=keys, connection=connection)
+        super().__init__(stores, keys=keys, archive=archive, connection=connection)
         self.url = url
         """Address at which another thread can connect to the server; empty if it cannot."""
         self.channels = {cell: CellMultiplexer(store) for cell, store in stores.items()}

@@ -23,6 +23,9 @@ from eventsched.store.connection import Connection
 from eventsched.store.retry import Backoff
 
 if TYPE_CHECKING:  # a producer and a node need none of these
+    from pathlib import Path
+
+    from eventsched.archive.layout import ArchiveFolder
     from eventsched.client.log_reading import CellConsumer, CellFollower
     from eventsched.history.reader import Reader, State
     from eventsched.history.source import HistorySource
@@ -47,11 +50,13 @@ class ReadingClient:
         stores: Mapping[str, Store],
         *,
         keys: KeyStore | None = None,
+        archive: Path | None = None,
         connection: Connection | None = None,
     ) -> None:
         self.stores = stores
         self.keys = keys
         """The keys of encrypted sessions; without a key store they cannot be opened or read."""
+        self._archive_path = archive
         self._connection = connection
 
     @property
@@ -75,7 +80,7 @@ class ReadingClient:
             NotFound: There is no such record at this position.
             InvalidMessage: There is no such read model, or the position is in the future.
             UnreadableRecord: The stored record has another form; a rebuild replaces it.
-            ArchiveError: It needs events that only the archive has.
+            ArchiveError: It needs events that only the archive has, and `connect` got no archive.
             ServerUnavailable: The server is away.
         """
         from eventsched.history.position import parse_position
@@ -134,8 +139,8 @@ class ReadingClient:
         Raises:
             NotFound: The session, job or node does not exist.
             InvalidMessage: An argument is not acceptable.
-            ArchiveError: It needs events that only the archive has; `eventsched --json history
-                --archive DIR` and `eventsched query` read them.
+            ArchiveError: It needs events that only the archive has, and `connect` got no archive;
+                or the archive cannot be read.
             ServerUnavailable: The server is away.
         """
         from eventsched.history.event_filter import make_filter
@@ -275,7 +280,13 @@ class ReadingClient:
     def _source(self) -> HistorySource:
         from eventsched.history.source import HistorySource
 
-        return HistorySource(self, sets=self._sets)
+        return HistorySource(self, self._archive, sets=self._sets)
+
+    @cached_property
+    def _archive(self) -> ArchiveFolder | None:
+        from eventsched.archive.layout import ArchiveFolder
+
+        return ArchiveFolder.open(self._archive_path) if self._archive_path else None
 
     def _reader(self, source: HistorySource) -> Reader:
         from eventsched.history.reader import Reader

@@ -13,10 +13,12 @@ from structlog.testing import capture_logs
 
 from eventsched.archive.commands import ArchiveCommands
 from eventsched.audit.verify import Verifier
-from eventsched.errors import Backpressure
+from eventsched.client.client import Client
+from eventsched.errors import ArchiveError, Backpressure
 from eventsched.roles.backpressure import BackpressureMonitor
 from eventsched.roles.projector import Projector
 from eventsched.roles.rebuild import Rebuild, RebuildFailed
+from eventsched.schema.events import Event
 from eventsched.store.lag import ConsumerLag
 from tests.archive.archives import CORE, LOST, Archived, seal_all
 from tests.projector.counts import COUNTS, UtteranceCount
@@ -140,6 +142,30 @@ async def test_verify_counts_the_trims_of_a_quiet_cell(archived: Archived) -> No
     assert b"StreamTrimmed" in left[1]
     report = await Verifier(archived.views, CORE, history=await archived.history()).run()
     assert report.is_clean, report.violations
+
+
+async def test_a_quiet_cell_is_trimmed_and_sealed_once(archived: Archived) -> None:
+    """The event of a trimming is no reason for the next one."""
+    await trimmed(archived)
+    sealed = []
+    for _ in range(4):
+        archived.store.tick(1_000)
+        await archived.project()
+        await archived.seal()
+        await archived.trim()
+        sealed.append(len(archived.folder.cell(archived.store.cell).records()))
+    assert sealed[1:] == [sealed[1]] * 3
+
+
+async def test_a_program_reads_events_that_only_the_archive_has(archived: Archived) -> None:
+    await trimmed(archived)
+    stores, session = {archived.store.cell: archived.store}, archived.store.keys.full("s1")
+    with pytest.raises(ArchiveError, match="--archive DIR"):
+        await anext(Client(stores).history(session))
+    events = [event async for event in Client(stores, archive=archived.path).history(session)]
+    first, *_ = events
+    assert isinstance(first, Event)
+    assert first.type == "SessionOpened"
 
 
 async def test_verify_across_archive_and_log_finds_changes(archived: Archived) -> None:
