@@ -20,7 +20,8 @@
 -- include: write
 local trimmed_max = 10000
 
-if redis.call('EXISTS', keys.log) == 0 then return { 0, 0, '0-0' } end
+-- A log of one entry stays: each trimming adds its event, which the next one would remove.
+if redis.call('XLEN', keys.log) < 2 then return { 0, 0, '0-0' } end
 local now = clock.now()
 local floor = string.format('%d-0', math.max(0, now - (settings.log_keep_ms or 0)))
 local function keep_from(id)

@@ -335,6 +335,8 @@ def trim(s: Sets) -> Trimmed:
     passed.
     """
     floors = [(max(0, s.now_ms - s.settings.log_keep_ms), 0)]
+    if len(s.log) - s.gone < 2:
+        return Trimmed(0, False, START)
     if s.archive:
         floors.append(_behind(s.archive["to"]))
     elif s.settings.log_retention_ms:
