@@ -7,6 +7,7 @@ Read next: process_metrics.py, docs/metrics.md.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,14 @@ from eventsched.telemetry.local_request import is_local_request, is_loopback
 from eventsched.telemetry.process_metrics import measure_process
 
 if TYPE_CHECKING:
+    from socket import socket
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 OPTION = "--metrics-listen"
+SCRAPES_MAX = 8
+"""Connections at a time; each has a thread and a file descriptor of the process."""
+SILENCE_S = 5.0
+"""Time after which a peer that sends or takes nothing is dropped."""
 log = get_logger("eventsched.telemetry")
 
 
@@ -32,7 +38,8 @@ def metrics_listening(address: str) -> Iterator[str]:
 
     The metrics name scripts and outcomes, and no session, tenant or text. They are served to every
     client that reaches the address; at a loopback address, only to programs on this machine, and
-    not through a proxy or a page whose name points here.
+    not through a proxy or a page whose name points here. At most SCRAPES_MAX connections are open
+    at a time; further ones are closed at once.
 
     Args:
         address: `HOST:PORT`; port 0 is any free port.
@@ -55,6 +62,7 @@ def metrics_listening(address: str) -> Iterator[str]:
             OPTION, f"cannot listen on {address!r:.80}: {error.strerror}", "choose another"
         ) from error
     server.handle_error = _log_failure  # type: ignore[method-assign]
+    _bound(server)
     url = f"http://{host}:{server.server_port}/metrics"
     log.info("metrics served", url=url)
     try:
@@ -63,6 +71,28 @@ def metrics_listening(address: str) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _bound(server: Any) -> None:
+    """Bound the connections of the server in number and time."""
+    free = threading.BoundedSemaphore(SCRAPES_MAX)
+    start_thread, serve = server.process_request, server.process_request_thread
+
+    def process_request(request: socket, client_address: Any) -> None:
+        if free.acquire(blocking=False):
+            start_thread(request, client_address)
+        else:
+            server.shutdown_request(request)
+
+    def process_request_thread(request: socket, client_address: Any) -> None:
+        try:
+            request.settimeout(SILENCE_S)
+            serve(request, client_address)
+        finally:
+            free.release()
+
+    server.process_request = process_request
+    server.process_request_thread = process_request_thread
 
 
 def _local_only(app: WSGIApplication, name: str) -> WSGIApplication:
@@ -88,7 +118,7 @@ def _log_failure(request: object, client_address: Any) -> None:
     A client that has gone says nothing about this process.
     """
     error = sys.exc_info()[1]
-    if isinstance(error, ConnectionError):
+    if isinstance(error, ConnectionError | TimeoutError):
         log.debug("scraper has gone", client=client_address[0], error=str(error))
     else:
         log.error("scrape failed", client=client_address[0], exc_info=error)

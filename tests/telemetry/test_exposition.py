@@ -15,6 +15,7 @@ import pytest
 
 from eventsched.instruments import instruments
 from eventsched.server.testing import wait_for
+from eventsched.telemetry import exposition
 from eventsched.telemetry.exposition import metrics_listening
 from tests.cli.programs import program, run, write_wav
 
@@ -84,6 +85,31 @@ def test_a_scraper_that_resets_its_connection_leaves_no_traceback(
     written = capfd.readouterr()
     assert "Traceback" not in written.out + written.err
     assert "Exception" not in written.out + written.err
+
+
+def test_idle_connections_take_a_bounded_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exposition, "SILENCE_S", 0.5)
+    threads = threading.active_count()
+    with metrics_listening("127.0.0.1:0") as url:
+        address = urlsplit(url)
+        idle = [socket.create_connection((address.hostname, address.port)) for _ in range(50)]
+        refused = idle[-1]
+        refused.settimeout(20)
+        assert refused.recv(1) == b""
+        assert threading.active_count() - threads <= exposition.SCRAPES_MAX + 1
+        wait_for(
+            "silent peers are dropped", lambda: "eventsched_build_info" in scraped_or_empty(url)
+        )
+        for each in idle:
+            each.close()
+    instruments.observer = None
+
+
+def scraped_or_empty(url: str) -> str:
+    try:
+        return str(httpx.get(url, timeout=20, trust_env=False).text)
+    except httpx.HTTPError:
+        return ""
 
 
 def test_an_address_in_use_is_refused_with_its_remedy(tmp_path: Path) -> None:
