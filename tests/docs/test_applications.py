@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,19 +108,26 @@ async def test_a_server_that_is_away_fails_the_start(
     assert (await lifespan.receive())["type"] == "lifespan.startup.failed"
 
 
+@asynccontextmanager
+async def served(server: Server, cell: str) -> AsyncIterator[eventsched.Client]:
+    """A client of a server with all roles and a node."""
+    async with (
+        open_connection(server.url) as connection,
+        running(connection, list(ROLES)),
+        eventsched.connect(server.url) as es,
+        serving(es, _node()),
+    ):
+        assert cell not in es.cells
+        yield es
+
+
 @pytest.mark.parametrize("server", ["embedded"], indirect=True)
 async def test_a_session_moves_to_another_process(
     server: Server, cell: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = _names()
     with anyio.fail_after(WITHIN_S):
-        async with (
-            open_connection(server.url) as connection,
-            running(connection, list(ROLES)),
-            eventsched.connect(server.url) as es,
-            serving(es, _node()),
-        ):
-            assert cell not in es.cells
+        async with served(server, cell) as es:
             async with es.session("acme", "en", ["es"]) as session:
                 await session.append(bytes(3_200))
                 session_id, secret = await names["leave"](session)
@@ -131,13 +140,7 @@ async def test_a_program_reads_sessions_and_their_results(
     server: Server, cell: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with anyio.fail_after(WITHIN_S):
-        async with (
-            open_connection(server.url) as connection,
-            running(connection, list(ROLES)),
-            eventsched.connect(server.url) as es,
-            serving(es, _node()),
-        ):
-            assert cell not in es.cells
+        async with served(server, cell) as es:
             async with es.session("acme", "en", ["es"]) as session:
                 await session.append(bytes(3_200), end_of_utterance=True)
                 await session.close(wait=False)

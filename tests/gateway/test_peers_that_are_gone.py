@@ -9,7 +9,8 @@ import base64
 import os
 import socket
 import struct
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import anyio.to_thread
@@ -138,28 +139,44 @@ async def test_a_peer_that_takes_nothing_of_its_replies_is_dropped(
     """Also after a reply that ends the connection: `close` waits for the peer without end."""
     monkeypatch.setattr(send_rate, "SEND_S", 0.3)
     async with gateway_system(server.url, cell) as system:
-        host, _, port = system.url.partition("://")[2].partition(":")
-        token = system.token("viewer")
+        host, token = system.url.partition("://")[2], system.token("viewer")
         page = f"GET /v1/openapi.json HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n"
         pages = 200 * f"{page}\r\n" + f"{page}Connection: {keeps}\r\n\r\n"
-        with socket.socket() as connection:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-            connection.connect((host, int(port)))
-            connection.setblocking(False)
-            unsent = pages.encode()
-
-            def is_dropped() -> bool:
-                nonlocal unsent
-                try:
-                    unsent = unsent[connection.send(unsent or b" ") :]
-                except BlockingIOError:
-                    return False
-                except ConnectionError:
-                    return True
-                return False
-
-            await until("the connection is dropped", is_dropped, within_s=60)
+        with small_peer(system) as connection:
+            sender = Sender(connection, pages.encode())
+            await until("the connection is dropped", sender.is_dropped, within_s=60)
         assert (await system.get("/healthz")).status_code == 200
+
+
+@contextmanager
+def small_peer(system: GatewaySystem) -> Iterator[socket.socket]:
+    """A connection that receives few bytes before its peer must wait."""
+    host, _, port = system.url.partition("://")[2].partition(":")
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        connection.connect((host, int(port)))
+        yield connection
+
+
+class Sender:
+    """Sends without waiting: first `data`, then `more` again and again."""
+
+    def __init__(self, connection: socket.socket, data: bytes, more: bytes = b" ") -> None:
+        self._connection = connection
+        self._unsent = data
+        self._more = more
+        connection.setblocking(False)
+
+    def is_dropped(self) -> bool:
+        """Send what can be sent; return whether the connection has ended."""
+        self._unsent = self._unsent or self._more
+        try:
+            self._unsent = self._unsent[self._connection.send(self._unsent) :]
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            return True
+        return False
 
 
 def take_slowly(connection: socket.socket) -> bool:
@@ -208,21 +225,9 @@ async def test_a_peer_that_sends_pings_and_takes_no_answers_is_dropped(
         peer = RawPeer(system, "/v1/sessions", system.token("producer", "acme"), receives=4_096)
         with peer.connection:
             await until("the socket is counted", lambda: system.gateway.sockets == 1)
-            peer.connection.setblocking(False)
             pings = 500 * (b"\x89" + bytes([0x80 | 125]) + bytes(4) + bytes(125))
-            unsent = pings
-
-            def is_dropped() -> bool:
-                nonlocal unsent
-                try:
-                    unsent = unsent[peer.connection.send(unsent) :] or pings
-                except BlockingIOError:
-                    return False
-                except ConnectionError:
-                    return True
-                return False
-
-            await until("the connection is dropped", is_dropped, within_s=60)
+            sender = Sender(peer.connection, pings, more=pings)
+            await until("the connection is dropped", sender.is_dropped, within_s=60)
 
 
 @pytest.mark.usefixtures("small_buffers")
@@ -235,25 +240,14 @@ async def test_replies_whose_peer_takes_a_byte_now_and_then_end(
         for _ in range(40):
             async with system.es.session("acme", "en", ["es"]):
                 pass
-        host, _, port = system.url.partition("://")[2].partition(":")
-        token = system.token("viewer")
+        host, token = system.url.partition("://")[2], system.token("viewer")
         asked = f"GET {path.replace('CELL', cell)} HTTP/1.1\r\nHost: {host}\r\n"
         asked += f"Authorization: Bearer {token}\r\n\r\n"
-        with socket.socket() as connection:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-            connection.connect((host, int(port)))
-            connection.setblocking(False)
-            unsent = 400 * asked.encode()
+        with small_peer(system) as connection:
+            sender = Sender(connection, 400 * asked.encode())
 
             def is_dropped() -> bool:
-                nonlocal unsent
-                try:
-                    unsent = unsent[connection.send(unsent or b" ") :]
-                except BlockingIOError:
-                    pass
-                except ConnectionError:
-                    return True
-                return take_slowly(connection)
+                return sender.is_dropped() or take_slowly(connection)
 
             await until("the connection is dropped", is_dropped, within_s=60)
 
@@ -269,15 +263,15 @@ async def test_replies_that_a_tenant_does_not_take_have_a_limit(
         for _ in range(60):
             async with system.es.session("acme", "en", ["es"]):
                 pass
-        host, _, port = system.url.partition("://")[2].partition(":")
+        host = system.url.partition("://")[2]
         asked = f"GET /v1/history HTTP/1.1\r\nHost: {host}\r\n"
         asked += f"Authorization: Bearer {system.token('viewer', 'acme')}\r\n\r\n"
         replies = system.gateway.reads.replies
         with ExitStack() as stack:
-            peers = [stack.enter_context(socket.socket()) for _ in range(3)]
-            for number, peer in enumerate(peers, start=1):
-                peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-                peer.connect((host, int(port)))
+            peers: list[socket.socket] = []
+            for number in range(1, 4):
+                peer = stack.enter_context(small_peer(system))
+                peers.append(peer)
                 peer.settimeout(30)
                 peer.sendall(asked.encode())
 
