@@ -28,6 +28,7 @@ from eventsched.archive.layout import ArchiveFolder
 from eventsched.archive.verifier import AuditReport
 from eventsched.errors import InvalidMessage, NotFound
 from eventsched.gateway.child_commands import CommandFailed, running_command
+from eventsched.gateway.connections import end_with_client
 from eventsched.gateway.read_limit import TooManyReads, in_turn
 from eventsched.gateway.reading import count_of
 from eventsched.gateway.replies import json_reply
@@ -196,7 +197,7 @@ class _VerificationStream(Response):
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._end_with_client, receive, tasks.cancel_scope)
+                tasks.start_soon(end_with_client, receive, tasks.cancel_scope)
                 tasks.start_soon(self._end_with_gateway, tasks.cancel_scope)
                 try:
                     await self._run()
@@ -207,11 +208,6 @@ class _VerificationStream(Response):
         finally:
             self._gateway.is_verifying = False
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _end_with_client(self, receive: Receive, scope: anyio.CancelScope) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        scope.cancel()
 
     async def _end_with_gateway(self, scope: anyio.CancelScope) -> None:
         await self._gateway.stopping.wait()

@@ -1,7 +1,7 @@
 """The connection classes of uvicorn, with limits for peers that do not send, read or answer.
 
 Owns: the limits of frames, bodies and pings, the time for a request to arrive, the number of file
-descriptors, `abort_of`, `all_sent_of`, `own_connection`.
+descriptors, `abort_of`, `all_sent_of`, `end_with_client`, `own_connection`.
 Never does: interpret requests or frames. Read next: read_slices.py (when a protocol gets bytes),
 connection_limits.py (whose a connection is), send_rate.py, docs/adr/0025-gateway.md.
 
@@ -23,7 +23,9 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, cast
 
+import anyio
 import h11
+from starlette.types import Receive
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
@@ -369,6 +371,13 @@ class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
 def abort_of(scope: Any) -> Callable[[], None]:
     """Return the function that aborts the connection of a request."""
     return cast("Callable[[], None]", scope["state"][_ABORT])
+
+
+async def end_with_client(receive: Receive, tasks: anyio.CancelScope) -> None:
+    """Cancel the tasks of a streamed reply when its client has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    tasks.cancel()
 
 
 def all_sent_of(scope: Any) -> Callable[[], Awaitable[None]]:

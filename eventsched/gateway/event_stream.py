@@ -25,7 +25,7 @@ from starlette.types import Receive, Scope, Send
 
 from eventsched.errors import EventschedError, InvalidMessage
 from eventsched.gateway.access import share_of
-from eventsched.gateway.connections import abort_of
+from eventsched.gateway.connections import abort_of, end_with_client
 from eventsched.gateway.cursor import parse_cursor
 from eventsched.gateway.event_feed import FeedItem
 from eventsched.gateway.event_view import WRITE_BYTES, ViewReader, event_block
@@ -101,7 +101,7 @@ class _EventStream(Response):
             await send(head)
             try:
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._end_with_client, receive, tasks.cancel_scope)
+                    tasks.start_soon(end_with_client, receive, tasks.cancel_scope)
                     tasks.start_soon(self._end_with_gateway, tasks.cancel_scope)
                     await self._run()
                     tasks.cancel_scope.cancel()
@@ -112,11 +112,6 @@ class _EventStream(Response):
                 if self._reader is not None:
                     self._gateway.views.leave(self._reader)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _end_with_client(self, receive: Receive, scope: anyio.CancelScope) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        scope.cancel()
 
     async def _end_with_gateway(self, scope: anyio.CancelScope) -> None:
         with anyio.move_on_after(max(0.0, self._claims.exp - time.time())):
