@@ -79,10 +79,14 @@ def _bound(server: Any) -> None:
     start_thread, serve = server.process_request, server.process_request_thread
 
     def process_request(request: socket, client_address: Any) -> None:
-        if free.acquire(blocking=False):
-            start_thread(request, client_address)
-        else:
+        if not free.acquire(blocking=False):
             server.shutdown_request(request)
+            return
+        try:
+            start_thread(request, client_address)
+        except BaseException:  # no thread can be started, so none releases it
+            free.release()
+            raise
 
     def process_request_thread(request: socket, client_address: Any) -> None:
         try:

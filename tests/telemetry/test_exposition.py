@@ -105,6 +105,19 @@ def test_idle_connections_take_a_bounded_number_of_threads(monkeypatch: pytest.M
     instruments.observer = None
 
 
+def test_a_scrape_without_a_thread_takes_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with metrics_listening("127.0.0.1:0") as url:
+        with monkeypatch.context() as without_threads:
+            without_threads.setattr(threading.Thread, "start", refuse)
+            for _ in range(exposition.SCRAPES_MAX + 1):
+                assert scraped_or_empty(url) == ""
+        assert "eventsched_build_info" in scraped_or_empty(url)
+    instruments.observer = None
+
+
 def scraped_or_empty(url: str) -> str:
     try:
         return str(httpx.get(url, timeout=20, trust_env=False).text)
