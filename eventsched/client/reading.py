@@ -85,7 +85,8 @@ class ReadingClient:
         """
         from eventsched.history.position import parse_position
 
-        reader = self._reader(self._source())
+        needs_log = bool(at) or kind == "job"
+        reader = self._reader(self._source(self._archive if needs_log else None))
         entity = await reader.job_key(id) if kind == "job" else id
         return await reader.state(kind, entity, parse_position(at, "at") if at else None)
 
@@ -145,7 +146,7 @@ class ReadingClient:
         """
         from eventsched.history.event_filter import make_filter
 
-        source = self._source()
+        source = self._source(self._archive)
         reader = self._reader(source)
         where = await make_filter(
             source, reader, id, node=node, tenant=tenant, types=list(types),
@@ -277,10 +278,10 @@ class ReadingClient:
 
         return load_sets()
 
-    def _source(self) -> HistorySource:
+    def _source(self, archive: ArchiveFolder | None = None) -> HistorySource:
         from eventsched.history.source import HistorySource
 
-        return HistorySource(self, self._archive, sets=self._sets)
+        return HistorySource(self, archive, sets=self._sets)
 
     @cached_property
     def _archive(self) -> ArchiveFolder | None:

@@ -162,6 +162,11 @@ async def test_a_program_reads_events_that_only_the_archive_has(archived: Archiv
     stores, session = {archived.store.cell: archived.store}, archived.store.keys.full("s1")
     with pytest.raises(ArchiveError, match="--archive DIR"):
         await anext(Client(stores).history(session))
+    elsewhere = Client(stores, archive=archived.path.with_name("none"))
+    with pytest.raises(ArchiveError, match="there is no folder"):
+        await anext(elsewhere.history(session))
+    assert await elsewhere.list("session")  # needs the server alone, as does a present record
+    assert (await elsewhere.state("session", session)).id == session
     events = [event async for event in Client(stores, archive=archived.path).history(session)]
     first, *_ = events
     assert isinstance(first, Event)
