@@ -1,4 +1,4 @@
-"""The logins of browsers: what the value of a cookie stands for, and the name of the cookie.
+"""The logins of browsers: the claims of each cookie's value, and the name of the cookie.
 
 Owns: the values that are valid, the origin of each, the name and the path of the cookie.
 Never does: I/O. Read next: login.py (sets the cookie), authentication.py (reads it).

@@ -49,11 +49,11 @@ async def test_the_entries_of_ended_jobs_are_dropped(store: TimedStore, seed: in
     entries = OpenEntries()
     for event in log:
         entries.add(entry_of(event))
-    kept, ids = {entry[0] for entry in entries}, [event.id for event in log]
-    assert [entry[0] for entry in entries] == [id_ for id_ in ids if id_ in kept]
+    returned, ids = {entry[0] for entry in entries}, [event.id for event in log]
+    assert [entry[0] for entry in entries] == [id_ for id_ in ids if id_ in returned]
     ended = {event.job for event in log if event.type == "ResultRecorded"}
     assert ended
-    assert not [event for event in log if event.id in kept and event.job in ended]
+    assert not [event for event in log if event.id in returned and event.job in ended]
 
 
 async def test_few_entries_explain_a_job(store: TimedStore) -> None:

@@ -91,14 +91,14 @@ async def test_the_audio_of_an_utterance_is_what_was_spoken(
         async def audio(**claims: Any) -> Any:
             return await system.get(path, system.token("viewer", "acme", **claims), event=event)
 
-        async def heard() -> tuple[int, bytes]:
+        async def audio_reply() -> tuple[int, bytes]:
             reply = await audio()
             assert reply.headers["content-type"] == "audio/wav"
             with wave.open(io.BytesIO(reply.content)) as file:
                 assert (file.getnchannels(), file.getsampwidth()) == (1, 2)
                 return file.getframerate(), file.readframes(file.getnframes())
 
-        assert await heard() == (16_000, spoken)
+        assert await audio_reply() == (16_000, spoken)
         hidden = await audio(texts=False)
         assert (hidden.status_code, hidden.json()["error"]["code"]) == (403, "FORBIDDEN")
         for wrong, status in (("x", 400), ("1-0", 404)):
@@ -108,7 +108,7 @@ async def test_the_audio_of_an_utterance_is_what_was_spoken(
         store = system.es.stores[cell]
         key = store.keys.audio(name_of(session.id))
         await store.transport.command("DEL", key, key=key)
-        assert await heard() == (16_000, spoken), "from the archive"
+        assert await audio_reply() == (16_000, spoken), "from the archive"
         system.gateway.archive = None
         gone = await audio()
         assert (gone.status_code, gone.json()["error"]["code"]) == (404, "NOT_FOUND")
