@@ -132,6 +132,13 @@ def test_each_script_has_its_row_and_each_row_its_script() -> None:
     assert sorted(ROW.findall(_text("eventsched/lua/README.md"))) == lua_library.names()
 
 
+def test_the_table_of_modules_names_each_one_once() -> None:
+    text = _text("eventsched/lua/README.md")
+    table = text.partition("| group | modules |")[2].partition("\n\n")[0]
+    modules = [path.stem for path in (ROOT / "eventsched/lua/include").glob("*.lua")]
+    assert sorted(re.findall(r"`(\w+)`", table)) == sorted(modules)
+
+
 def test_each_rule_of_the_domain_has_tests_with_its_number() -> None:
     """`grep -rn rule_18 tests` lists the tests of rule 18."""
     code = "\n".join(path.read_text() for path in ROOT.glob("tests/**/test_*.py"))
