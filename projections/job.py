@@ -32,6 +32,11 @@ from eventsched.schema.keys import job_key
 
 RETIRED_UTTERANCES_MAX = 16
 """Utterances of one JobsRetired, as the scripts bound them."""
+RETIRED_AT_END_MAX = 2_048
+"""Utterances of one SessionRetired: the scripts retire jobs while the session is open, so that its
+end finds those of at most 1,024 open outcomes and of some 32 utterances before them."""
+RETIRED_TARGETS_MAX = 64
+"""Languages of either event."""
 Status: TypeAlias = Literal["queued", "backoff", "running", "released", "ended"]
 """`backoff`: a timer ends the wait before the next attempt (rule 20, dispatching again).
 `released`: an attempt has ended, and the same script call dispatches, queues or ends the job."""
@@ -221,14 +226,19 @@ _CREATING = (JobQueued, JobDispatched)
 
 
 def retired_jobs(session: str, data: JobsRetired | SessionRetired) -> tuple[str, ...]:
-    """Return the keys of the jobs whose records the event drops."""
-    end = data.utterances if isinstance(data, SessionRetired) else data.last + 1
-    if isinstance(data, JobsRetired):  # a forged event may name any number
-        end = min(end, data.first + RETIRED_UTTERANCES_MAX)
+    """Return the keys of the jobs whose records the event drops.
+
+    A forged event may name any number of utterances and languages: only as many as a script names
+    count.
+    """
+    if isinstance(data, SessionRetired):
+        end, at_most = data.utterances, RETIRED_AT_END_MAX
+    else:
+        end, at_most = data.last + 1, RETIRED_UTTERANCES_MAX
     return tuple(
         job_key(data.tenant, session, utterance, target, data.features_hash)
-        for utterance in range(data.first, end)
-        for target in data.targets
+        for utterance in range(data.first, min(end, data.first + at_most))
+        for target in data.targets[:RETIRED_TARGETS_MAX]
     )
 
 

@@ -38,7 +38,7 @@ from eventsched.schema.events import (
     UtteranceFinalized,
 )
 from eventsched.schema.keys import name_of
-from projections.job import Job, retired_jobs
+from projections.job import RETIRED_AT_END_MAX, Job, retired_jobs
 from projections.node import Node
 from projections.session import Session, outcome_key, playback_key
 
@@ -232,10 +232,12 @@ def _jobs_retired(event: Event, data: JobsRetired, records: Records) -> Findings
             yield "I2", f"{key} retired while {job.status}"
 
 
-def _retired(event: Event, _: SessionRetired, records: Records) -> Findings:
+def _retired(event: Event, data: SessionRetired, records: Records) -> Findings:
     session, absent = _find_session(event, records)
     if session is None or session.status != "closed":
         yield "I4", absent or f"the session was {session.status}"  # type: ignore[union-attr]
+    if data.targets and data.utterances - data.first > RETIRED_AT_END_MAX:
+        yield "I4", f"jobs of {data.utterances - data.first} utterances retired at once"
 
 
 def _erased(event: Event, data: SessionErased, records: Records) -> Findings:

@@ -24,9 +24,10 @@ from eventsched.schema.events import (
     ResultRecorded,
     ResultRefused,
     ResultReplaced,
+    SessionRetired,
     SuspensionScope,
 )
-from projections.job import Job, Jobs
+from projections.job import Job, Jobs, retired_jobs
 from projections.node import Node, Nodes, Suspension
 from tests.projections.folded_log import S1, FoldedLog, job_key
 
@@ -252,6 +253,19 @@ def test_rule_10_an_event_retires_the_jobs_of_at_most_16_utterances(log: JobLog)
     data = JobsRetired(tenant="acme", features_hash="none", first=0, last=2**53 - 1, targets=["es"])
     log.at(200, data, job=KEY)
     assert list(log.jobs.views) == [job_key(16)]
+
+
+def test_rule_10_the_end_of_a_session_retires_the_jobs_of_at_most_2048_utterances(
+    log: JobLog,
+) -> None:
+    """The scripts leave fewer. A forged event does not keep a reader busy."""
+    for utterance in (0, 2_047, 2_048):
+        log.dispatched(100, job=job_key(utterance))
+    targets = ["es", *(f"x{number}" for number in range(10_000))]
+    data = SessionRetired(tenant="acme", utterances=2**53 - 1, targets=targets)
+    log.at(200, data, job=KEY)
+    assert list(log.jobs.views) == [job_key(2_048)]
+    assert len(retired_jobs(S1, data)) == 2_048 * 64
 
 
 def test_rule_13_a_registered_node_has_its_abilities_and_free_slots(log: JobLog) -> None:

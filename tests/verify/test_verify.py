@@ -33,6 +33,7 @@ from eventsched.schema.events import (
     SessionClosed,
     SessionErased,
     SessionResumed,
+    SessionRetired,
     StreamTrimmed,
     Target,
     UtteranceFinalized,
@@ -694,6 +695,7 @@ def registered(epoch: int) -> NodeRegistered:
     return NodeRegistered(epoch=epoch, sources=["en"], targets=["es"], slots=4, cls="k")
 
 
+NO_END = SessionRetired(tenant="acme", utterances=2**53 - 1, targets=["es"])
 # utterances: 0 delivered, 1 running, 2 ready but not next, 3 and 4 running, 5 to 7 waiting,
 # 8 not dispatched yet
 FORGED: list[tuple[str, str, Data, int, str]] = [
@@ -715,6 +717,7 @@ FORGED: list[tuple[str, str, Data, int, str]] = [
     ("I3", "a retired node that was not gone", NodeRetired(epoch=1), -1, "n1"),
     ("I4", "a skipped utterance", finalized(12, 30, 9), -1, ""),
     ("I4", "records of utterances that are not next are deleted", jobs_retired(5, 6), -1, ""),
+    ("I4", "records of more jobs than a session has are deleted", NO_END, -1, ""),
     ("I4", "a skipped epoch", SessionResumed(epoch=9), -1, ""),
     ("I4", "closed before closing", SessionClosed(), -1, ""),
     ("I4", "erased while it is open", SessionErased(key="0" * 16), -1, ""),
