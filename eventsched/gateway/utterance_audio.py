@@ -21,6 +21,7 @@ from eventsched.gateway.reading import check_session
 from eventsched.gateway.service import Gateway
 from eventsched.history.position import parse_position
 from eventsched.history.reader import EventFilter, Reader
+from eventsched.projection.fold import FailedEvent
 from eventsched.schema import codec
 from eventsched.schema.events import Event, SessionOpened, UtteranceFinalized
 from eventsched.schema.ids import is_id, parse_id
@@ -67,7 +68,9 @@ async def _finalized(reader: Reader, session: str, entry_id: str) -> Event:
     at = parse_position(entry_id, "event")
     page = await reader.page(EventFilter(session=session, since=at, until=at), {}, 1)
     for event in page.events:
-        if isinstance(event, Event) and isinstance(event.data, UtteranceFinalized):
+        if isinstance(event, FailedEvent) or event.session != session:
+            continue  # the index of a session also lists events of the others in its room
+        if isinstance(event.data, UtteranceFinalized):
             return event
     raise NotFound(f"{entry_id} completes no utterance of {session}")
 

@@ -17,7 +17,7 @@ import anyio
 import msgspec
 
 from eventsched.encryption.decrypt import EventDecryptor
-from eventsched.errors import DecryptionError, NotFound
+from eventsched.errors import DecryptionError, InvalidMessage, NotFound
 from eventsched.history.log import ALL_ENTRIES, EntryFilter
 from eventsched.history.position import LogPosition
 from eventsched.history.session_tenants import SessionTenants
@@ -59,6 +59,11 @@ class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
     types: frozenset[str] = frozenset()
     since: LogPosition | None = None
     until: LogPosition | None = None
+
+    def __post_init__(self) -> None:
+        """Raise InvalidMessage for a session without a name, which would select all events."""
+        if self.index and not keys.name_of(self.index):
+            raise InvalidMessage.of("session", f"{self.index!r} has no name", "check the id")
 
     @property
     def index(self) -> str:

@@ -67,12 +67,14 @@ class HistorySource:
         return ProjectionStore(store.transport, store.cell)
 
     def complete(self, name: str) -> str:
-        """`<cell>.<name>`. Raises InvalidMessage if the name has an unknown cell."""
+        """`<cell>.<name>`. Raises InvalidMessage if the cell is unknown, or the name is empty."""
         full = keys.complete(name, self.cells)
         if keys.cell_of(full) not in self.cells:
             raise InvalidMessage.of(
                 "id", f"{full!r} names no cell of {', '.join(self.cells)}", "check the id"
             )
+        if not keys.name_of(full):  # an empty name would select the events of the whole cell
+            raise InvalidMessage.of("id", f"{full!r} has no name after its cell", "check the id")
         return full
 
     async def history_for(self, full_id: str) -> History:

@@ -206,6 +206,37 @@ async def the_history_of_a_tenant_has_its_events_only(spoken: Spoken) -> None:
     assert events[0]["type"] == "SessionOpened"
 
 
+async def a_cell_without_a_name_is_no_session(spoken: Spoken) -> None:
+    """An empty name would select the events of all tenants: the first of them is of acme."""
+    system = spoken.system
+    cell = spoken.session.partition(".")[0]
+    async with system.es.session("other", "en", ["es"]) as session:
+        await session.append(SECOND, end_of_utterance=True)
+        session.detach()
+    theirs = await system.json(
+        "/v1/history", system.token("viewer", "other"), type="UtteranceFinalized"
+    )
+    event = theirs["events"][0]["id"]
+    paths: dict[str, dict[str, str]] = {
+        f"/v1/sessions/{cell}.": {},
+        f"/v1/state/session/{cell}.": {},
+        f"/v1/sessions/{cell}./scene": {},
+        f"/v1/sessions/{cell}./timeline": {},
+        f"/v1/sessions/{cell}./report": {},
+        f"/v1/sessions/{cell}./audio": {"event": event},
+        f"/v1/groups/{cell}./es/0": {},
+        f"/v1/jobs/{cell}.:0:es": {},
+        f"/v1/jobs/acme:{cell}.:0:translation:es:none/why": {},
+        "/v1/jobs": {"session": f"{cell}."},
+        "/v1/history": {"session": f"{cell}."},
+    }
+    for path, query in paths.items():
+        for tenant in ("acme", "*"):
+            reply = await system.get(path, system.token("operator", tenant), **query)
+            assert reply.status_code in (400, 403, 404), (path, tenant, reply.text)
+            assert "other" not in reply.text
+
+
 async def a_bad_token_is_refused_before_anything_else(spoken: Spoken) -> None:
     system = spoken.system
     for token in ("no-token-at-all", "a.b.c", system.token("viewer")[:-4] + "AAAA"):
@@ -285,6 +316,7 @@ async def test_a_base_path_holds_all_routes(server: Server, cell: str, tmp_path:
     [
         data_of_another_tenant_is_not_found,
         the_history_of_a_tenant_has_its_events_only,
+        a_cell_without_a_name_is_no_session,
         a_bad_token_is_refused_before_anything_else,
         an_address_with_many_bad_tokens_must_wait,
         unknown_paths_and_methods_have_the_form_of_an_error,
