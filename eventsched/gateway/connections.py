@@ -187,8 +187,6 @@ class GatewayHttpProtocol(H11Protocol):
             **self.app_state, _ABORT: transport.abort, _OWN: own, _ALL_SENT: all_sent,
         }  # fmt: skip
         self._rate = SendRate(transport, self.loop)
-        # Writing is paused by everything that is not sent. With 0, TLS would pause it for ever.
-        transport.set_write_buffer_limits(high=1)
         self.server_state.await_request(self)
         self.server_state.add(transport, self.loop.time())
 

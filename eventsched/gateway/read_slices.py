@@ -1,8 +1,8 @@
 """Parses what connections send in slices, so that no read holds the event loop.
 
 Owns: the size of a slice, the order of connections whose bytes wait, when a transport is read.
-Never does: parse. Read next: connections.py (whose protocols parse),
-docs/adr/0049-slices-of-reads.md.
+Never does: parse. Read next: connections.py (whose protocols parse), send_queue.py (the other
+direction), docs/adr/0049-slices-of-reads.md.
 
 One read may give 256 KiB. Its parsing takes 0.2 s if these are 40,000 chunks or frames, and during
 that time a gateway serves nobody. So a protocol gets at most SLICE_BYTES at once. The rest waits,
@@ -17,6 +17,8 @@ from asyncio import AbstractEventLoop, BaseProtocol, BaseTransport, Transport
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, cast
+
+from eventsched.gateway.send_queue import SendQueue
 
 SLICE_BYTES = 4_096
 """The most bytes that a protocol gets at once."""
@@ -79,37 +81,56 @@ class SlicedConnection(asyncio.Transport, asyncio.Protocol):
     at once, and what waits is dropped: nothing could be answered. A transport without TLS reports
     the end of the peer's bytes only when none wait, because it is not read before.
 
+    Writing is paused while anything waits for the peer, and the number of its bytes is known with
+    and without TLS.
+
     Args:
         protocol: Parses.
         turns: The other connections of the gateway.
         loop: The event loop.
+        below_tls: The transport below TLS; none without TLS.
     """
 
     def __init__(
-        self, protocol: asyncio.Protocol, turns: ParseTurns, loop: AbstractEventLoop
+        self,
+        protocol: asyncio.Protocol,
+        turns: ParseTurns,
+        loop: AbstractEventLoop,
+        below_tls: Transport | None = None,
     ) -> None:
         super().__init__()
         self._protocol = protocol
         self._turns = turns
         self._loop = loop
+        self._below_tls = below_tls
         self._transport: Transport
+        self._unsent: SendQueue
         self._buffer = bytearray()
         """What the protocol has not got."""
         self._is_paused = False
         """Whether the protocol wants no bytes."""
         self._is_queued = False
+        self._is_writing_paused = False
+        """Whether the protocol knows that something waits for the peer."""
         self._is_closed = False
+        self._is_lost = False
 
     # The side of the transport
 
     def connection_made(self, transport: BaseTransport) -> None:
         """The connection exists."""
         self._transport = cast("Transport", transport)
+        self._unsent = SendQueue(self._transport, self._below_tls)
         self._protocol.connection_made(self)
+        # Writing is paused by everything that is not sent. With 0, TLS would pause it for ever. The
+        # protocol is there before: TLS may have a part of the handshake, and pause at once.
+        self._transport.set_write_buffer_limits(high=1)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
+        self._is_lost = True
         self._drop()
+        self._unsent.end()
         self._protocol.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -124,15 +145,32 @@ class SlicedConnection(asyncio.Transport, asyncio.Protocol):
 
     def eof_received(self) -> bool | None:
         """The peer sends no more."""
-        return self._protocol.eof_received()
+        keeps_open = self._protocol.eof_received()
+        if not keeps_open:
+            self._unsent.flush()  # the transport ends the connection when it has sent what it has
+        return keeps_open
 
     def pause_writing(self) -> None:
-        """Something waits for the peer."""
-        self._protocol.pause_writing()
+        """The transport wants no further piece."""
+        self._unsent.is_blocked = True
+        self._update_writing()
 
     def resume_writing(self) -> None:
-        """Everything is sent."""
-        self._protocol.resume_writing()
+        """The transport wants pieces again."""
+        self._unsent.unblock()
+        if self._is_closed and self._unsent.is_empty:
+            self._transport.close()
+        self._update_writing()
+
+    def _update_writing(self) -> None:
+        """Let the protocol know whether something waits for the peer."""
+        if self._is_writing_paused == self._unsent.is_blocked:
+            return
+        self._is_writing_paused = self._unsent.is_blocked
+        if self._is_writing_paused:
+            self._protocol.pause_writing()
+        else:
+            self._protocol.resume_writing()
 
     def parse_slice(self) -> bool:
         """Give the protocol one slice; return whether it may get another one."""
@@ -196,16 +234,23 @@ class SlicedConnection(asyncio.Transport, asyncio.Protocol):
     def abort(self) -> None:
         """End the connection at once, and drop what waits on both sides."""
         self._drop()
-        self._transport.abort()
+        self._unsent.end()
+        if not self._is_lost:  # a transport that has ended may fail to abort
+            self._transport.abort()
 
     def close(self) -> None:
         """End the connection when everything written is sent; parse nothing more."""
+        if self._is_closed:  # a transport of TLS that is closed again cannot be aborted
+            return
         self._drop()
-        self._transport.close()
+        if self._unsent.is_empty:
+            self._transport.close()
+        elif not self._transport.is_closing():
+            self._transport.pause_reading()
 
     def is_closing(self) -> bool:
         """Return whether the connection ends."""
-        return self._transport.is_closing()
+        return self._is_closed or self._transport.is_closing()
 
     def set_protocol(self, protocol: BaseProtocol) -> None:
         """Let another protocol parse what comes."""
@@ -220,25 +265,18 @@ class SlicedConnection(asyncio.Transport, asyncio.Protocol):
         return self._transport.get_extra_info(name, default)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send bytes."""
-        self._transport.write(data)
+        """Send bytes, unless the connection ends."""
+        if not self._is_closed:
+            self._unsent.write(data)
 
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
-        """Send bytes."""
-        self._transport.writelines(list_of_data)
+        """Send bytes, unless the connection ends."""
+        self.write(b"".join(list_of_data))
 
     def get_write_buffer_size(self) -> int:
-        """Return how many bytes wait for the peer."""
-        return self._transport.get_write_buffer_size()
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Set from which number of bytes that wait writing is paused."""
-        self._transport.set_write_buffer_limits(high, low)
+        """Return how many bytes wait for the peer, also those that TLS has."""
+        return self._unsent.size
 
     def can_write_eof(self) -> bool:
-        """Return whether the end of what is sent can be shown."""
-        return self._transport.can_write_eof()
-
-    def write_eof(self) -> None:
-        """Show the peer that nothing more is sent."""
-        self._transport.write_eof()
+        """Return that only the end of the connection ends what is sent."""
+        return False

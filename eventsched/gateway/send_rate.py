@@ -12,10 +12,14 @@ from __future__ import annotations
 
 from asyncio import AbstractEventLoop, TimerHandle, Transport
 
+from eventsched.logs import get_logger
+
 SEND_S = 10.0
 """How often the rate of a peer is checked while something waits for it."""
 BYTES_S_MIN = 4_096
 """Bytes a second that a peer takes at least."""
+
+log = get_logger("eventsched.gateway")
 
 
 class SendRate:
@@ -50,9 +54,13 @@ class SendRate:
         self._timer = self._loop.call_later(SEND_S, self._check)
 
     def _check(self) -> None:
-        taken = self._at_start + self._added - self._transport.get_write_buffer_size()
-        if taken < min(self._at_start, SEND_S * BYTES_S_MIN):
+        left = self._transport.get_write_buffer_size()
+        taken = self._at_start + self._added - left
+        if not left:
             self.stop()
+        elif taken < min(self._at_start, SEND_S * BYTES_S_MIN):
+            self.stop()
+            log.warning("peer takes too little of what waits for it: dropped", bytes=left)
             self._transport.abort()
         else:
             self._begin()

@@ -83,9 +83,10 @@ class _Server(uvicorn.Server):
             handshake.abort()
         await super().shutdown(sockets)
 
-    def _protocol(self) -> SlicedConnection:
+    def _protocol(self, below_tls: asyncio.Transport | None = None) -> SlicedConnection:
         http = GatewayHttpProtocol(self.config, self.server_state, self.lifespan.state)
-        return SlicedConnection(http, self.server_state.parse_turns, asyncio.get_running_loop())
+        turns, loop = self.server_state.parse_turns, asyncio.get_running_loop()
+        return SlicedConnection(http, turns, loop, below_tls)
 
     def _tls_handshake(self) -> TlsHandshake:
         context = self.config.ssl

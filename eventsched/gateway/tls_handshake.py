@@ -5,8 +5,8 @@ Never does: serve. Read next: server.py (the caller), connection_limits.py.
 
 A server of asyncio with a TLS context makes a connection known only after its handshake, so that
 peers which never finish one are in no count. So a gateway accepts without TLS, counts, and starts
-TLS then. It also needs the transport below TLS: what that transport buffers is invisible to the
-check of the rate at which a peer reads.
+TLS then. The next protocol gets the transport below TLS, too, whose buffer TLS does not report
+(send_queue.py).
 
 A client sends the first bytes of TLS at once. `start_tls` does not see bytes that were read before
 it, and neither loop promises that nothing is: uvloop starts to read after `connection_made`, also
@@ -31,7 +31,8 @@ class TlsHandshake(asyncio.Protocol):
     Args:
         context: The TLS context.
         seconds: How long the handshake may take.
-        make_protocol: Makes the protocol that goes on with the connection.
+        make_protocol: Makes the protocol that goes on with the connection, whose transport below
+            TLS it gets.
         limits: The connections of the gateway.
         active: The handshakes of the gateway; this one is in it while it goes on.
     """
@@ -40,7 +41,7 @@ class TlsHandshake(asyncio.Protocol):
         self,
         context: SSLContext,
         seconds: float,
-        make_protocol: Callable[[], asyncio.Protocol],
+        make_protocol: Callable[[Transport], asyncio.Protocol],
         limits: ConnectionLimits,
         active: set[TlsHandshake],
     ) -> None:
@@ -57,7 +58,7 @@ class TlsHandshake(asyncio.Protocol):
     def connection_made(self, transport: BaseTransport) -> None:
         """Count the connection and start its handshake."""
         raw = cast("Transport", transport)
-        raw.set_write_buffer_limits(high=1)  # what is not sent waits where its rate is checked
+        raw.set_write_buffer_limits(high=1)  # a piece that is not sent blocks TLS
         self._limits.add(raw)
         self._raw = raw
         self._active.add(self)
@@ -84,7 +85,7 @@ class TlsHandshake(asyncio.Protocol):
                 raw.abort()
         if secured is None or secured.is_closing():
             return
-        protocol = self._make_protocol()
+        protocol = self._make_protocol(raw)
         secured.set_protocol(protocol)
         protocol.connection_made(secured)
         if received := self._take_received():

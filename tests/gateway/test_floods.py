@@ -104,6 +104,9 @@ class Ended(asyncio.Transport):
     def is_closing(self) -> bool:
         return False
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
 
 async def test_an_owner_gets_one_turn_whatever_the_number_of_its_connections() -> None:
     log: list[tuple[str, int]] = []

@@ -92,7 +92,7 @@ class EchoServer:
     def __init__(self, context: ssl.SSLContext, seconds: float, limits: ConnectionLimits) -> None:
         self.limits = limits
         self.active: set[TlsHandshake] = set()
-        self._make = lambda: TlsHandshake(context, seconds, Echo, limits, self.active)
+        self._make = lambda: TlsHandshake(context, seconds, lambda _: Echo(), limits, self.active)
         self.listening = socket.create_server(("127.0.0.1", 0), backlog=2 * COUNT)
         self.port: int = self.listening.getsockname()[1]
 
