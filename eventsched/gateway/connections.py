@@ -205,8 +205,10 @@ class GatewayHttpProtocol(H11Protocol):
         self._update_wait()
 
     def on_response_complete(self) -> None:
-        """A response is sent: the next request may come."""
+        """A response is written: the next request may come when it is sent."""
         super().on_response_complete()
+        if self.flow.write_paused:
+            self._unset_keepalive_if_required()
         self._update_wait()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
@@ -231,17 +233,23 @@ class GatewayHttpProtocol(H11Protocol):
         """A part of a reply waits for the peer."""
         super().pause_writing()
         self._rate.start()
+        self._update_wait()
 
     def resume_writing(self) -> None:
         """Everything is sent."""
         super().resume_writing()
         self._rate.stop()
+        self._update_wait()
 
     def _update_wait(self) -> None:
-        """Start or end the wait for a request."""
+        """Start or end the wait for a request. While something waits for the peer, its rate counts.
+
+        So a peer that takes a reply slowly has REQUEST_S from the end of the reply on.
+        """
         is_upgraded = self.transport.get_protocol() is not self
         is_partial = self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
-        if is_upgraded or self.transport.is_closing() or not is_partial:
+        is_sending = self.flow.write_paused
+        if is_upgraded or is_sending or self.transport.is_closing() or not is_partial:
             self.server_state.end_wait(self)
         else:
             self.server_state.await_request(self)

@@ -1,7 +1,8 @@
 """One WebSocket of a gateway: frames in and out, its limits and its end.
 
-Owns: the limits of frames, the time for one frame to be sent, the end at the token's expiry.
-Never does: interpret frames. Read next: producer_socket.py, node_socket.py, connections.py.
+Owns: the limits of frames, the end at the token's expiry.
+Never does: interpret frames, drop a peer that takes nothing (send_rate.py).
+Read next: producer_socket.py, node_socket.py, connections.py.
 """
 
 from __future__ import annotations
@@ -15,20 +16,14 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from uvicorn.protocols.utils import ClientDisconnected
 
 from eventsched.gateway.authentication import SUBPROTOCOL
-from eventsched.gateway.connections import abort_of
 from eventsched.gateway.frames import Close, Error, Reply, error_frame
-from eventsched.logs import get_logger
 
-SEND_S = 10.0
-"""How long the peer may take nothing before the connection is dropped."""
 _ENCODER = msgspec.json.Encoder()
 _LIMIT = "INVALID_MESSAGE"
 
-log = get_logger("eventsched.gateway")
-
 
 class Disconnected(Exception):
-    """Raised when the peer is gone or takes nothing."""
+    """Raised when the peer is gone."""
 
 
 class Ended(Exception):
@@ -58,7 +53,6 @@ class FrameSocket:
         self._socket = socket
         self._text_max = text_max
         self._binary_max = binary_max
-        self._abort = abort_of(socket.scope)
 
     async def accept(self) -> None:
         """Complete the upgrade."""
@@ -107,12 +101,7 @@ class FrameSocket:
 
     async def _send(self, message: dict[str, object]) -> None:
         try:
-            with anyio.fail_after(SEND_S):
-                await self._socket.send(message)
-        except TimeoutError:
-            log.warning("peer takes nothing, dropped")
-            self._abort()
-            raise Disconnected from None
+            await self._socket.send(message)
         except (WebSocketDisconnect, ClientDisconnected, RuntimeError, OSError):
             raise Disconnected from None
 

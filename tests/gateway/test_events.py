@@ -12,7 +12,7 @@ import httpx
 import msgspec
 import pytest
 
-from eventsched.gateway import event_stream
+from eventsched.gateway import send_rate
 from eventsched.gateway import server as gateway_server
 from eventsched.gateway.config import GatewayConfig
 from tests.gateway.gateways import GatewaySystem, bearer, gateway_system
@@ -178,7 +178,7 @@ async def test_a_stream_from_before_the_log_names_the_first_event_that_exists(
 async def test_a_client_that_reads_nothing_is_dropped(
     server: Server, cell: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_stream, "SEND_S", 0.5)
+    monkeypatch.setattr(send_rate, "SEND_S", 0.5)
     listen = gateway_server._listen
 
     def with_small_buffers(config: GatewayConfig) -> socket.socket:

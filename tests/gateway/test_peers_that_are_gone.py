@@ -18,7 +18,6 @@ import pytest
 
 from eventsched.gateway import connections, read_limit, send_rate
 from eventsched.gateway import server as gateway_server
-from eventsched.gateway import socket as gateway_socket
 from eventsched.gateway.config import GatewayConfig
 from tests.gateway.gateways import GatewaySystem, gateway_system
 from tests.server_kinds import Server
@@ -82,7 +81,7 @@ async def test_a_peer_that_answers_no_ping_is_dropped(
 async def test_a_peer_that_does_not_read_is_dropped(
     server: Server, cell: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gateway_socket, "SEND_S", 0.5)
+    monkeypatch.setattr(send_rate, "SEND_S", 0.5)
     async with gateway_system(server.url, cell) as system:
         peer = RawPeer(system, "/v1/sessions", system.token("producer", "acme"))
         with peer.connection:
