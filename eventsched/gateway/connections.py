@@ -1,6 +1,6 @@
 """The connection classes of uvicorn, with limits for peers that do not send, read or answer.
 
-Owns: the limits of frames, bodies and pings, the time for a request to arrive, the number of file
+Owns: the limits of frames and pings, the time for a request to arrive, the number of file
 descriptors, `abort_of`, `all_sent_of`, `end_with_client`, `own_connection`.
 Never does: interpret requests or frames. Read next: read_slices.py (when a protocol gets bytes),
 connection_limits.py (whose a connection is), send_rate.py, docs/adr/0025-gateway.md.
@@ -37,6 +37,7 @@ from websockets.http11 import Request
 from eventsched.gateway.connection_limits import ConnectionLimits
 from eventsched.gateway.frames import Close
 from eventsched.gateway.read_slices import ParseTurns, SlicedConnection
+from eventsched.gateway.request_parser import RequestParser
 from eventsched.gateway.send_rate import SendRate
 from eventsched.logs import get_logger
 
@@ -50,20 +51,12 @@ UNSENT_BYTES = 65_536
 """A sender waits while more than this waits for the peer of a socket."""
 UNSENT_BYTES_MAX = 4 * FRAME_BYTES_MAX
 """A peer that sends pings while more than this waits for it is dropped."""
-HEAD_BYTES_MAX = 65_536
-"""Bytes of the head of a request, with the names and values of its header."""
-HEAD_LINES_MAX = 100
-"""Lines of the head of a request; the parser keeps some hundred bytes for each."""
 SMALL_FRAMES_S_MAX = 64
 """Pings, pongs and small fragments of a socket in a second; more close it with 1008."""
 SMALL_BYTES = 128
 """A fragment with fewer bytes is small."""
 FRAGMENTS_MAX = 1_024
 """Fragments of one message; more close the connection with 1008."""
-BODY_CHUNKS_MAX = 256
-"""Chunks of the body of a request with Transfer-Encoding; with more it is refused."""
-UNREAD_BYTES_MAX = 65_536
-"""Bytes of a body that are read after the reply; more end the connection."""
 IDLE_CONNECTIONS_MAX = 1_000
 """Connections beside the sockets and streams of a gateway."""
 RESERVED_PART = 8
@@ -131,38 +124,6 @@ class Connections(ServerState):
             timer.cancel()
 
 
-class _BoundedRequests(h11.Connection):
-    """The parser of a connection, with a bound on the parts of a body."""
-
-    def __init__(self, bytes_max: int) -> None:
-        super().__init__(h11.SERVER, bytes_max)
-        self._chunks = 0
-        """Chunks of the present body."""
-        self._unread = 0
-        """Bytes of the present body that arrived after its reply."""
-
-    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        """Return the next event.
-
-        Raises:
-            RemoteProtocolError: Also for a head of too many lines, and a body of too many parts.
-        """
-        if self.their_state is h11.IDLE:
-            head, _, _ = self.trailing_data[0].partition(b"\r\n\r\n")
-            if head.count(b"\n") > HEAD_LINES_MAX:
-                raise h11.RemoteProtocolError("a head of too many lines", 431)
-        event = super().next_event()
-        if isinstance(event, h11.Data):
-            self._chunks += event.chunk_start
-            if self.our_state is h11.DONE:
-                self._unread += len(event.data)
-            if self._chunks > BODY_CHUNKS_MAX or self._unread > UNREAD_BYTES_MAX:
-                raise h11.RemoteProtocolError("a body of too many parts", 413)
-        elif isinstance(event, h11.Request):
-            self._chunks = self._unread = 0
-        return event
-
-
 class GatewayHttpProtocol(H11Protocol):
     """One HTTP connection. A WebSocket connection begins as one, and inherits its state."""
 
@@ -176,7 +137,7 @@ class GatewayHttpProtocol(H11Protocol):
         _loop: AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.conn = _BoundedRequests(HEAD_BYTES_MAX)
+        self.conn = RequestParser()
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Let the handlers of this connection abort it, and wait for its first request."""

@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 import pytest
 
-from eventsched.gateway import connections
+from eventsched.gateway import connections, request_parser
 from eventsched.gateway.read_slices import SLICE_BYTES, ParseTurns, SlicedConnection
 from tests.gateway.certificates import write_certificate
 from tests.gateway.gateways import GatewaySystem, gateway_system
@@ -129,7 +129,7 @@ async def test_an_owner_gets_one_turn_whatever_the_number_of_its_connections() -
 async def test_a_head_of_many_lines_is_refused(server: Server, cell: str) -> None:
     head = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
     async with gateway_system(server.url, cell) as system:
-        for lines, status in ((90, b"200"), (connections.HEAD_LINES_MAX, b"400")):
+        for lines, status in ((90, b"200"), (request_parser.HEAD_LINES_MAX, b"400")):
             async with client(system) as (reader, writer):
                 writer.write(head + b"a: b\r\n" * lines + b"Connection: close\r\n\r\n")
                 assert (await read_to_end(reader)).split(b" ", 2)[1] == status
@@ -176,12 +176,12 @@ async def test_requests_with_floods_of_chunks_end_and_others_are_served(
             assert head.startswith(b"HTTP/1.1 400 ")
             assert b"connection: close" in head.lower()
             assert b"send no body" in body and b"HTTP/1.1" not in body
-        for chunks in (connections.BODY_CHUNKS_MAX, connections.BODY_CHUNKS_MAX + 1):
+        for chunks in (request_parser.BODY_CHUNKS_MAX, request_parser.BODY_CHUNKS_MAX + 1):
             async with client(system) as (reader, writer):
                 writer.write(CHUNKED % b"rebuild" + b"1\r\na\r\n" * chunks + b"0\r\n\r\n" + HEALTH)
                 received = await read_to_end(reader)
                 is_served = received.endswith(b'{"ok":true}')
-                assert is_served == (chunks <= connections.BODY_CHUNKS_MAX), received
+                assert is_served == (chunks <= request_parser.BODY_CHUNKS_MAX), received
         assert (await system.get("/healthz")).status_code == 200
 
 
