@@ -108,6 +108,8 @@ class _SocketEndpoint:
                 raise Unauthenticated("the token has expired")
             with self._gateway.counted_socket():
                 await self._route.handler(socket, self._gateway, claims)
+        except ClientDisconnected:  # the server library expects it, and writes no line
+            raise
         except TooManyConnections as error:  # a browser sees a close code, and no HTTP status
             await _refuse(socket, error)
         except Exception as error:  # noqa: BLE001 - error_response logs what is unforeseen
@@ -120,10 +122,7 @@ class _SocketEndpoint:
 async def _refuse(socket: WebSocket, error: TooManyConnections) -> None:
     """Accept a socket, and close it with the error."""
     frames = FrameSocket(socket, text_max=0, binary_max=0)
-    try:
-        await frames.accept()
-    except ClientDisconnected:
-        return
+    await frames.accept()
     await frames.end(Ended(Close.TOO_MANY_CONNECTIONS, error_frame(error, fatal=True)))
 
 

@@ -36,6 +36,7 @@ from websockets.http11 import Request
 
 from eventsched.gateway.connection_limits import ConnectionLimits
 from eventsched.gateway.frames import Close
+from eventsched.gateway.peer_log import peer_log
 from eventsched.gateway.read_slices import ParseTurns, SlicedConnection
 from eventsched.gateway.request_parser import RequestParser
 from eventsched.gateway.send_rate import SendRate
@@ -63,7 +64,6 @@ RESERVED_PART = 8
 """One file descriptor of so many is for the server, the log and the archive."""
 FEW = 2_000
 """A gateway that may have fewer connections warns."""
-REMIND_S = 60.0
 _ABORT = "eventsched.abort"
 _OWN = "eventsched.own"
 _ALL_SENT = "eventsched.all_sent"
@@ -104,13 +104,12 @@ class Connections(ServerState):
         self.parse_turns = ParseTurns(limits.owner_of)
         self._waiting: dict[GatewayHttpProtocol, TimerHandle] = {}
         """Connections whose request has not arrived, with the end of their time."""
-        self._logged_s = -REMIND_S
 
-    def add(self, transport: Transport, now_s: float) -> None:
+    def add(self, transport: Transport) -> None:
         """Count a connection, for which an older one may be dropped."""
-        if self.limits.add(transport) and now_s - self._logged_s >= REMIND_S:
-            self._logged_s = now_s
-            log.warning("too many connections: dropped one without a token", limit=self.limits.most)
+        if self.limits.add(transport):
+            limit = self.limits.most
+            peer_log.warning("too many connections: dropped one without a token", limit=limit)
 
     def await_request(self, protocol: GatewayHttpProtocol) -> None:
         """Give a connection REQUEST_S for its next request, unless its time runs already."""
@@ -149,7 +148,7 @@ class GatewayHttpProtocol(H11Protocol):
         }  # fmt: skip
         self._rate = SendRate(transport, self.loop)
         self.server_state.await_request(self)
-        self.server_state.add(transport, self.loop.time())
+        self.server_state.add(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
@@ -267,6 +266,8 @@ class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
         await super().send(message)
         if message["type"] == "websocket.accept" and not self.read_paused:
             self.transport.resume_reading()
+        if self.close_sent:  # also after a refusal, for which uvicorn would log an error
+            self.handshake_complete = True
         self._rate.add(max(0, self.transport.get_write_buffer_size() - before))
         self._let_senders_wait()
 

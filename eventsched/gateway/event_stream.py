@@ -29,12 +29,12 @@ from eventsched.gateway.connections import abort_of, end_with_client
 from eventsched.gateway.cursor import parse_cursor
 from eventsched.gateway.event_feed import FeedItem
 from eventsched.gateway.event_view import WRITE_BYTES, ViewReader, event_block
+from eventsched.gateway.peer_log import peer_log
 from eventsched.gateway.replies import error_response
 from eventsched.gateway.service import Gateway
 from eventsched.gateway.tenant_shares import TooManyStreams
 from eventsched.history.log import History
 from eventsched.history.source import HistorySource
-from eventsched.logs import get_logger
 from eventsched.schema.ids import START, id_before, parse_id
 from eventsched.tokens.claims import Claims
 
@@ -45,7 +45,6 @@ CATCH_UP_ROUNDS = 3
 CATCH_UP_S = 30.0
 """How long a stream may catch up, so that it does not keep the others of its tenant waiting; then
 it ends, and its client comes again."""
-log = get_logger("eventsched.gateway")
 _COMMENT = b": \n\n"
 
 
@@ -104,7 +103,7 @@ class _EventStream(Response):
                     await self._run()
                     tasks.cancel_scope.cancel()
             except* EventschedError as errors:
-                log.warning("stream ended: events cannot be read", error=f"{errors!r:.500}")
+                peer_log.warning("stream ended: events cannot be read", error=f"{errors!r:.500}")
                 self._abort()
             finally:
                 if self._reader is not None:
@@ -130,7 +129,7 @@ class _EventStream(Response):
         else:
             await self._join(source)
         if self._reader is None or self._reader.is_slow or self._is_behind_of(self._reader):
-            log.warning("stream ended: its client catches up too slowly")
+            peer_log.warning("stream ended: its client catches up too slowly")
         else:
             await self._follow(self._reader)
 
@@ -167,7 +166,7 @@ class _EventStream(Response):
                     block = _COMMENT
             if block:
                 await self._write(block)
-        log.warning("stream ended: its client reads events too slowly")
+        peer_log.warning("stream ended: its client reads events too slowly")
 
     async def _write(self, block: bytes) -> None:
         await self._send({"type": "http.response.body", "body": block, "more_body": True})

@@ -31,6 +31,7 @@ from eventsched.errors import (
 )
 from eventsched.gateway.authentication import TooManyFailures
 from eventsched.gateway.connection_limits import TooManyConnections, TooManySockets
+from eventsched.gateway.peer_log import GONE, peer_log
 from eventsched.gateway.read_limit import TooManyReads
 from eventsched.gateway.rebuilds import RebuildRefused
 from eventsched.gateway.tenant_shares import TooManyDetectors, TooManyStreams
@@ -101,7 +102,8 @@ def error_of(error: Exception) -> tuple[int, ErrorReply]:
         ((status, code) for kind, status, code in STATUS if isinstance(error, kind)), (500, "")
     )
     if status == 500:
-        log.error("request failed", error=f"{error!r:.500}", exc_info=error)
+        if not isinstance(error, GONE):
+            peer_log.failure("request failed", error)
         return status, ErrorReply(code="INTERNAL", message="see the log of the gateway")
     if isinstance(error, ServerUnavailable | TokenKeyError | ArchiveError):  # names hosts and paths
         _unavailable.log(error)

@@ -12,14 +12,12 @@ from __future__ import annotations
 
 from asyncio import AbstractEventLoop, TimerHandle, Transport
 
-from eventsched.logs import get_logger
+from eventsched.gateway.peer_log import peer_log
 
 SEND_S = 10.0
 """How often the rate of a peer is checked while something waits for it."""
 BYTES_S_MIN = 4_096
 """Bytes a second that a peer takes at least."""
-
-log = get_logger("eventsched.gateway")
 
 
 class SendRate:
@@ -60,7 +58,7 @@ class SendRate:
             self.stop()
         elif taken < min(self._at_start, SEND_S * BYTES_S_MIN):
             self.stop()
-            log.warning("peer takes too little of what waits for it: dropped", bytes=left)
+            peer_log.warning("peer takes too little of what waits for it: dropped", bytes=left)
             self._transport.abort()
         else:
             self._begin()

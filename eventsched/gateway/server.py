@@ -30,6 +30,7 @@ from eventsched.gateway.connections import (
     GatewayWebSocketProtocol,
     connections_max,
 )
+from eventsched.gateway.peer_log import peer_log
 from eventsched.gateway.read_slices import SlicedConnection
 from eventsched.gateway.service import Gateway
 from eventsched.gateway.tls_handshake import TlsHandshake
@@ -119,9 +120,10 @@ async def serving_gateway(connection: Connection, config: GatewayConfig) -> Asyn
             proxies=config.proxies,
         )
         server = _Server(_uvicorn_config(gateway), Connections(limits))
-        with _listen(config) as listening:
+        with _listen(config) as listening, peer_log.bounding_libraries():
             async with anyio.create_task_group() as tasks, anyio.create_task_group() as feeds:
                 gateway.rebuilds.tasks = feeds
+                feeds.start_soon(peer_log.run)
                 for feed in gateway.feeds.values():
                     feeds.start_soon(feed.run)
                 tasks.start_soon(server.run_to_end, listening)

@@ -55,7 +55,7 @@ class FrameSocket:
         self._binary_max = binary_max
 
     async def accept(self) -> None:
-        """Complete the upgrade."""
+        """Complete the upgrade. Raises ClientDisconnected."""
         await self._socket.accept(SUBPROTOCOL)
 
     async def receive(self) -> str | bytes:

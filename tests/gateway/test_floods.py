@@ -36,10 +36,10 @@ def frame(first: int, data: bytes = b"") -> bytes:
     return bytes([first]) + size + bytes(4) + data
 
 
-def handshake(system: GatewaySystem) -> bytes:
+def handshake(system: GatewaySystem, token: str = "") -> bytes:
     host = system.url.partition("://")[2]
     key = base64.b64encode(os.urandom(16)).decode()
-    token = system.token("producer", "acme")
+    token = token or system.token("producer", "acme")
     lines = (
         "GET /v1/sessions HTTP/1.1", f"Host: {host}", "Connection: Upgrade", "Upgrade: websocket",
         "Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {key}",
