@@ -29,10 +29,14 @@ from eventsched.history.reader import Reader
 from eventsched.history.record_json import named
 from eventsched.history.source import HistorySource, session_of_job
 from eventsched.history.status import ConsumerStatus
+from eventsched.projection.fold import FailedEvent
+from eventsched.schema.events import Event
 from eventsched.tokens.claims import ALL_TENANTS, Claims
 
 EVENTS_MAX = 1_000
 LETTERS_MAX = 1_000
+LETTERS_BYTES_MAX = 4 * 2**20
+"""Bytes of the dead letters of one page; the last one may go beyond them."""
 TENANT_KINDS = ("session", "group", "job")
 """Read models whose records belong to one tenant."""
 TEXT_FIELDS = frozenset({"text", "source_text", "ciphertext", "context"})
@@ -44,7 +48,8 @@ class EventList(msgspec.Struct, frozen=True, kw_only=True):
 
     events: list[dict[str, Any]]
     next: str
-    """Pass it as `after` to read on; empty if these are all. A list may have no event and go on."""
+    """Pass it as `after` to read on; empty if these are all. A list may have no event and go on. It
+    ends early after 4 MiB of events."""
 
 
 class DeadLetterList(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +57,8 @@ class DeadLetterList(msgspec.Struct, frozen=True, kw_only=True):
 
     dead_letters: list[dict[str, Any]]
     next: str
-    """Pass it as `after` to read on; empty if these are all."""
+    """Pass it as `after` to read on; empty if these are all. A list ends early after 4 MiB of them.
+    """
 
 
 class CellGroups(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,11 +112,13 @@ async def dead_letters(request: Request, gateway: Gateway, claims: Claims) -> Re
     after = parse_cursor("after", request.query_params.get("after", ""), cells)
     count = count_of(request, LETTERS_MAX)
     letters: list[dict[str, Any]] = []
+    size = 0
     async for letter in read_dead_letters(gateway.connection.stores[cell], after.get(cell, "")):
-        if len(letters) == count:
+        if len(letters) == count or size >= LETTERS_BYTES_MAX:
             last = letters[-1]["id"].partition("/")[2]
             return json_reply(DeadLetterList(dead_letters=letters, next=f"{cell}={last}"))
         letters.append(letter)
+        size += len(letter["data"])
     return json_reply(DeadLetterList(dead_letters=letters, next=""))
 
 
@@ -188,10 +196,18 @@ async def history(request: Request, gateway: Gateway, claims: Claims) -> Respons
         until=query.get("until", ""),
     )
     after = parse_cursor("after", query.get("after", ""), source.cells)
-    page = await reader.page(where, after, count_of(request, EVENTS_MAX))
-    events = [event_json(event, texts=claims.texts) for event in page.events]
-    if claims.tenant != ALL_TENANTS:
-        events = list(map(event_for_tenant, events))
+    events: list[Any] = []
+
+    def show(event: Event | FailedEvent) -> int:
+        """Encode an event for the reply; return its bytes."""
+        shown = event_json(event, texts=claims.texts)
+        if claims.tenant != ALL_TENANTS:
+            shown = event_for_tenant(shown)
+        encoded = msgspec.json.encode(shown)
+        events.append(msgspec.Raw(encoded))
+        return len(encoded)
+
+    page = await reader.page(where, after, count_of(request, EVENTS_MAX), show)
     return json_reply(
         EventList(events=events, next="" if page.is_last else format_cursor(page.after))
     )

@@ -28,6 +28,8 @@ from eventsched.tokens.claims import Claims
 
 PICTURE_EVENTS_MAX = 5_000
 """Events of one timeline, the oldest of the range; `since` or `after` moves the range on."""
+PICTURE_BYTES_MAX = 16 * 2**20
+"""Bytes of their stored form, after which a timeline ends early, too."""
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 """The picture has its styles inside, and nothing that runs."""
 
@@ -85,9 +87,10 @@ async def _read(request: Request, gateway: Gateway, claims: Claims) -> _Part:
     after: Mapping[str, str] = parse_cursor("after", query.get("after", ""), source.cells)
     has_start = not since and not after
     events: list[Event] = []
-    is_last = False
-    while not is_last and len(events) < PICTURE_EVENTS_MAX:
+    size, is_last = 0, False
+    while not is_last and len(events) < PICTURE_EVENTS_MAX and size < PICTURE_BYTES_MAX:
         page = await reader.page(where, after, PICTURE_EVENTS_MAX - len(events))
+        size += page.bytes
         events += [event for event in page.events if isinstance(event, Event)]
         after, is_last = page.after, page.is_last
     opened = None if has_start else await reader.opened(session)

@@ -41,6 +41,8 @@ MERGED_MAX = 256
 """Events of several cells in one list of `Reader.batches`."""
 SCANNED_MAX = 10_000
 """Entries that one page of events reads."""
+PAGE_BYTES_MAX = 4 * 2**20
+"""Bytes of the events of one page; the last event may go beyond them."""
 LOOKUPS_MAX = 100
 """Sessions whose tenants one page looks up in their history, because they have no record."""
 BLOCK_MS = 2_000
@@ -96,6 +98,13 @@ def _shows_existence(event: Event | FailedEvent, where: EventFilter) -> bool:
     return isinstance(event, Event) and (not where.job or event.job == where.job)
 
 
+def _stored_bytes(event: Event | FailedEvent) -> int:
+    """The bytes of an event in the log, nearly."""
+    if isinstance(event, Event):
+        return len(msgspec.msgpack.encode(event))
+    return sum(map(len, event.fields.values())) + len(event.reason)
+
+
 def _is_utterance_of(event: Event, job: str) -> bool:
     data = event.data
     return isinstance(data, UtteranceFinalized) and str(data.utterance) == job.split(":")[2]
@@ -131,6 +140,8 @@ class EventPage(msgspec.Struct, kw_only=True):
     after: dict[str, str]
     """Id of the last entry that was read, by cell."""
     is_last: bool
+    bytes: int = 0
+    """The size of its events."""
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -209,16 +220,25 @@ class Reader:
         if not exists:
             await self._check_exists(where)
 
-    async def page(self, where: EventFilter, after: Mapping[str, str], count: int) -> EventPage:
+    async def page(
+        self,
+        where: EventFilter,
+        after: Mapping[str, str],
+        count: int,
+        size_of: Callable[[Event | FailedEvent], int] | None = None,
+    ) -> EventPage:
         """At most `count` matching events after the given ids, oldest first.
 
         A page reads at most SCANNED_MAX entries and looks up LOOKUPS_MAX sessions in their history,
-        so it may have fewer events and not be the last.
+        and it ends after PAGE_BYTES_MAX bytes of events, so it may have fewer events and not be the
+        last.
 
         Args:
             where: Which events.
             after: Id after which to read, by cell; a cell that is not named is read from its start.
             count: Greatest number of events.
+            size_of: Returns the bytes of an event; by default, of its stored form. It is called
+                once with each event of the page, in order.
 
         Raises NotFound if the session, job or node does not exist.
         """
@@ -229,10 +249,11 @@ class Reader:
                 exists = exists or _shows_existence(event, where)
                 if await self._matches(event, where):
                     page.events.append(await self._decrypted(event))
+                    page.bytes += (size_of or _stored_bytes)(page.events[-1])
                 page.after[cell] = event.id
                 scanned += 1
                 is_full = len(page.events) == count or scanned == SCANNED_MAX
-                if is_full or self._lookups >= LOOKUPS_MAX:
+                if is_full or page.bytes >= PAGE_BYTES_MAX or self._lookups >= LOOKUPS_MAX:
                     return page
         if not exists:
             await self._check_exists(where)
