@@ -48,8 +48,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Streams of events at the same time. A tenant may have as many as are free; more are refused
     with 429."""
     endpointing_max: int = ENDPOINTING_MAX
-    """Producer sockets with endpointing at the same time; a detector has 2.6 MB. A tenant may have
-    as many as are free; more are refused with TOO_MANY_DETECTORS."""
+    """Producer sockets with endpointing at the same time; with its first chunk each has a detector
+    of 2.6 MB. A tenant may have as many as are free; more are refused with TOO_MANY_DETECTORS."""
 
 
 def check_base_path(path: str) -> str:

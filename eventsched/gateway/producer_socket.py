@@ -167,7 +167,7 @@ class _ProducerSocket:
         except InvalidMessage as error:
             raise Ended(Close.PROTOCOL, error_frame(error, fatal=True)) from None
         settings = await self._gateway.client.store_of(session.id).read_settings()
-        return await speech_chunks(
+        return speech_chunks(
             settings, session.sample_rate, self._gateway.detector_threads, self._claims.tenant
         )
 

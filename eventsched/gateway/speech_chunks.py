@@ -12,7 +12,7 @@ endpointing. A chunk is not acknowledged while it may still become the start of 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 from eventsched.audio.chunks import AudioChunk
@@ -63,13 +63,17 @@ class SpeechChunks:
     """Decides about the chunks of one connection, in order.
 
     Args:
-        endpointer: Finds the utterances in the audio of these chunks.
+        load: Returns what finds the utterances in the audio of these chunks. Called in a thread
+            before the first chunk: a detector has megabytes, and a session may never have audio.
         threads: Where the detector runs.
         tenant: Tenant of the session.
     """
 
-    def __init__(self, endpointer: Endpointer, threads: DetectorThreads, tenant: str) -> None:
-        self._endpointer = endpointer
+    def __init__(
+        self, load: Callable[[], Endpointer], threads: DetectorThreads, tenant: str
+    ) -> None:
+        self._load = load
+        self._endpointer: Endpointer | None = None
         self._threads = threads
         self._tenant = tenant
         self._pending: deque[_Pending] = deque()
@@ -81,25 +85,34 @@ class SpeechChunks:
     async def feed(self, chunks: Sequence[AudioChunk]) -> list[Decided]:
         """Add chunks; return those that are decided now, with the ends of utterances."""
         await self._threads.run(self._tenant, self._feed, chunks)
-        return self._decided(self._endpointer.decided)
+        return self._decided(self._loaded.decided)
 
     async def finish(self) -> list[Decided]:
         """Decide about all chunks: the current utterance ends with them."""
+        if self._endpointer is None:  # there is no audio to decide about
+            return []
         await self._threads.run(self._tenant, self._finish)
-        return self._decided(self._endpointer.position)
+        return self._decided(self._loaded.position)
 
     def close(self) -> None:
-        """Release the detector, which has megabytes: ended tasks may keep this object."""
-        del self._endpointer
+        """Release the detector: ended tasks and threads may keep this object."""
+        self._endpointer = None
+
+    @property
+    def _loaded(self) -> Endpointer:
+        if self._endpointer is None:
+            self._endpointer = self._load()
+        return self._endpointer
 
     def _feed(self, chunks: Sequence[AudioChunk]) -> None:
+        endpointer = self._loaded
         for chunk in chunks:
-            start = self._endpointer.position
+            start = endpointer.position
             self._pending.append(_Pending(start, start + len(chunk.payload), chunk))
-            self._add(self._endpointer.feed(chunk.payload))
+            self._add(endpointer.feed(chunk.payload))
 
     def _finish(self) -> None:
-        self._add(self._endpointer.finish())
+        self._add(self._loaded.finish())
 
     def _add(self, segments: Sequence[Segment]) -> None:
         for segment in segments:
@@ -128,10 +141,10 @@ class SpeechChunks:
         return bool(self._speech) and self._speech[0][0] < chunk.end
 
 
-async def speech_chunks(
+def speech_chunks(
     settings: Settings, rate: int, threads: DetectorThreads, tenant: str
 ) -> SpeechChunks:
-    """Return the endpointing of a session; loading the detector takes a moment.
+    """Return the endpointing of a session; its first chunk loads the detector.
 
     Args:
         settings: The settings of the session's cell.
@@ -139,6 +152,8 @@ async def speech_chunks(
         threads: Where the detector runs.
         tenant: Tenant of the session.
     """
-    detector = await threads.run(tenant, SpeechDetector, rate)
-    endpointer = Endpointer(Endpointing(), rate, limits_of(settings, rate), detector)
-    return SpeechChunks(endpointer, threads, tenant)
+
+    def load() -> Endpointer:
+        return Endpointer(Endpointing(), rate, limits_of(settings, rate), SpeechDetector(rate))
+
+    return SpeechChunks(load, threads, tenant)

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from eventsched.audio.chunks import AudioChunk
 from eventsched.audio.endpointing import FRAME_MS, Endpointer, Endpointing, UtteranceLimits
+from eventsched.audio.speech_detector import SpeechDetector
+from eventsched.gateway import speech_chunks
 from eventsched.gateway.detector_threads import DetectorThreads
 from eventsched.gateway.session_frames import Finalize
 from eventsched.gateway.speech_chunks import Decided, SpeechChunks
@@ -54,7 +56,7 @@ def chunks_of(pcm: bytes, ms: int) -> list[AudioChunk]:
 
 
 async def decide(chunks: Sequence[AudioChunk], batch: int) -> list[Decided]:
-    speech = SpeechChunks(endpointer(), DetectorThreads(1), "acme")
+    speech = SpeechChunks(endpointer, DetectorThreads(1), "acme")
     decided: list[Decided] = []
     for start in range(0, len(chunks), batch):
         decided += await speech.feed(chunks[start : start + batch])
@@ -113,7 +115,7 @@ def test_every_chunk_is_decided_in_order_and_no_speech_is_lost(
 
 
 async def test_silence_is_acknowledged_but_for_the_possible_start_of_speech() -> None:
-    speech = SpeechChunks(endpointer(), DetectorThreads(1), "acme")
+    speech = SpeechChunks(endpointer, DetectorThreads(1), "acme")
     silence = chunks_of(bytes(100 * MS_BYTES * 20), 100)
     decided = await speech.feed(silence)
     assert {item.payload for item in decided if isinstance(item, AudioChunk)} == {b""}
@@ -243,12 +245,42 @@ async def test_a_tenant_may_have_as_many_sockets_with_endpointing_as_are_free(
             await again.resume(opened, endpointing=True)
 
 
-def test_the_end_of_a_connection_releases_the_detector() -> None:
-    """Also if something keeps the object: the detector of a real session has 2.6 MB."""
-    finder = endpointer()
-    is_there = weakref.ref(finder)
-    speech = SpeechChunks(finder, DetectorThreads(1), "acme")
-    del finder
-    assert is_there() is not None
+async def test_a_detector_is_loaded_at_the_first_chunk_and_released_at_the_end() -> None:
+    """A detector has 2.6 MB: a session without audio has none, whatever it asks for."""
+    loaded: list[weakref.ref[Endpointer]] = []
+
+    def load() -> Endpointer:
+        finder = endpointer()
+        loaded.append(weakref.ref(finder))
+        return finder
+
+    speech = SpeechChunks(load, DetectorThreads(1), "acme")
+    assert await speech.finish() == []
+    assert not loaded
+    for _ in range(2):
+        await speech.feed([AudioChunk(20, bytes(20 * MS_BYTES))])
+    (finder,) = loaded
+    assert finder() is not None
     speech.close()
-    assert is_there() is None
+    assert finder() is None
+
+
+@pytest.mark.parametrize("server", ["embedded"], indirect=True)
+async def test_an_open_session_with_endpointing_has_no_detector_before_its_audio(
+    server: Server, cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[int] = []
+
+    def counted(rate: int) -> SpeechDetector:
+        rates.append(rate)
+        return SpeechDetector(rate)
+
+    monkeypatch.setattr(speech_chunks, "SpeechDetector", counted)
+    async with gateway_system(server.url, cell) as system, producer(system) as socket:
+        await socket.open(endpointing=True)
+        await socket.send("finalize")
+        await socket.send("playback_started")  # malformed: the answer follows the frame before it
+        await socket.error("INVALID_MESSAGE")
+        assert rates == []
+        await socket.chunk(0)
+        await until("the detector is loaded", lambda: rates == [RATE])
