@@ -16,7 +16,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import anyio
 import anyio.to_thread
@@ -26,7 +26,7 @@ from eventsched.client.results import NoSpeech, Result
 from eventsched.errors import InvalidMessage
 from eventsched.logs import get_logger
 from eventsched.node.batches import Batch, Batches
-from eventsched.node.cause import Cause, cause_of
+from eventsched.node.cause import Cause, cause_of, is_odd, trace_of
 from eventsched.node.handler_checks import check_handler, is_async, pickled
 from eventsched.node.hooks import Hooks, running_hooks
 from eventsched.node.job import (
@@ -35,13 +35,17 @@ from eventsched.node.job import (
     JobError,
     NoSpeechError,
     encode_result_of,
+    is_a,
     is_encrypted,
     load_audio,
     mark_cancelled,
     no_outcome,
     outcome_of,
 )
+from eventsched.node.plain import plain_error, plain_result, plain_text
 from eventsched.node.process_pool import HandlerRaised, process_pool
+from eventsched.node.process_worker import Raised
+from eventsched.schema.validation import check_code
 from eventsched.store.node_commands import NodeResult
 
 Returned: TypeAlias = Result | NoSpeech | NoSpeechError | JobError
@@ -158,10 +162,22 @@ async def _in_processes(handler: BlockingHandler, slots: int, hooks: Hooks) -> A
 
 async def _call(handler: Any, job: Job | Sequence[Job]) -> Any:
     """Call the handler in the event loop; an awaitable that it returns is awaited."""
-    returned = handler(job)
-    while inspect.isawaitable(returned):
-        returned = await returned
-    return returned
+    try:
+        returned = handler(job)
+        while inspect.isawaitable(returned):
+            returned = await returned
+        return returned
+    except BaseException as error:
+        if not is_odd(error):
+            raise
+        odd = _raised(error)
+    raise odd
+
+
+def _raised(error: BaseException) -> HandlerRaised:
+    """An exception that hides its class, as text: the tasks and scopes around it ask for it."""
+    trace, _ = trace_of(error)
+    return HandlerRaised(Raised("", trace, cause_of(error)))
 
 
 class _Threads:
@@ -218,7 +234,13 @@ class _Threads:
 
     def _call_counted(self, argument: BlockingJob | list[BlockingJob]) -> Any:
         with self._counted():
-            return self._handler(argument)
+            try:
+                return self._handler(argument)
+            except BaseException as error:
+                if not is_odd(error):
+                    raise
+                odd = _raised(error)
+            raise odd
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -260,9 +282,9 @@ async def run_attempt(run: Run, job: Job, is_cancelled: Callable[[], bool]) -> N
 
 def _ends_the_task(error: BaseException, is_cancelled: Callable[[], bool]) -> bool:
     """Whether the event loop, not the handler, ends this task with the exception."""
-    if isinstance(error, asyncio.CancelledError):
+    if is_a(error, asyncio.CancelledError):
         return is_cancelled()
-    return isinstance(error, GeneratorExit) and not _in_event_loop()
+    return is_a(error, GeneratorExit) and not _in_event_loop()
 
 
 def _in_event_loop() -> bool:
@@ -287,13 +309,20 @@ async def _clear_cancellation() -> None:
 def handler_error(job: Job, error: BaseException) -> NodeResult:
     """Log an unexpected exception of a handler; the result to report is HANDLER_ERROR."""
     fields: dict[str, Any] = {"session": job.session, "job": job.key, "attempt": job.attempt}
-    if isinstance(error, HandlerRaised):  # raised in another process, with its traceback as text
-        cause = error.cause
-        log.error("handler failed", **fields, error=str(cause), exception=error.trace)
+    if is_a(error, HandlerRaised):  # raised in another process, with its traceback as text
+        raised = cast("HandlerRaised", error)
+        cause = raised.cause
+        log.error("handler failed", **fields, error=str(cause), exception=raised.trace)
     else:
-        cause = cause_of(error)
-        log.error("handler failed", **fields, error=str(cause), exc_info=error)
-    return _with_cause(result_of(job, JobError(HANDLER_ERROR, retryable=True)), job, cause)
+        cause, (trace, is_whole) = cause_of(error), trace_of(error)
+        shown: dict[str, Any] = {"exc_info": error} if is_whole else {"exception": trace}
+        log.error("handler failed", **fields, error=str(cause), **shown)
+    return _with_cause(failed(job), job, cause)
+
+
+def failed(job: Job) -> NodeResult:
+    """The result to report of an attempt whose handler, or whose result, is not acceptable."""
+    return result_of(job, JobError(HANDLER_ERROR, retryable=True))
 
 
 def _with_cause(result: NodeResult, job: Job, cause: Cause) -> NodeResult:
@@ -309,10 +338,16 @@ def _with_cause(result: NodeResult, job: Job, cause: Cause) -> NodeResult:
 
 
 def result_of(job: Job, returned: Any) -> NodeResult:
-    """The result to report. Raises TypeError, InvalidMessage if the value cannot be reported."""
+    """The result to report. Raises TypeError, InvalidMessage if the value cannot be reported.
+
+    Values are exactly of their types: a subclass of a handler could have methods of its own, which
+    would run in the tasks that report the results of all attempts.
+    """
     if isinstance(returned, NoSpeech | NoSpeechError):
-        return NodeResult(job=job.key, attempt=job.attempt, status="no_speech", code=returned.code)
+        code = plain_text(check_code("code", returned.code))
+        return NodeResult(job=job.key, attempt=job.attempt, status="no_speech", code=code)
     if isinstance(returned, JobError):
+        returned = plain_error(returned)
         is_missing_model = returned.code == MODEL_NOT_AVAILABLE
         if is_missing_model and returned.feature and returned.feature not in job.features:
             features = ", ".join(job.features) or "none"
@@ -330,6 +365,7 @@ def result_of(job: Job, returned: Any) -> NodeResult:
         )
     if not isinstance(returned, Result):
         raise no_outcome(returned)
+    returned = plain_result(returned)
     if returned.is_blank:
         return NodeResult(job=job.key, attempt=job.attempt, status="no_speech", code=BLANK)
     body, audio = encode_result_of(job, returned)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import anyio.from_thread
 import msgspec
@@ -114,15 +114,21 @@ def _check_backoff(retry_in_ms: int) -> int:
     return retry_in_ms
 
 
+def is_a(error: BaseException, *kinds: type[BaseException]) -> bool:
+    """Whether the exception is of one of the classes, whatever its attributes say."""
+    return issubclass(type(error), kinds)
+
+
 def outcome_of(error: BaseException) -> NoSpeechError | JobError | None:
     """The outcome that a handler raised; none if the exception is no outcome.
 
     Task groups raise exception groups: a group of nothing but outcomes counts as its first one.
     """
-    if isinstance(error, (NoSpeechError, JobError)):
-        return error
-    if not isinstance(error, BaseExceptionGroup):
+    if is_a(error, NoSpeechError, JobError):
+        return cast("NoSpeechError | JobError", error)
+    if not is_a(error, BaseExceptionGroup):
         return None
+    error = cast("BaseExceptionGroup[BaseException]", error)
     outcomes = [outcome_of(inner) for inner in error.exceptions]
     return None if None in outcomes else outcomes[0]
 

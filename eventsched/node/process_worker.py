@@ -22,7 +22,6 @@ import socket
 import struct
 import sys
 import threading
-import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from types import ModuleType
@@ -35,7 +34,7 @@ from structlog.contextvars import bound_contextvars
 from eventsched.client.results import NoSpeech, Result
 from eventsched.current_span import current_span, log_fields
 from eventsched.errors import BY_CODE, EventschedError, Refused, ServerUnavailable
-from eventsched.node.cause import Cause, cause_of
+from eventsched.node.cause import Cause, cause_of, shorten, trace_of
 from eventsched.node.job import (
     BlockingJob,
     JobError,
@@ -44,6 +43,7 @@ from eventsched.node.job import (
     no_outcome,
     outcome_of,
 )
+from eventsched.node.plain import plain_error, plain_result, plain_text
 from eventsched.subprocesses import die_with_parent
 
 FRAME_BYTES_MAX = 128 * 1024 * 1024
@@ -51,7 +51,6 @@ FRAME_BYTES_MAX = 128 * 1024 * 1024
 LINE_BYTES_MAX = 64 * 1024
 """A longer log line is reduced to FIELDS_MAX fields of VALUE_CHARACTERS_MAX each."""
 VALUE_CHARACTERS_MAX = 4_000
-TRACE_CHARACTERS_MAX = 20_000
 NAME_CHARACTERS_MAX = 100
 FIELDS_MAX = 40
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -315,13 +314,8 @@ class Worker:
             frame(answer)
             return answer
         except BaseException as error:  # noqa: BLE001 - SystemExit must not end the worker
-            trace = "".join(traceback.format_exception(error))
-            return Raised(
-                _repr(error),
-                _shorten(trace, TRACE_CHARACTERS_MAX),
-                cause_of(error),
-                in_startup=self._in_startup,
-            )
+            trace, _ = trace_of(error)
+            return Raised(_repr(error), trace, cause_of(error), in_startup=self._in_startup)
 
     def _load(self, message: Load) -> None:
         sys.path[:] = message.path
@@ -409,8 +403,9 @@ async def _await(awaitable: Any) -> Any:
 def encode_outcome(outcome: Any) -> Ended:
     """The outcome as a message. Raises TypeError if it is none."""
     if isinstance(outcome, NoSpeech | NoSpeechError):
-        return Ended(no_speech=outcome.code)
+        return Ended(no_speech=plain_text(outcome.code))
     if isinstance(outcome, JobError):
+        outcome = plain_error(outcome)
         return Ended(
             failed=outcome.code,
             retryable=outcome.retryable,
@@ -419,14 +414,7 @@ def encode_outcome(outcome: Any) -> Ended:
         )
     if not isinstance(outcome, Result):
         raise no_outcome(outcome)
-    return Ended(
-        Result(
-            text=outcome.text,
-            source_text=outcome.source_text,
-            language=outcome.language,
-            audio=outcome.audio,
-        )
-    )
+    return Ended(plain_result(outcome))
 
 
 def load_main(module: str, file: str) -> None:
@@ -539,10 +527,10 @@ def _bounded(line: Line) -> Line:
             return line
     fields = list(line.fields.items())[:FIELDS_MAX]
     return Line(
-        _shorten(line.logger, VALUE_CHARACTERS_MAX),
+        shorten(line.logger, VALUE_CHARACTERS_MAX),
         line.level,
-        _shorten(line.event, VALUE_CHARACTERS_MAX),
-        {_shorten(_text(name), NAME_CHARACTERS_MAX): _small(value) for name, value in fields},
+        shorten(line.event, VALUE_CHARACTERS_MAX),
+        {shorten(_text(name), NAME_CHARACTERS_MAX): _small(value) for name, value in fields},
         line.is_record,
     )
 
@@ -552,17 +540,8 @@ def _small(value: Any) -> Any:
     with suppress(Exception):
         if len(_encoder.encode(value)) <= VALUE_CHARACTERS_MAX:
             return value
-    return _shorten(_text(value), VALUE_CHARACTERS_MAX)
+    return shorten(_text(value), VALUE_CHARACTERS_MAX)
 
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else _repr(value)
-
-
-def _shorten(text: str, characters_max: int) -> str:
-    """Valid text of at most this length; a longer text loses its middle."""
-    text = text.encode(errors="replace").decode()
-    if len(text) <= characters_max:
-        return text
-    half = characters_max // 2
-    return f"{text[:half]}\n…\n{text[-half:]}"

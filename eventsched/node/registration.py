@@ -26,6 +26,7 @@ from structlog.contextvars import bind_contextvars
 from eventsched.current_span import current_span, log_fields
 from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import (
+    InvalidMessage,
     LeaseLost,
     NodeDrainedError,
     NodeSuperseded,
@@ -36,7 +37,7 @@ from eventsched.errors import (
 from eventsched.instruments import instruments
 from eventsched.logs import get_logger
 from eventsched.node.attempts import Attempt, Attempts
-from eventsched.node.executor import HANDLER_ERROR, Run, handler_error, run_attempt
+from eventsched.node.executor import HANDLER_ERROR, Run, failed, handler_error, run_attempt
 from eventsched.node.heartbeat import AttemptId, sending_heartbeats
 from eventsched.node.job import Assignment, Job, prepare
 from eventsched.node.task_guard import in_handler
@@ -333,7 +334,10 @@ class Registration:
 
     async def _report(self, job: Job, result: NodeResult) -> None:
         try:
-            (refused,) = await self._results.submit([result])
+            refused = await self._submit(result)
+            if isinstance(refused, InvalidMessage) and not self._is_remote:
+                log.error("result refused", session=job.session, job=job.key, error=str(refused))
+                refused = await self._submit(failed(job))
         except ServerUnavailable as error:  # the lease expires, and the node continues
             log.error("result not reported", session=job.session, job=job.key, error=str(error))
             await self._tell_reported(job, error)
@@ -342,6 +346,14 @@ class Registration:
         if refused is not None and refused.code != "DUPLICATE_RESULT":
             log.warning("result refused", session=job.session, job=job.key, code=str(refused))
         await self._tell_reported(job, refused)
+
+    async def _submit(self, result: NodeResult) -> Refused | None:
+        """Report a result; return why it alone, or the call with it, is refused."""
+        try:
+            (refused,) = await self._results.submit([result])
+        except Refused as error:
+            return error
+        return refused
 
     async def _tell_reported(self, job: Job, error: Refused | ServerUnavailable | None) -> None:
         if self._on_reported is not None:
