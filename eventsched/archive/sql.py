@@ -3,7 +3,7 @@
 Owns: the views `events`, `jobs` and `sessions`, and which segments they read; the restriction of a
 statement to reading these event files; its limits of time, memory and rows; its interruption. Every
 file is verified before DuckDB opens it (sealed_file.py).
-Must not: decrypt.
+Must not: decrypt, or decide what a statement may name (statement.py).
 Read next: segment.py (the columns), docs/query.md.
 """
 
@@ -26,6 +26,7 @@ from anyio import to_thread
 from eventsched.archive.layout import ArchiveFolder, CellFolder
 from eventsched.archive.pack import Pack
 from eventsched.archive.segments import Segments
+from eventsched.archive.statement import check_statement
 from eventsched.errors import ArchiveError, require_packages
 from eventsched.schema.ids import AFTER_ALL, BEFORE_FIRST, EntryId
 from eventsched.schema.keys import cell_of, name_of
@@ -241,12 +242,12 @@ class Query:
 
         Raises:
             ArchiveError: The archive is empty or not as it was sealed, the statement is not one
-                SELECT, or it uses too much memory.
+                SELECT or reads more than the archive, or it uses too much memory.
         """
         files = list(verified_files(self._folder, self._scope, self._check_interrupted))
         with self._expected_errors():
             self._open(files)
-            self._check_statement()
+            check_statement(self._connection, self._sql)
             self._result = self._connection.execute(self._sql)
         self.columns = [name for name, *_ in self._result.description or ()]
 
@@ -262,13 +263,6 @@ class Query:
         run(f"SET allowed_paths = {_literal(sorted(allowed))}")
         run("SET enable_external_access = false")
         run("SET lock_configuration = true")
-
-    def _check_statement(self) -> None:
-        import duckdb
-
-        kinds = [each.type for each in self._connection.extract_statements(self._sql)]
-        if kinds != [duckdb.StatementType.SELECT]:
-            raise ArchiveError("a single SELECT is required: an archive is read-only")
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """The rows. Raises ArchiveError if a file cannot be read, or at a limit."""

@@ -67,10 +67,10 @@ async def test_folder_whose_name_could_be_a_pattern_is_read_alone(
     query = Query(folder, "SELECT count(*) FROM events")
     query.execute()
     assert list(query.rows()) == expected
-    query.close()
     other = f"SELECT * FROM read_parquet('{archived.path}/*/*.events.parquet')"
-    with pytest.raises(ArchiveError, match="disabled by configuration"):
-        Query(folder, other).execute()
+    with pytest.raises(duckdb.PermissionException, match="disabled by configuration"):
+        query._connection.execute(other)  # its check of the statement would refuse it first
+    query.close()
 
 
 async def test_jobs_and_sessions_say_what_came_of_each(archived: Archived) -> None:
@@ -237,7 +237,7 @@ async def test_every_query_of_the_docs_runs(archived: Archived) -> None:
         ("", "a single SELECT"),
         ("SELEC", "syntax error"),
         ("SELECT nothing FROM events", "nothing"),
-        ("SELECT * FROM read_text('/etc/hostname')", "file system operations are disabled"),
+        ("SELECT * FROM read_text('/etc/hostname')", r"read_text\(\) is not for queries"),
     ],
 )
 async def test_a_statement_that_is_not_one_select_is_refused_and_changes_nothing(
@@ -318,8 +318,9 @@ async def test_a_file_beside_the_segments_is_not_read(archived: Archived) -> Non
     folder = archived.path / archived.store.cell
     (folder / "notes.csv").write_text("a,b\n1,2\n")
     for name in ("notes.csv", "*.csv", "*.parquet"):
-        with pytest.raises(ArchiveError, match="file system operations are disabled"):
-            ask(archived, f"SELECT * FROM read_csv('{folder}/{name}')")
+        for source in (f"read_csv('{folder}/{name}')", f"'{folder}/{name}'"):
+            with pytest.raises(ArchiveError, match="is not for queries"):
+                ask(archived, f"SELECT * FROM {source}")
 
 
 async def test_a_query_has_a_limit_of_time(archived: Archived) -> None:
