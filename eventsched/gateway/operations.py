@@ -148,7 +148,9 @@ async def rebuild(request: Request, gateway: Gateway, claims: Claims) -> Respons
     names = list(dict.fromkeys(body.read_models))
     request_id = body.request or secrets.token_hex(8)
     act = msgspec.structs.replace(body, request=request_id).act(claims, "rebuild")
-    reply: RebuildReply = await gateway.rebuilds.run(names, act, body.failures_max)
+    reply: RebuildReply = await gateway.rebuilds.run(
+        names, act, body.failures_max, texts=claims.texts
+    )
     shown = msgspec.structs.replace(reply, request=request_id)
     return json_reply(shown, 202 if reply.is_running else 200)
 

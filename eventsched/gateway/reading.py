@@ -14,21 +14,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from eventsched.audit.service import why as explain
-from eventsched.errors import Forbidden, InvalidMessage, NotFound
+from eventsched.errors import Forbidden, InvalidMessage, NotFound, UnreadableRecord
 from eventsched.gateway.cursor import format_cursor, parse_cursor
 from eventsched.gateway.read_limit import in_turn
 from eventsched.gateway.replies import json_reply
 from eventsched.gateway.service import Gateway
 from eventsched.gateway.tenant_view import event_for_tenant, explanation_for_tenant
 from eventsched.history.consumer_groups import ConsumerGroupStatus
-from eventsched.history.dead_letters import read_dead_letters
+from eventsched.history.dead_letters import read_dead_letters, without_reason
 from eventsched.history.event_filter import make_filter
-from eventsched.history.event_json import event_json
+from eventsched.history.event_json import HIDDEN_REASON, event_json
 from eventsched.history.position import parse_position
 from eventsched.history.reader import Reader
 from eventsched.history.record_json import named
 from eventsched.history.source import HistorySource, session_of_job
-from eventsched.history.status import ConsumerStatus
+from eventsched.history.status import ConsumerStatus, without_reasons
 from eventsched.projection.fold import FailedEvent
 from eventsched.schema.events import Event
 from eventsched.tokens.claims import ALL_TENANTS, Claims
@@ -87,7 +87,8 @@ class CellArchive(msgspec.Struct, frozen=True, kw_only=True):
 @in_turn
 async def status(request: Request, gateway: Gateway, claims: Claims) -> Response:
     """Roles, lag, dead letters, waiting jobs and nodes of each cell (`eventsched status`)."""
-    return json_reply(await gateway.status.value())
+    status = await gateway.status.value()
+    return json_reply(status if claims.texts else without_reasons(status))
 
 
 @in_turn
@@ -117,7 +118,7 @@ async def dead_letters(request: Request, gateway: Gateway, claims: Claims) -> Re
         if len(letters) == count or size >= LETTERS_BYTES_MAX:
             last = letters[-1]["id"].partition("/")[2]
             return json_reply(DeadLetterList(dead_letters=letters, next=f"{cell}={last}"))
-        letters.append(letter)
+        letters.append(letter if claims.texts else without_reason(letter))
         size += len(letter["data"])
     return json_reply(DeadLetterList(dead_letters=letters, next=""))
 
@@ -167,7 +168,10 @@ async def _state(request: Request, gateway: Gateway, claims: Claims, kind: str) 
         entity = await _checked_job(source, reader, claims, entity)
     else:
         await check_session(source, reader, claims, entity.partition("/")[0], kind, entity)
-    fields = named(await reader.state(kind, entity, position))
+    try:
+        fields = named(await reader.state(kind, entity, position))
+    except UnreadableRecord as error:
+        raise error if claims.texts else UnreadableRecord.of(kind, entity, HIDDEN_REASON) from None
     return json_reply(fields if claims.texts else _without_texts(fields))
 
 

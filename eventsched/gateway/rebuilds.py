@@ -20,6 +20,7 @@ from anyio.abc import TaskGroup
 
 from eventsched.errors import EventschedError
 from eventsched.gateway.child_commands import CommandFailed, running_command
+from eventsched.history.event_json import HIDDEN_REASON
 from eventsched.logs import get_logger
 from eventsched.server.choice import URL_VARIABLE
 from eventsched.store.operator_commands import Act
@@ -75,7 +76,9 @@ class Rebuilds:
         self.tasks: TaskGroup | None = None
         """Where the processes run; set while the gateway serves."""
 
-    async def run(self, names: Sequence[str], act: Act, failures_max: int) -> RebuildReply:
+    async def run(
+        self, names: Sequence[str], act: Act, failures_max: int, *, texts: bool
+    ) -> RebuildReply:
         """Start a rebuild, or join the one of this act, and wait some time for its end.
 
         An act is the same if operator, request id, read models and `failures_max` are the same.
@@ -84,6 +87,7 @@ class Rebuilds:
             names: Read models.
             act: Who does it and why.
             failures_max: Events that may be left out.
+            texts: Say why a rebuild failed: the message of a projection may quote a text.
 
         Raises:
             RebuildRefused: The rebuild failed, or too many run.
@@ -95,7 +99,7 @@ class Rebuilds:
         with anyio.move_on_after(WAIT_S):
             await rebuild.ended.wait()
         if rebuild.failure:
-            raise RebuildRefused(rebuild.failure)
+            raise RebuildRefused(rebuild.failure if texts else f"it failed; {HIDDEN_REASON}")
         return RebuildReply(
             request=act.request,
             is_running=not rebuild.ended.is_set(),

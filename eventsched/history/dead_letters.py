@@ -11,11 +11,13 @@ from typing import Any
 
 import msgspec
 
+from eventsched.history.event_json import HIDDEN_REASON
 from eventsched.store.cell import Store
 from eventsched.store.replies import fields_of
 from eventsched.store.transport import Entry
 
 PAGE = 500
+_OF_FUNCTIONS = ("dispatch", "timers")
 COUNTED_MAX = 10_000
 """Dead letters that `count_of_view` looks at."""
 
@@ -58,6 +60,14 @@ def _lacks(data: str, read_model: str, revision: str) -> bool:
         return bool(context["revisions"][read_model] == revision)
     except (msgspec.DecodeError, KeyError, TypeError):
         return False  # of a function, or of another form
+
+
+def without_reason(letter: dict[str, Any]) -> dict[str, Any]:
+    """Return a dead letter without the message of an exception, which may quote a text.
+
+    Functions have no texts: the reasons of their dead letters stay.
+    """
+    return letter if letter["source"] in _OF_FUNCTIONS else letter | {"reason": HIDDEN_REASON}
 
 
 def _letter(store: Store, entry: Entry) -> dict[str, Any]:

@@ -20,15 +20,20 @@ from eventsched.schema.events import AttemptEnded, Event
 TYPES_WITH_TEXT = frozenset({"ResultRecorded", "ResultReplaced", "ResultDelivered"})
 
 
+HIDDEN_REASON = "the reason may quote what was spoken, which this token hides"
+"""In place of a text that an exception of a projection or of a decoder has."""
+
+
 def event_json(event: Event | FailedEvent, *, texts: bool = True) -> dict[str, Any]:
     """Return the event as a JSON object, with its text if it has one.
 
     Args:
         event: The event, or an entry that cannot be decoded.
-        texts: Include what was spoken, and the messages of handlers, which may quote it.
+        texts: Include what was spoken, and the messages of handlers and of entries that cannot be
+            decoded, which may quote it.
     """
     if isinstance(event, FailedEvent):
-        return {"id": event.id, "undecodable": event.reason}
+        return {"id": event.id, "undecodable": event.reason if texts else HIDDEN_REASON}
     data = msgspec.to_builtins((event if texts else without_error_message(event)).data)
     data.pop("type")
     result = {

@@ -11,8 +11,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from eventsched.history.consumer_groups import ConsumerGroupStatus, read_consumer_groups
+from eventsched.history.event_json import HIDDEN_REASON
 from eventsched.history.node_status import ClassStatus, read_classes
 from eventsched.history.roles import RoleStatus, read_roles
 from eventsched.history.waiting import WaitingJobs, read_waiting
@@ -110,6 +112,15 @@ class SystemStatus(msgspec.Struct, frozen=True, kw_only=True):
     projections_not_enabled: list[NotEnabled]
     """Projections of installed packages that this process does not load."""
     cells: list[CellStatus]
+
+
+def without_reasons(status: SystemStatus) -> SystemStatus:
+    """Return the status without the reason of the newest dead letters, which may quote a text."""
+    cells = [
+        replace(each, newest_dead_letter=HIDDEN_REASON) if each.newest_dead_letter else each
+        for each in status.cells
+    ]
+    return replace(status, cells=cells)
 
 
 async def read_status(connection: Connection) -> SystemStatus:
