@@ -111,10 +111,15 @@ _LOGIN_MESSAGES = ("AUTH <password>", "Client sent AUTH", "invalid password")
 _LOGIN_REMEDY = "name them in the URL, as USER:PASSWORD@ before the host"
 _ENABLE = "enable it in the server's configuration (rename-command), or use another server"
 _GRANT = "grant it (ACL SETUSER), or name another user in the URL"
+_GRANT_UNNAMED = (
+    "grant ACL WHOAMI and ACL DRYRUN to the user (ACL SETUSER), and the error names what is missing"
+)
 _DATABASE_REMEDY = "name another database in the URL, or none"
 _UNKNOWN = re.compile(r"unknown command [`'\"]?([\w|]+)", re.IGNORECASE)
 _UNKNOWN_PART = re.compile(r"unknown subcommand [`'\"]?\w+[`'\"]?\. Try (\w+) HELP", re.IGNORECASE)
 _FORBIDDEN = re.compile(r"no permissions to run the '([\w|]+)' command")
+_FORBIDDEN_UNNAMED = "The user executing the script can't run this command"
+"""Redis 7.0 does not name the command that a function may not call."""
 _DATABASE = re.compile(r"DB index|SELECT is not allowed", re.IGNORECASE)
 _ARGUMENTS = re.compile(r",? with args beginning with:.*", re.DOTALL)
 """A server's error repeats the arguments of an unknown command, for AUTH a password."""
@@ -238,10 +243,12 @@ def _refusal(error: BaseException, server: str) -> ServerRefused:
     text, word = _text_of(error).removeprefix("NOPERM "), word_of(error)
     command = refused_command(error)
     if command:
-        return refusal_of(command, text, server=server, is_forbidden=word == "NOPERM")
+        is_forbidden = word == "NOPERM" or _FORBIDDEN.search(text) is not None
+        return refusal_of(command, text, server=server, is_forbidden=is_forbidden)
     if word in ("DENIED", "NOPROTO"):
         return ServerRefused(f"{server} refuses this client: {text}")
-    return CommandRefused(f"{server} refuses a command or a key: {text}; {_GRANT}")
+    remedy = _GRANT_UNNAMED if text.startswith(_FORBIDDEN_UNNAMED) else _GRANT
+    return CommandRefused(f"{server} refuses a command or a key: {text}; {remedy}")
 
 
 def _concerns_login(error: BaseException) -> bool:

@@ -73,6 +73,15 @@ async def test_a_user_who_may_not_ask_is_not_checked(
     await client.aclose()
 
 
+async def test_a_user_who_may_not_ask_learns_how_to_grant_what_is_missing(
+    own_server: LocalServer,
+) -> None:
+    """Redis 7.0 does not name the command that a function may not call."""
+    with pytest.raises(CommandRefused, match=r"grant .*\(ACL SETUSER\)"):
+        async with open_connection(_user(own_server, "~*", "+@all", "-acl", "-hset")):
+            pass
+
+
 @pytest.mark.parametrize("name", ["o'brien", "a=b", "user|x", "ñandú"])
 async def test_the_name_of_a_user_may_have_any_characters(
     own_server: LocalServer, name: str

@@ -215,6 +215,25 @@ def test_the_message_names_the_server_and_its_reply(reply: str, message: str) ->
     assert message in str(translate(parse(reply), "h:1"))
 
 
+@pytest.mark.parametrize(
+    ("reply", "remedy"),
+    [
+        ("NOPERM User a has no permissions to run the 'get' command", "; grant it (ACL SETUSER)"),
+        (
+            "ERR ACL failure in script: User a has no permissions to run the 'hget' command",
+            "; grant it (ACL SETUSER)",
+        ),
+        (
+            "ERR The user executing the script can't run this command or subcommand script: f",
+            "; grant ACL WHOAMI and ACL DRYRUN to the user",
+        ),
+        ("ERR unknown command 'XREAD'", "; enable it in the server's configuration"),
+    ],
+)
+def test_the_message_about_a_refused_command_has_the_remedy(reply: str, remedy: str) -> None:
+    assert remedy in str(translate(parse(reply)))
+
+
 def test_every_exception_for_a_server_is_one_that_callers_catch() -> None:
     classes = (ServerAway, ServerRefused, CommandRefused, UnexpectedReply)
     assert all(issubclass(each, ServerUnavailable) for each in classes)
