@@ -19,10 +19,11 @@ from functools import partial
 
 import anyio
 
-from eventsched.errors import NotFound
+from eventsched.errors import NotFound, ServerAway
 from eventsched.history.log import History
 from eventsched.logs import get_logger
 from eventsched.projection.store import ProjectionStore
+from eventsched.schema.ids import START, parse_id
 from eventsched.store.cell import Store
 from eventsched.store.retry import Backoff, first_error
 from eventsched.store.transport import Entry
@@ -69,6 +70,8 @@ class CellConsumer:
         self._store, self._group, self._consumer = store, group, consumer
         self._claim_ms = claim_ms
         self._entries: deque[Entry] = deque()
+        self._position = START
+        """The last entry that the group is known to have read."""
         self._read_s = 0.0
         self._recovers_s = 0.0
         """When to look for entries that are not acknowledged."""
@@ -96,19 +99,43 @@ class CellConsumer:
             recovers_s = anyio.current_time() + self._claim_ms / 2_000
         store = self._store
         entries = await store.read_new(self._group, self._consumer, READ_MAX, block_ms)
+        if entries:
+            self._position = max(self._position, entries[-1][0], key=parse_id)
         self._recovers_s = recovers_s
         return entries
 
     async def _recover(self) -> Sequence[Entry]:
         """Entries that are not acknowledged: of this consumer, otherwise of one that is gone."""
         store, group, consumer = self._store, self._group, self._consumer
-        if not await store.has_group(group):
-            raise NotFound(f"cell {self.cell} has no consumer group {group}: it was dropped")
+        await self._find_group()
         entries = await store.read_unacknowledged(group, consumer, READ_MAX)
         if not entries:
             entries = await store.claim(group, consumer, self._claim_ms, READ_MAX)
             await store.remove_idle_consumers(group, consumer, IDLE_MS_MAX)
         return entries
+
+    async def _find_group(self) -> None:
+        """Create the group again if the server has lost it.
+
+        It goes on after the entry that it is known to have read; in a log that has lost this entry,
+        after the last one.
+
+        Raises:
+            NotFound: An operator dropped the group.
+        """
+        store, group = self._store, self._group
+        position = await store.read_position(group)
+        if position is not None:
+            self._position = max(self._position, position, key=parse_id)
+            return
+        if not await store.has_log():
+            raise ServerAway(f"the log of cell {self.cell} is not on the server")
+        if await store.was_dropped(group, self._position):
+            raise NotFound(f"cell {self.cell} has no consumer group {group}: it was dropped")
+        last_id = await store.last_id(store.keys.log)
+        start = min(self._position, last_id, key=parse_id)
+        await store.create_group(group, start)
+        log.warning("group created again", cell=self.cell, group=group, after=start)
 
     def take(self) -> Entry | None:
         """The next entry; None if none is left.

@@ -1,7 +1,7 @@
 """Calls of the consumer groups of other programs on the log of a cell.
 
 Owns: the commands by which their consumers read and acknowledge; the removal of idle consumers.
-Must not: read from the groups of the system; decode entries, or retry.
+Must not: read from the groups of the system; decode entries other than the drop of a group; retry.
 Read next: client/log_reading.py (the caller), operator_commands.py (which drops a group),
 docs/consumer-groups.md.
 """
@@ -11,6 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 from eventsched.errors import InvalidMessage
+from eventsched.schema.codec import UndecodableEvent, decode
+from eventsched.schema.events import ConsumerGroupDropped
 from eventsched.schema.ids import START
 from eventsched.store.cell_connection import CellConnection
 from eventsched.store.replies import decode_text, named_fields_of
@@ -18,18 +20,39 @@ from eventsched.store.transport import Entry, entries_of
 
 SYSTEM_GROUPS = frozenset({"archive", "core", "dispatch"})
 """Of the system in every cell; so is each group with the name of a projection set that has run."""
+READ_MAX = 1_000
+"""Entries in one read for the event of a drop."""
+_DROPPED = ConsumerGroupDropped.__name__.encode()
 
 
 class GroupCommands(CellConnection):
     """The calls of a cell that consumers of other programs make."""
 
-    async def has_group(self, group: str) -> bool:
-        """Whether the log has the consumer group. Raises ServerUnavailable."""
+    async def has_log(self) -> bool:
+        """Whether the log exists: a server that came back empty has none before the next event."""
         log = self.keys.log
-        if not await self.transport.command("EXISTS", log, key=log):
-            return False
+        return bool(await self.transport.command("EXISTS", log, key=log))
+
+    async def read_position(self, group: str) -> str | None:
+        """Id of the last entry that the consumer group has read; None if there is no such group.
+
+        Raises ServerUnavailable.
+        """
+        log = self.keys.log
+        if not await self.has_log():
+            return None
         reply = await self.transport.command("XINFO", "GROUPS", log, key=log)
-        return group.encode() in [named_fields_of(each)["name"] for each in reply]
+        groups = {each["name"]: each for each in map(named_fields_of, reply)}
+        found = groups.get(group.encode())
+        return decode_text(found["last-delivered-id"]) if found else None
+
+    async def was_dropped(self, group: str, after: str) -> bool:
+        """Whether the log says, in an entry after this id, that an operator dropped the group."""
+        while entries := await self.read_range(self.keys.log, f"({after}", "+", READ_MAX):
+            if any(_drops(entry, group) for entry in entries):
+                return True
+            after = entries[-1][0]
+        return False
 
     async def create_group(self, group: str, start: str) -> None:
         """The log has the consumer group. A new one reads the entries after `start`.
@@ -44,7 +67,7 @@ class GroupCommands(CellConnection):
         log, lease = self.keys.log, self.keys.lease(group)
         if group in SYSTEM_GROUPS or await self.transport.command("EXISTS", lease, key=lease):
             raise InvalidMessage.of("group", f"{group} is one of the system", "name another one")
-        if not await self.has_group(group):
+        if await self.read_position(group) is None:
             call = ("XGROUP", "CREATE", log, group, start, "MKSTREAM")
             await self.transport.command(*call, key=log)
 
@@ -90,3 +113,14 @@ class GroupCommands(CellConnection):
             InvalidMessage: The group is one of the system.
         """
         return int(await self.run("remove_idle_consumers", group, consumer, idle_ms))
+
+
+def _drops(entry: Entry, group: str) -> bool:
+    """Whether an entry of the log is the event that an operator dropped the group."""
+    if _DROPPED not in entry[1]:
+        return False
+    try:
+        data = decode(*entry).data
+    except UndecodableEvent:
+        return False
+    return isinstance(data, ConsumerGroupDropped) and data.group == group

@@ -231,6 +231,51 @@ async def test_a_dropped_group_ends_the_iteration(store: TimedStore, client: Cli
     assert f"cell {store.cell} has no consumer group {GROUP}" in str(raised[0])
 
 
+async def test_a_group_that_was_dropped_is_not_created_again(
+    store: TimedStore, client: Client
+) -> None:
+    """Also if its consumer has read nothing since, and the log has grown."""
+    await opened(store, "s1")
+    consumer = await consumer_of(store)
+    assert await consumer.fill()
+    await consumer.acknowledge(*consumer.take_all())
+    assert await store.drop_consumer_group(GROUP, Act.of("test", "gone")) == "dropped"
+    await opened(store, "s2")
+    assert not await consumer.fill(), "NOGROUP"
+    with pytest.raises(NotFound, match="it was dropped"):
+        await consumer.fill()
+
+
+@pytest.mark.parametrize("lost", ["log", "group", "tail"])
+async def test_a_group_that_the_server_lost_goes_on(
+    store: TimedStore, redis: Any, lost: str
+) -> None:
+    log = store.keys.log
+    await opened(store, "s1")
+    saved = await redis.dump(log)
+    *_, last = await opened(store, "s2")
+    consumer = await consumer_of(store)
+    assert await consumer.fill()
+    await consumer.acknowledge(*consumer.take_all())
+    if lost == "group":
+        await redis.xgroup_destroy(log, GROUP)
+    else:
+        await redis.delete(log)
+        assert not await consumer.fill(), "NOGROUP"
+        assert not await consumer.fill()
+        assert not await redis.exists(log), "the consumer waits for the log"
+        if lost == "tail":
+            await redis.restore(log, 0, saved)
+    store.tick(1)
+    await opened(store, "s3")
+    new = [event.id for event in await store.log("SessionOpened") if event.session.endswith("s3")]
+    assert new > [last]
+    with anyio.fail_after(WITHIN_S):
+        while not await consumer.fill():
+            pass
+    assert [entry[0] for entry in consumer.take_all()] == new
+
+
 @pytest.mark.parametrize("name", ["core", "archive", "dispatch", "", "a b", "x" * 65])
 async def test_a_group_of_the_system_or_no_name_is_refused(
     store: TimedStore, redis: Any, tmp_path: Path, name: str
