@@ -29,6 +29,7 @@
 -- include: keys
 -- include: nodes
 -- include: queue
+-- include: strings
 -- include: utterance_jobs
 -- include: validate
 -- include: write
@@ -46,10 +47,14 @@ local function process(id, kind, d)
   return utterance_jobs.place(entry)
 end
 
+-- Another program may have destroyed the group: it is created again, and reads the whole queue.
 local function read(name)
-  local streams = write('XREADGROUP', 'GROUP', group, name, 'COUNT', entries_max, 'NOACK',
-    'STREAMS', keys.dispatch, '>')
-  return streams and streams[1][2] or {}
+  local is_done, streams = pcall(write, 'XREADGROUP', 'GROUP', group, name, 'COUNT', entries_max,
+    'NOACK', 'STREAMS', keys.dispatch, '>')
+  if is_done then return streams and streams[1][2] or {} end
+  local is_lost = string.find(strings.error_text(streams), 'NOGROUP', 1, true)
+  if not is_lost or not groups.create(keys.dispatch, group, '0') then error(streams, 0) end
+  return read(name)
 end
 
 -- Whether the queue has entries before these, which another reader of the group has taken.

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from eventsched.errors import InvalidMessage, ServerAway
+from eventsched.errors import InvalidMessage
 from eventsched.store.cell import Store
 from eventsched.store.client import open_client
 from eventsched.store.replies import named_fields_of
@@ -428,21 +428,24 @@ async def test_a_consumer_that_has_not_called_for_a_time_is_removed(
     assert await consumers_of(store, redis) == {"d1"}
 
 
-async def test_a_cell_without_its_group_is_an_error_and_changes_nothing(
-    store: TimedStore,
+@pytest.mark.parametrize("is_empty", [False, True], ids=["work", "empty"])
+async def test_a_group_that_another_program_destroyed_is_created_again(
+    store: TimedStore, *, is_empty: bool
 ) -> None:
-    """The next program that starts creates the group again."""
+    """Nothing that is in the queue is passed over."""
     await store.join()
-    await speak(store, "s1")
+    if not is_empty:
+        await speak(store, "s1")
     key = store.keys.dispatch
     await store.transport.command("XGROUP", "DESTROY", key, "dispatch", key=key)
-    before = await store.types()
-    with pytest.raises(ServerAway, match="NOGROUP"):
-        await store.dispatch_jobs(1_000)
-    assert await store.types() == before
-    assert "dispatcher" not in await store.read_hash(store.keys.counters)
-    await store.configure_cell({}, overwrite=False)
-    assert await store.dispatch() == 1
+    assert (await store.dispatch_jobs(1_000)).jobs == int(not is_empty)
+    assert len(await store.transport.command("XINFO", "GROUPS", key, key=key)) == 1
+    await speak(store, "s2")
+    assert await store.types() == [
+        "NodeRegistered",
+        *(() if is_empty else ("SessionOpened", "UtteranceFinalized", "JobDispatched")),
+        *("SessionOpened", "UtteranceFinalized", "JobDispatched"),
+    ]
     await check(store)
 
 
