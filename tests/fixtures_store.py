@@ -65,9 +65,11 @@ class TimedStore(Store):
                 return fired
         raise AssertionError(f"timers are still due after {calls_max} calls")
 
-    async def finalize_utterance(self, session: str, epoch: int, utterance: int) -> Receipt:
+    async def finalize_utterance(
+        self, session: str, epoch: int, utterance: int, *, traceparent: str = ""
+    ) -> Receipt:
         """One alone; raises its refusal."""
-        asked = Finalize(session=session, epoch=epoch, utterance=utterance)
+        asked = Finalize(session=session, epoch=epoch, utterance=utterance, traceparent=traceparent)
         (reply,) = await self.finalize_utterances([asked])
         if isinstance(reply, Refused):
             raise reply

@@ -109,7 +109,7 @@ export class Session {
    */
   append(audio: Int16Array | Uint8Array | ArrayBuffer | Uint8Array[]): Promise<void>;
   /** The utterance ends with the audio that was appended before. */
-  finalize(): void;
+  finalize(options?: { traceparent?: string }): void;
   /** Close the session: what was appended is the last utterance. Resolves with its last outcome. */
   close(): Promise<void>;
   /** Leave the session open for `Session.resume`. Resolves once all audio is acknowledged. */

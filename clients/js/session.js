@@ -181,13 +181,17 @@ export class Session {
     if (error) throw error;
   }
 
-  /** The utterance ends with the audio that was appended before. */
-  finalize() {
+  /**
+   * The utterance ends with the audio that was appended before.
+   * @param {{traceparent?: string}} options `traceparent`: W3C trace context of this utterance;
+   *   without it, that of the session.
+   */
+  finalize({ traceparent } = {}) {
     this.#checkOpen();
     this.#pushRest();
     const last = this.#items.at(-1);
     if (last && "after" in last) return; // nothing was appended since the last request
-    this.#items.push({ after: this.#next, frame: { type: "finalize" } });
+    this.#items.push({ after: this.#next, frame: { type: "finalize", traceparent } });
     this.#pump();
   }
 

@@ -44,6 +44,8 @@ class AudioChunk(msgspec.Struct, frozen=True):
     ms: int
     payload: bytes
     end_of_utterance: bool = False
+    traceparent: str = ""
+    """Of the utterance that ends with the chunk; empty: that of the session."""
 
 
 def split_audio(

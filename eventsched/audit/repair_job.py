@@ -129,7 +129,7 @@ class JobRepair:
         fields |= {"target": view.target, "delivery_no": view.delivery_no}
         finalized_ms = self._facts.finalized_ms(view.utterance) if self._facts else 0
         fields["finalized"] = finalized_ms or view.created_ms
-        fields["tp"] = self._facts.traceparent if self._facts else ""
+        fields["tp"] = self._facts.traceparent_of(view.utterance) if self._facts else ""
         if view.status == "ended":
             if view.code:
                 fields["code"] = view.code
@@ -198,7 +198,8 @@ def dispatch_entry(session: Session, facts: SessionFacts, utterance: int) -> Wri
         job="", session=session.session, utterance=utterance, target="", delivery_no=0,
         source=session.source, features=session.features, created_ms=0, status="queued", attempt=1,
     )  # fmt: skip
-    rest = msgspec.json.encode({"tp": facts.traceparent, **details(session, facts, job)}).decode()
+    traced = {"tp": facts.traceparent_of(utterance)}
+    rest = msgspec.json.encode(traced | details(session, facts, job)).decode()
     words = (
         session.session, utterance, facts.finalized_ids[utterance], session.tenant,
         session.features_hash, session.source, event.turn, event.ms, session.priority,

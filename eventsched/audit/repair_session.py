@@ -54,6 +54,8 @@ class SessionFacts(msgspec.Struct, frozen=True):
     """What the log and the streams of a session say beyond its record."""
 
     traceparent: str
+    traceparents: Mapping[int, str]
+    """Number of an utterance -> its traceparent."""
     finalized: Mapping[int, UtteranceFinalized]
     finalized_ids: Mapping[int, str]
     """Number of an utterance -> id of its UtteranceFinalized."""
@@ -62,6 +64,10 @@ class SessionFacts(msgspec.Struct, frozen=True):
     chunks: Sequence[StoredChunk]
     outbox: tuple[int, int, int]
     """Number of entries so far, bytes so far, bytes before the oldest entry."""
+
+    def traceparent_of(self, utterance: int) -> str:
+        """That of the utterance; that of the session if the log does not say."""
+        return self.traceparents.get(utterance, self.traceparent)
 
     def finalized_ms(self, utterance: int) -> int:
         """When the utterance was finalized; 0 if the log does not say."""
@@ -75,6 +81,11 @@ def facts_of(
     opened = [event for event in events if isinstance(event.data, SessionOpened)]
     return SessionFacts(
         traceparent=opened[0].traceparent if opened else "",
+        traceparents={
+            event.data.utterance: event.traceparent
+            for event in events
+            if isinstance(event.data, UtteranceFinalized)
+        },
         finalized={
             event.data.utterance: event.data
             for event in events
@@ -301,7 +312,8 @@ class SessionRepair:
         event = self._facts.endings.get(job)
         code = getattr(event.data, "code", "") if event else ""
         ending = {"kind": outcome.outcome, "code": code, "job": job}
-        ending |= {"cause": f"log/{event.id}" if event else "", "tp": self._facts.traceparent}
+        ending["cause"] = f"log/{event.id}" if event else ""
+        ending["tp"] = self._facts.traceparent_of(outcome.utterance)
         ending["finalized"] = str(self._facts.finalized_ms(outcome.utterance))
         body = event.body if event and outcome.outcome != "failed" else b""
         if not code:

@@ -37,6 +37,7 @@ from eventsched.errors import (
 )
 from eventsched.logs import get_logger
 from eventsched.schema.ids import START, is_id, ms_of, parse_id
+from eventsched.schema.validation import check_traceparent
 from eventsched.store.retry import Backoff, happens_within
 from eventsched.store.session_commands import Chunk, Finalize, Receipt, SessionGrant
 
@@ -129,7 +130,11 @@ class Session:
     # --- audio in ---------------------------------------------------------------------------
 
     async def append(
-        self, audio: bytes | Sequence[bytes], *, end_of_utterance: bool = False
+        self,
+        audio: bytes | Sequence[bytes],
+        *,
+        end_of_utterance: bool = False,
+        traceparent: str = "",
     ) -> Receipt:
         """Store audio, once and in order.
 
@@ -143,12 +148,15 @@ class Session:
                 what waits from earlier calls; it is malformed if nothing waits.
             end_of_utterance: The utterance ends with this audio. Then the audio may be shorter
                 than 20 ms, or empty.
+            traceparent: W3C trace context of the utterance that ends with this audio, or of those
+                that endpointing ends in it. Without it an utterance has that of the session.
 
         Returns:
             The receipt of the whole call; `finalized` names the utterances that it completed.
 
         Raises:
-            InvalidMessage: The audio is not what the session takes; nothing was sent.
+            InvalidMessage: The audio is not what the session takes, or a traceparent is malformed
+                or has no utterance that ends; nothing was sent.
             ChunkTooLarge: A packet has more than 65,536 bytes; nothing was sent.
             Backpressure: The cell, the tenant or the server takes no more for now. So much of the
                 audio as `accepted_bytes` says is appended; append the rest, which may be empty,
@@ -163,12 +171,22 @@ class Session:
                 anything else, as after a cancelled call.
         """
         if self._intake is not None:
-            return await self._append_speech(self._intake, audio, end_of_utterance=end_of_utterance)
+            check_traceparent("traceparent", traceparent)
+            return await self._append_speech(
+                self._intake, audio, end_of_utterance=end_of_utterance, traceparent=traceparent
+            )
+        _check_utterance_trace(traceparent, end_of_utterance=end_of_utterance)
         pieces = self._split(audio, end_of_utterance=end_of_utterance)
-        return await self._append(pieces)
+        return await self._append(
+            _ended(pieces, end_of_utterance=end_of_utterance, traceparent=traceparent)
+        )
 
     async def append_chunks(
-        self, chunks: Sequence[AudioChunk], *, end_of_utterance: bool = False
+        self,
+        chunks: Sequence[AudioChunk],
+        *,
+        end_of_utterance: bool = False,
+        traceparent: str = "",
     ) -> Receipt:
         """Store chunks as the caller has cut them: each gets one number, from `next_seq` on.
 
@@ -179,22 +197,27 @@ class Session:
                 sends what waits from earlier calls. A chunk with `end_of_utterance` ends the
                 utterance, and may be short or empty.
             end_of_utterance: The utterance ends with the last chunk, which may be short or empty.
+            traceparent: W3C trace context of the utterance that ends with the last chunk.
 
         Returns:
             The receipt of the whole call.
 
         Raises:
             ChunkTooLarge: A chunk exceeds the limit of this session; nothing was sent.
+            InvalidMessage: As `append`; nothing was sent.
             Refused: As `append`. Chunks from `next_seq` on are not appended; they may be appended
                 again.
             ServerUnavailable: As `append`. Chunks from `stored_seq` on may not have arrived.
         """
+        _check_utterance_trace(traceparent, end_of_utterance=end_of_utterance)
         for chunk in chunks:
             may_be_short = end_of_utterance or chunk.end_of_utterance
             check_chunk(
                 chunk.payload, chunk.ms, self._chunk_bytes_max, end_of_utterance=may_be_short
             )
-        return await self._append(_ended(chunks, end_of_utterance=end_of_utterance))
+        return await self._append(
+            _ended(chunks, end_of_utterance=end_of_utterance, traceparent=traceparent)
+        )
 
     @property
     def _chunk_bytes_max(self) -> int:
@@ -223,10 +246,15 @@ class Session:
         return _merged(receipts[earlier : earlier + len(accepted)], self._utterance)
 
     async def _append_speech(
-        self, intake: SpeechIntake, audio: bytes | Sequence[bytes], *, end_of_utterance: bool
+        self,
+        intake: SpeechIntake,
+        audio: bytes | Sequence[bytes],
+        *,
+        end_of_utterance: bool,
+        traceparent: str,
     ) -> Receipt:
         """As `append`, for the speech in the audio. What endpointing has taken stays appended."""
-        added = intake.add(audio, end_of_utterance=end_of_utterance)
+        added = intake.add(audio, end_of_utterance=end_of_utterance, traceparent=traceparent)
         async with self._turn:
             try:
                 await self._make_room()
@@ -246,14 +274,13 @@ class Session:
         is_empty = isinstance(audio, bytes | bytearray | list | tuple) and not audio
         if is_empty and not end_of_utterance and self._buffer:
             return []
-        pieces = chunks.split_audio(
+        return chunks.split_audio(
             audio,
             self.encoding,
             self.sample_rate,
             end_of_utterance=end_of_utterance,
             bytes_max=self._chunk_bytes_max,
         )
-        return _ended(pieces, end_of_utterance=end_of_utterance)
 
     def _accept(self, pieces: Sequence[AudioChunk]) -> list[Chunk]:
         """The audio counts as appended once it is in the buffer."""
@@ -261,32 +288,43 @@ class Session:
         self._buffer.add(chunks)
         return chunks
 
-    async def _accept_speech(self) -> None:
+    async def _accept_speech(self, traceparent: str = "") -> None:
         """The current utterance ends with the audio that endpointing has."""
         if self._intake is not None:
-            self._accept(await self._intake.take(ends=True))
+            self._accept(await self._intake.take(ends=True, traceparent=traceparent))
 
-    async def finalize(self) -> Receipt:
+    async def finalize(self, *, traceparent: str = "") -> Receipt:
         """Complete the current utterance.
 
         A cancelled call is sent all the same, possibly after audio that is appended next.
+
+        Args:
+            traceparent: W3C trace context of this utterance, stored with its events. Without it the
+                utterance has that of the session.
 
         Returns:
             A receipt; its status is `duplicate` if the utterance has no audio, or was complete.
 
         Raises:
+            InvalidMessage: The traceparent is malformed; nothing was sent.
             SessionClosedError: The session is closing or closed.
             SessionSuperseded: Another producer has resumed the session.
             SessionUnknown: The records of the session are deleted.
             ServerUnavailable: The server is away; the call may be repeated.
         """
+        check_traceparent("traceparent", traceparent)
         async with self._turn:
             with self._owned():
-                await self._accept_speech()
+                await self._accept_speech(traceparent)
                 receipt = _merged(await self._flush(), self._utterance)
                 if self._intake is not None and receipt.finalized:
                     return receipt
-                request = Finalize(session=self.id, epoch=self.epoch, utterance=self._utterance)
+                request = Finalize(
+                    session=self.id,
+                    epoch=self.epoch,
+                    utterance=self._utterance,
+                    traceparent=traceparent,
+                )
                 (reply,) = await self._channel.finalizes.submit([request])
                 if isinstance(reply, Refused):
                     raise reply
@@ -302,6 +340,7 @@ class Session:
                 ms=piece.ms,
                 payload=self._encrypted(seq, piece.payload),
                 end_of_utterance=piece.end_of_utterance,
+                traceparent=piece.traceparent,
             )
             for seq, piece in enumerate(pieces, self._buffer.next_seq)
         ]
@@ -643,12 +682,23 @@ class Session:
             subscription.end()
 
 
-def _ended(pieces: Sequence[AudioChunk], *, end_of_utterance: bool) -> list[AudioChunk]:
+def _check_utterance_trace(traceparent: str, *, end_of_utterance: bool) -> None:
+    """Raise InvalidMessage for a malformed traceparent, and for one of no utterance that ends."""
+    check_traceparent("traceparent", traceparent)
+    if traceparent and not end_of_utterance:
+        raise InvalidMessage.of(
+            "traceparent", "an utterance that ends with this audio", "pass end_of_utterance=True"
+        )
+
+
+def _ended(
+    pieces: Sequence[AudioChunk], *, end_of_utterance: bool, traceparent: str
+) -> list[AudioChunk]:
     """The pieces, of which the last one ends the utterance if asked."""
     if not pieces or not end_of_utterance:
         return list(pieces)
     *others, last = pieces
-    return [*others, msgspec.structs.replace(last, end_of_utterance=True)]
+    return [*others, msgspec.structs.replace(last, end_of_utterance=True, traceparent=traceparent)]
 
 
 class Results:

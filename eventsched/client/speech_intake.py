@@ -29,9 +29,10 @@ HELD_MS_MAX = 2_500
 class _Audio:
     """The audio of one call."""
 
-    def __init__(self, pcm: bytes, *, end_of_utterance: bool) -> None:
+    def __init__(self, pcm: bytes, *, end_of_utterance: bool, traceparent: str) -> None:
         self.pcm = pcm
         self.end_of_utterance = end_of_utterance
+        self.traceparent = traceparent
 
 
 class SpeechIntake:
@@ -56,13 +57,19 @@ class SpeechIntake:
         """Chunks that a thread has made and no call has taken."""
         self._endpointer: Endpointer | None = None
 
-    def add(self, audio: object, *, end_of_utterance: bool) -> _Audio:
-        """Add audio in the order of the calls. Raises InvalidMessage if it is not PCM16."""
+    def add(self, audio: object, *, end_of_utterance: bool, traceparent: str = "") -> _Audio:
+        """Add audio in the order of the calls. Raises InvalidMessage if it is not PCM16.
+
+        Args:
+            audio: Bytes of PCM16.
+            end_of_utterance: The current utterance ends with this audio.
+            traceparent: Of the utterances that end in this audio; may be empty.
+        """
         if not isinstance(audio, bytes | bytearray | memoryview):
             raise InvalidMessage.of("audio", "bytes of PCM16 expected", "pass bytes, not a list")
         pcm = bytes(audio)
         pcm_ms(len(pcm), self._rate)
-        added = _Audio(pcm, end_of_utterance=end_of_utterance)
+        added = _Audio(pcm, end_of_utterance=end_of_utterance, traceparent=traceparent)
         self._waiting.append(added)
         return added
 
@@ -73,14 +80,15 @@ class SpeechIntake:
         self._waiting.remove(audio)
         return True
 
-    async def take(self, *, ends: bool = False) -> list[AudioChunk]:
+    async def take(self, *, ends: bool = False, traceparent: str = "") -> list[AudioChunk]:
         """Return the chunks that follow from the audio that waits. Call it one at a time.
 
         Args:
             ends: The current utterance ends after this audio.
+            traceparent: Of that utterance; may be empty.
         """
         if ends:
-            self.add(b"", end_of_utterance=True)
+            self.add(b"", end_of_utterance=True, traceparent=traceparent)
         if self._waiting:
             await to_thread.run_sync(self._process)
         chunks, self._chunks = self._chunks, []
@@ -96,9 +104,9 @@ class SpeechIntake:
             if audio.end_of_utterance:
                 segments += self._endpointer.finish()
             for segment in segments:
-                self._chunks += self._split(segment)
+                self._chunks += self._split(segment, audio.traceparent)
 
-    def _split(self, segment: Segment) -> list[AudioChunk]:
+    def _split(self, segment: Segment, traceparent: str) -> list[AudioChunk]:
         *chunks, last = split_audio(
             segment.pcm,
             "pcm16",
@@ -106,7 +114,9 @@ class SpeechIntake:
             end_of_utterance=segment.is_end,
             bytes_max=self._bytes_max,
         )
-        return [*chunks, msgspec.structs.replace(last, end_of_utterance=segment.is_end)]
+        if segment.is_end:
+            last = msgspec.structs.replace(last, end_of_utterance=True, traceparent=traceparent)
+        return [*chunks, last]
 
 
 def limits_of(settings: Settings, rate: int) -> UtteranceLimits:

@@ -45,6 +45,7 @@ from eventsched.gateway.session_frames import (
 )
 from eventsched.gateway.socket import Ended, FrameSocket
 from eventsched.gateway.speech_chunks import CHUNK_MS_MAX, SpeechChunks
+from eventsched.schema.validation import check_traceparent
 
 AWAY_S = 0.5
 """Pause between two tries while the server is unavailable; each try itself takes some seconds."""
@@ -136,7 +137,12 @@ class AudioIntake:
         return chunk
 
     def put(self, request: Request) -> None:
-        """Receive a request, which takes effect after the audio before it. Raises Ended."""
+        """Receive a request, which takes effect after the audio before it.
+
+        Raises InvalidMessage if it is malformed, Ended if too many wait.
+        """
+        if isinstance(request, Finalize):  # the frame's pattern also permits a newline at the end
+            check_traceparent("traceparent", request.traceparent)
         waiting = len(self._queue) + len(self._undetected or ())
         if waiting >= CREDIT_CHUNKS + REQUESTS_MAX:
             raise _exceeded(f"{REQUESTS_MAX} requests that wait")
@@ -181,7 +187,9 @@ class AudioIntake:
         if isinstance(request, Finalize | CloseSession):
             self._queue.extend(await speech.finish())
         is_last = bool(self._queue) and isinstance(self._queue[-1], Finalize)
-        if not (isinstance(request, Finalize) and is_last):
+        if isinstance(request, Finalize) and is_last:
+            self._queue[-1] = request  # it may have a traceparent
+        else:
             self._queue.append(request)
 
     # --- applying ---------------------------------------------------------------------------
@@ -234,9 +242,12 @@ class AudioIntake:
         if not chunks:  # a short chunk that nothing follows yet
             return
         ends = isinstance(following, Finalize) or _is_short(chunks[-1])
+        traceparent = following.traceparent if isinstance(following, Finalize) else ""
         before = self._session.next_seq
         try:
-            await self._session.append_chunks(chunks, end_of_utterance=ends)
+            await self._session.append_chunks(
+                chunks, end_of_utterance=ends, traceparent=traceparent
+            )
         finally:
             accepted = self._session.next_seq - before
             for _ in range(accepted):
@@ -263,7 +274,7 @@ class AudioIntake:
     async def _apply(self, request: Request) -> None:
         session = self._session
         if isinstance(request, Finalize):
-            await session.finalize()
+            await session.finalize(traceparent=request.traceparent)
         elif isinstance(request, CloseSession):
             self._is_closed = True
             await session.close()

@@ -23,6 +23,7 @@ from eventsched.client.results import (
 )
 from eventsched.errors import InvalidMessage
 from eventsched.gateway.frames import Error, Frame, Reply
+from eventsched.schema.validation import TRACEPARENT
 
 CREDIT_CHUNKS = 256
 CREDIT_BYTES = 1024 * 1024
@@ -33,6 +34,7 @@ BINARY_BYTES_MAX = CHUNK_HEADER.size + 65_536
 
 _Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 _Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=256)]
+_Traceparent: TypeAlias = Annotated[str, msgspec.Meta(pattern=f"^({TRACEPARENT.pattern})?$")]
 
 
 class Open(Frame, frozen=True, kw_only=True, tag="open", tag_field="type"):
@@ -54,8 +56,8 @@ class Open(Frame, frozen=True, kw_only=True, tag="open", tag_field="type"):
     """Sample rate in Hz."""
     priority: Annotated[int, msgspec.Meta(ge=0, le=2)] = 1
     """0 interactive, 1 normal, 2 background."""
-    traceparent: _Text = ""
-    """W3C trace context."""
+    traceparent: _Traceparent = ""
+    """W3C trace context of the session's utterances."""
     partials: bool = True
     """Receive partial results."""
     endpointing: bool = False
@@ -82,6 +84,9 @@ class Resume(Frame, frozen=True, kw_only=True, tag="resume", tag_field="type"):
 
 class Finalize(Frame, frozen=True, kw_only=True, tag="finalize", tag_field="type"):
     """The utterance ends with the audio that was sent before."""
+
+    traceparent: _Traceparent = ""
+    """W3C trace context of this utterance; empty: that of the session."""
 
 
 class PlaybackStarted(Frame, frozen=True, kw_only=True, tag="playback_started", tag_field="type"):

@@ -7,7 +7,8 @@
 --   absent_key      es1:{cell}:absent      no key: never exists
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
---   then per chunk, at most 32: session (name), epoch, seq, ms, end_of_utterance (0|1),
+--   then per chunk, at most 32: session (name), epoch, seq, ms,
+--     end_of_utterance (0|1, or the traceparent of the utterance, which ends with the chunk),
 --     payload (at most 1,048,576 B; a chunk takes less: CHUNK_TOO_LARGE),
 --     confirmed (id of an outbox entry, or empty)
 -- Reply: per chunk `ok|duplicate utterance finalized…`, `refused CODE key=value`, or `later
@@ -34,7 +35,7 @@ local postponed
 local function outcomes_refusal(s, chunk, ms)
   local count = delivery.count(s.name)
   if count <= outcomes_max - chunk_outcomes_max then return nil end
-  local is_final = chunk.end_of_utterance == '1'
+  local is_final = chunk.end_of_utterance ~= '0'
   local _, opened = utterances.count_finalizes(s, ms, is_final, #chunk.payload)
   if count < outcomes_max and count + opened <= outcomes_max then return nil end
   return 'BACKPRESSURE cause=session_outcomes retry_after_ms=1000'
@@ -53,7 +54,11 @@ local function check(s, chunk, epoch, seq, ms)
   if postponed and postponed[chunk.session] then return nil end
   if seq > s.next_seq then return 'SEQ_GAP expected=' .. string.format('%d', s.next_seq) end
   if #chunk.payload > payload_max then return 'CHUNK_TOO_LARGE limit=65536 B' end
-  local is_final = chunk.end_of_utterance == '1'
+  local is_final = chunk.end_of_utterance ~= '0'
+  if is_final and chunk.end_of_utterance ~= '1'
+    and not validate.is_traceparent(chunk.end_of_utterance) then
+    return 'INVALID_MESSAGE field=end_of_utterance limit=0, 1 or a W3C traceparent'
+  end
   if not ms or (ms < 20 and not is_final) then
     return 'INVALID_MESSAGE field=ms limit=20 to 1000 ms'
   end
@@ -67,7 +72,7 @@ end
 local function must_wait(s, chunk, ms)
   if delivery.finalized == 0 then return false end
   if postponed and postponed[chunk.session] then return true end
-  local is_final = chunk.end_of_utterance == '1'
+  local is_final = chunk.end_of_utterance ~= '0'
   if delivery.has_room(utterances.count_finalizes(s, ms, is_final, #chunk.payload)) then
     return false
   end
@@ -89,7 +94,9 @@ local function append(chunk)
   if is_duplicate then return 'duplicate ' .. numbers.text[s.utterance] end
   refusal = backpressure.refusal(s.tenant)
   if refusal then return 'refused ' .. refusal end
-  local finalized = utterances.append(s, seq, ms, chunk.end_of_utterance == '1', chunk.payload)
+  local is_final, tp = chunk.end_of_utterance ~= '0', nil
+  if is_final and chunk.end_of_utterance ~= '1' then tp = chunk.end_of_utterance end
+  local finalized = utterances.append(s, seq, ms, is_final, chunk.payload, tp)
   return 'ok ' .. numbers.text[s.utterance] .. finalized
 end
 

@@ -43,6 +43,8 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     ms: int
     payload: bytes
     end_of_utterance: bool = False
+    traceparent: str = ""
+    """Of the utterance, which ends with the chunk; empty: that of the session."""
     confirmed: str = ""
     """Last entry of the session's outbox that its reader has handled; empty: unchanged."""
 
@@ -53,6 +55,8 @@ class Finalize(msgspec.Struct, frozen=True, kw_only=True):
     session: str
     epoch: int
     utterance: int
+    traceparent: str = ""
+    """Of the utterance; empty: that of the session."""
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -152,7 +156,7 @@ class SessionCommands(CellConnection):
                 c.epoch,
                 c.seq,
                 c.ms,
-                int(c.end_of_utterance),
+                c.traceparent or int(c.end_of_utterance),
                 c.payload,
                 c.confirmed,
             )
@@ -169,7 +173,12 @@ class SessionCommands(CellConnection):
         """
         args: list[Arg] = []
         for request in requests:
-            args += (name_of(request.session), request.epoch, request.utterance)
+            args += (
+                name_of(request.session),
+                request.epoch,
+                request.utterance,
+                request.traceparent,
+            )
         return [_receipt(item) for item in await self.run("finalize_utterances", *args)]
 
     async def keep_alive(self, items: Sequence[tuple[str, int, str]]) -> list[Refused | None]:

@@ -11,6 +11,7 @@ from tests.server_kinds import Server
 from tests.systems import SECOND, client_of
 
 GOOD: dict[str, Any] = {"tenant": "acme", "source": "en", "targets": ["es"]}
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 NINE = ["es", "fr", "de", "it", "pt", "nl", "sv", "da", "fi"]
 
 
@@ -72,6 +73,23 @@ async def test_a_chunk_that_will_not_do(client: Client, store: TimedStore, audio
         receipt = await session.append(SECOND)
         assert (receipt.status, session.next_seq) == ("ok", 1)
         session.detach()  # what was appended waits for a node that nobody runs
+
+
+async def test_a_traceparent_that_is_malformed_or_has_no_utterance_is_refused(
+    client: Client, store: TimedStore
+) -> None:
+    async with client.session(**GOOD) as session:
+        for call in (
+            session.append(SECOND, end_of_utterance=True, traceparent="00-zz"),
+            session.append(SECOND, traceparent=TRACEPARENT),
+            session.append_chunks([], traceparent=TRACEPARENT),
+            session.finalize(traceparent=TRACEPARENT + "\n"),
+        ):
+            with pytest.raises(eventsched.InvalidMessage) as caught:
+                await call
+            assert caught.value.fields["field"] == "traceparent"
+            assert {"limit", "remedy"} <= set(caught.value.fields)
+        assert session.next_seq == 0
 
 
 async def test_pcm_into_an_opus_session_is_no_opus(client: Client) -> None:

@@ -16,6 +16,7 @@ from tests.fixtures_store import TimedStore
 from tests.systems import client_of
 from tests.unit.speech_recordings import RATE, Recording, record, sentences
 
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 STEP = RATE // 10 * 2
 SILENCE = bytes(RATE * 2)
 
@@ -56,8 +57,10 @@ async def test_one_call_with_several_utterances_ends_each(
     client: Client, store: TimedStore, spoken: Recording
 ) -> None:
     async with opened(client) as session:
-        receipt = await session.append(spoken.pcm)
+        receipt = await session.append(spoken.pcm, traceparent=TRACEPARENT)
         assert receipt.finalized == (0, 1)
+        traceparents = [event.traceparent for event in await store.log("UtteranceFinalized")]
+        assert traceparents == [TRACEPARENT, TRACEPARENT]
         session.detach()
     assert len(await finalized(store)) == 2
 

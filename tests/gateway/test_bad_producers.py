@@ -29,9 +29,11 @@ BAD_OPENS: list[tuple[dict[str, Any], str]] = [
     ({"sample_rate": 16_000.5}, "sample_rate"),
     ({"priority": 3}, "priority"),
     ({"traceparent": "x"}, "traceparent"),
+    ({"traceparent": f"00-{'a' * 32}-{'b' * 16}-01\n"}, "traceparent"),
     ({"tenant": "other"}, "tenant"),
     ({"unknown": 1}, "unknown"),
 ]
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 BAD_TEXTS = ["", "x", "[]", "1", "{}", '{"type": "nothing"}', "[" * 5_000, '{"type": "\\ud800"}']
 
 
@@ -66,6 +68,9 @@ async def check_bad_frames(system: GatewaySystem) -> None:
         for audio in (b"", TENTH[:-1], bytes(64_002)):  # none, half a sample, more than a second
             await socket.chunk(0, audio)
             assert (await socket.error("INVALID_MESSAGE"))["limit"]
+        for traceparent in ("x", TRACEPARENT + "\n"):
+            await socket.send("finalize", traceparent=traceparent)
+            await socket.error("INVALID_MESSAGE", field="traceparent")
         await socket.connection.send(b"\x00")
         await socket.error("INVALID_MESSAGE", field="chunk")
         await socket.chunk(0, TENTH[:200])

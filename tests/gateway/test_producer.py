@@ -5,11 +5,15 @@ from __future__ import annotations
 import pytest
 
 import eventsched
+from eventsched.projection.fold import decode_event
+from eventsched.schema.events import Event
 from eventsched.schema.keys import name_of
 from tests.gateway.gateways import gateway_on, gateway_system
 from tests.gateway.sockets import TENTH, producer
 from tests.server_kinds import Server
 from tests.systems import serving, until
+
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 def echo(name: str = "n1") -> eventsched.Node:
@@ -38,8 +42,10 @@ async def test_what_is_said_comes_back_in_order(server: Server, cell: str) -> No
         )  # fmt: skip
         for number in range(4):
             await socket.chunk(number)
-            if number % 2:
+            if number == 1:
                 await socket.send("finalize")
+            elif number == 3:
+                await socket.send("finalize", traceparent=TRACEPARENT)
         first = await socket.expect("result")
         assert first["text"] == "200 ms"
         assert first["source_text"] == "u0"
@@ -58,6 +64,12 @@ async def test_what_is_said_comes_back_in_order(server: Server, cell: str) -> No
         assert kinds <= {"ack", "partial"}
         acks = [frame["next_seq"] for frame in socket.skipped if frame["type"] == "ack"]
         assert acks == sorted(acks)
+        log = await system.es.stores[cell].read_range(
+            system.es.stores[cell].keys.log, "-", "+", 1_000
+        )
+        events = [event for event in map(decode_event, log) if isinstance(event, Event)]
+        finalized = [event.traceparent for event in events if event.type == "UtteranceFinalized"]
+        assert finalized == ["", TRACEPARENT, ""]
 
 
 async def test_a_session_goes_on_at_another_gateway(server: Server, cell: str) -> None:

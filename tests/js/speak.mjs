@@ -1,6 +1,6 @@
 // Speaks as the lines of standard input say, and prints outcomes and states as JSON.
 //
-// append MS | opus MS | finalize | close | detach | flood: the words of a line.
+// append MS | opus MS | finalize [TRACEPARENT] | close | detach | flood: the words of a line.
 import { createInterface } from "node:readline";
 import { Session } from "../../clients/js/eventsched.js";
 
@@ -52,6 +52,8 @@ async function obey(session, [verb, argument]) {
   } else if (verb === "detach") {
     print({ session: session.id, resumeToken: session.resumeToken });
     await session.detach();
+  } else if (verb === "finalize") {
+    session.finalize({ traceparent: argument });
   } else {
     session[verb]();
   }

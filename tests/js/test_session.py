@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from eventsched.schema.keys import name_of
+from eventsched.store.replies import fields_of
 from tests.gateway.gateways import GatewaySystem, gateway_system
 from tests.gateway.jwt_times import expiring
 from tests.gateway.test_producer import echo
@@ -18,6 +19,7 @@ from tests.server_kinds import Server
 from tests.systems import serving, until
 
 SPEAK = ROOT / "tests" / "js" / "speak.mjs"
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 NO_PAUSE = {"pause_ms": 60_000}
 """On a busy machine the client may be slow: its pauses complete no utterance."""
 pytestmark = pytest.mark.parametrize("server", ["embedded"], indirect=True)
@@ -39,7 +41,13 @@ async def test_what_is_said_comes_back_in_order(server: Server, cell: str) -> No
         serving(system.es, echo()),
         speaker(system) as session,
     ):
-        for line in ("append 250", "finalize", "append 1005", "finalize", "finalize"):
+        for line in (
+            "append 250",
+            "finalize",
+            "append 1005",
+            f"finalize {TRACEPARENT}",
+            "finalize",
+        ):
             await session.say(line)
         first = await session.expect(type="result")
         assert (first["text"], first["sourceText"], first["utterance"], first["deliveryNo"]) == (
@@ -58,6 +66,12 @@ async def test_what_is_said_comes_back_in_order(server: Server, cell: str) -> No
         log = await store.read_range(store.keys.log, "-", "+", 1_000)
         for event in (b"PlaybackStarted", b"PlaybackEnded"):
             assert sum(event in fields for _, fields in log) >= 2
+        traceparents = [
+            named[b"tp"].decode()
+            for named in (fields_of(fields) for _, fields in log)
+            if named[b"t"] == b"UtteranceFinalized"
+        ]
+        assert traceparents == ["", TRACEPARENT, ""]
         assert [line for line in session.seen if "error" in line] == []
         partials = [line for line in session.seen if line.get("type") == "partial"]
         assert partials and all(line["text"].endswith("so far") for line in partials)

@@ -27,6 +27,7 @@ export async function speak(url: URL, samples: Int16Array): Promise<Outcome[]> {
   const opened = await Session.open(url, { token: async () => "t", source: "en", targets: ["es"] });
   await opened.append(samples);
   opened.finalize();
+  opened.finalize({ traceparent: "" });
   const outcomes: Outcome[] = [];
   for await (const outcome of opened.results({ confirm: false })) {
     outcomes.push(outcome);

@@ -113,6 +113,7 @@ FEATURES: tuple[tuple[list[str], str], ...] = (
     (["vad", "tts"], "fedcba9876543210"),
 )
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+OTHER_PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 KEY = "0123456789abcdef"
 BAD_OPENINGS: tuple[dict[str, Any], ...] = (
     {"name": "a b"},
@@ -383,10 +384,17 @@ class Machine(RuleBasedStateMachine):
         ms=st.sampled_from([20, 100, 500, 1_000]),
         size=st.sampled_from([2, 2, 1_500, 2_999]),
         end_of_utterance=st.booleans(),
+        is_traced=st.booleans(),
     )
-    def append(self, which: int, ms: int, size: int, end_of_utterance: bool) -> None:
+    def append(
+        self, which: int, ms: int, size: int, end_of_utterance: bool, is_traced: bool = False
+    ) -> None:
         chunk = self.chunk(
-            self.session(which), ms=ms, payload=b"x" * size, end_of_utterance=end_of_utterance
+            self.session(which),
+            ms=ms,
+            payload=b"x" * size,
+            end_of_utterance=end_of_utterance,
+            traceparent=OTHER_PARENT if is_traced and end_of_utterance else "",
         )
         self.both("append_audio", [chunk])
 
@@ -450,13 +458,23 @@ class Machine(RuleBasedStateMachine):
             self.both("append_audio", chunks[at : at + CHUNKS_MAX])
 
     @precondition(lambda self: self.sessions)
-    @rule(which=small, by=st.sampled_from([0, 0, 0, 1, -1]), times=st.sampled_from([1, 1, 2]))
-    def finalize(self, which: int, by: int, times: int) -> None:
+    @rule(
+        which=small,
+        by=st.sampled_from([0, 0, 0, 1, -1]),
+        times=st.sampled_from([1, 1, 2]),
+        traceparent=st.sampled_from(["", OTHER_PARENT]),
+    )
+    def finalize(self, which: int, by: int, times: int, traceparent: str) -> None:
         grant = self.session(which)
         view = self.world.sessions.get(grant.session.partition(".")[2])
         number = max(0, view.utterance + by) if view else 0
         finalizes = [
-            Finalize(session=grant.session, epoch=grant.epoch, utterance=number + more)
+            Finalize(
+                session=grant.session,
+                epoch=grant.epoch,
+                utterance=number + more,
+                traceparent=traceparent,
+            )
             for more in range(times)
         ]
         self.both("finalize_utterances", finalizes)

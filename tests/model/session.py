@@ -327,7 +327,7 @@ def _append(w: World, name: str, chunk: Chunk) -> list[int]:
         _store_chunk(w, name, chunk)
     state.next_seq, state.seen_ms = chunk.seq + 1, w.now
     if reasons:
-        finalized.append(finalize(w, name, reasons[-1]))
+        finalized.append(finalize(w, name, reasons[-1], chunk.traceparent))
     return finalized
 
 
@@ -357,12 +357,14 @@ def _store_chunk(w: World, name: str, chunk: Chunk) -> None:
 
 def finalize_utterances(w: World, finalizes: Sequence[Finalize]) -> list[Receipt | Refused]:
     return [
-        _finalized(w, finalize.session, finalize.epoch, finalize.utterance)
-        for finalize in finalizes
+        _finalized(w, each.session, each.epoch, each.utterance, each.traceparent)
+        for each in finalizes
     ]
 
 
-def _finalized(w: World, session: str, epoch: int, utterance: int) -> Receipt | Refused:
+def _finalized(
+    w: World, session: str, epoch: int, utterance: int, traceparent: str
+) -> Receipt | Refused:
     name = name_of(session)
     why = refusal(w, name, epoch)
     is_late = why is not None and why.code == "SESSION_CLOSED"
@@ -371,7 +373,7 @@ def _finalized(w: World, session: str, epoch: int, utterance: int) -> Receipt | 
     if utterance != w.sessions[name].utterance or not w.session_states[name].buffer:
         w.duplicate_finalizes += 1
         return Receipt("duplicate", w.sessions[name].utterance)
-    finalize(w, name, "final")
+    finalize(w, name, "final", traceparent)
     return Receipt("ok", utterance + 1, (utterance,))
 
 
@@ -401,7 +403,7 @@ def targets_of(w: World, view: Session) -> dict[str, list[str]]:
     return {target: [] for target in view.targets}
 
 
-def finalize(w: World, name: str, reason: Reason) -> int:
+def finalize(w: World, name: str, reason: Reason, traceparent: str = "") -> int:
     """The open utterance is complete, and each of its targets has an open outcome."""
     view, state = w.sessions[name], w.session_states[name]
     first, last = state.buffer[0], state.buffer[-1]
@@ -423,18 +425,24 @@ def finalize(w: World, name: str, reason: Reason) -> int:
         ms=sum(chunk.ms for chunk in state.buffer),
         targets=open_targets,
     )
-    log_id = w.emit(data, session=view.session, cause=f"audio:{view.session}/{last.id}")
+    traceparent = traceparent or state.tp
+    log_id = w.emit(
+        data,
+        session=view.session,
+        cause=f"audio:{view.session}/{last.id}",
+        traceparent=traceparent,
+    )
     utterance, state.buffer = view.utterance, []
     w.finalized, w.opened = w.finalized + 1, w.opened + len(open_targets)
     trim_audio(w, name)
     if open_targets:
-        utterance_jobs.dispatch(w, _dispatch_entry_of(view, state, data, log_id))
+        utterance_jobs.dispatch(w, _dispatch_entry_of(view, traceparent, data, log_id))
         utterance_jobs.retire(w, name)
     return utterance
 
 
 def _dispatch_entry_of(
-    view: Session, state: SessionState, data: UtteranceFinalized, log_id: str
+    view: Session, traceparent: str, data: UtteranceFinalized, log_id: str
 ) -> DispatchEntry:
     return DispatchEntry(
         session=view.session,
@@ -453,7 +461,7 @@ def _dispatch_entry_of(
         ms=data.ms,
         padding_ms=data.padding_ms,
         priority=view.priority,
-        tp=state.tp,
+        tp=traceparent,
         key=view.key,
         log=log_id,
         targets=data.targets,

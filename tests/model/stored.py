@@ -209,7 +209,7 @@ def _held(w: World, name: str) -> dict[str, Any]:
             "error": ending.error,
             "finalized": ending.finalized,
         }
-        values["tp"] = w.session_states[name].tp
+        values["tp"] = w.cores[ending.job].tp
         fields[f"{target}/{number}"] = _filled(values)
         fields[f"{target}/{number}/body"] = ending.body.hex()
         fields[f"{target}/{number}/audio"] = ending.audio.hex()

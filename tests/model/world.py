@@ -302,9 +302,14 @@ class World:
         node: str = "",
         cause: str = "",
         body: bytes = b"",
+        traceparent: str | None = None,
     ) -> str:
         """The event is appended, and every view has folded it."""
         state = self.session_states.get(name_of(session)) if session else None
+        if traceparent is None and job in self.cores:
+            traceparent = self.cores[job].tp
+        elif traceparent is None:
+            traceparent = state.tp if state else ""
         event = Event(
             id=self.next_id(self.keys.log),
             type=type(data).__name__,
@@ -312,7 +317,7 @@ class World:
             job=job,
             node=node,
             cause=cause,
-            traceparent=state.tp if state else "",
+            traceparent=traceparent,
             data=data,
             body=body,
         )

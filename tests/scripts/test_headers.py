@@ -203,7 +203,7 @@ async def test_the_typed_calls_give_as_many_arguments_as_the_headers_name(
         ("open_session", 0, lambda: counted.open_session(**opened)),
         ("resume_session", 0, lambda: counted.resume_session(session, SECRET, "t")),
         ("append_audio", 7, lambda: counted.append_audio([chunk])),
-        ("finalize_utterances", 3, lambda: counted.finalize_utterances([finalize])),
+        ("finalize_utterances", 4, lambda: counted.finalize_utterances([finalize])),
         ("keep_alive", 3, lambda: counted.keep_alive([(session, 1, "")])),
         ("start_playback", 0, lambda: counted.mark_playback(
             session, 1, origin=session, target="es", utterance=0, started=True)),

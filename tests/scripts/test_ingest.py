@@ -28,6 +28,7 @@ from tests.session_buffer import buffer_of
 from tests.verify.test_verify import project, verified
 
 TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
+OTHER_TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 async def chunks_of(store: TimedStore, name: str = "s1") -> list[tuple[int, int]]:
@@ -108,8 +109,10 @@ async def test_rule_1_finalizes_of_one_call_are_each_answered_for_itself(
         ((1, "x"), "utterance"),
         ((1, ""), "utterance"),
         ((1, -1), "utterance"),
-        ((1,), "finalizes"),
-        ((1, 0, *("s1", 1, 0) * 64), "finalizes"),
+        ((1, 0), "finalizes"),
+        ((1, 0, "", *("s1", 1, 0, "") * 64), "finalizes"),
+        ((1, 0, TRACE[:-1]), "tp"),
+        ((1, 0, TRACE.upper()), "tp"),
     ],
 )
 async def test_finalize_refuses_what_is_malformed(
@@ -118,6 +121,8 @@ async def test_finalize_refuses_what_is_malformed(
     session = await store.open()
     await store.say(session, 0)
     before = await contents(redis, store)
+    if len(args) == 2 and field != "finalizes":
+        args = (*args, "")
     code = await code_of(store, "finalize_utterances", "s1", *args)
     assert re.match(rf"INVALID_MESSAGE (field=)?{field}\b", code), code
     assert await contents(redis, store) == before
@@ -364,6 +369,10 @@ async def test_rule_7_within_a_batch_each_chunk_counts_before_the_next(store: Ti
         ({"payload": b""}, "INVALID_MESSAGE payload: only a final chunk may be empty"),
         ({"seq": -1}, "INVALID_MESSAGE seq: a whole number"),
         ({"epoch": -1}, "INVALID_MESSAGE epoch: a whole number"),
+        (
+            {"traceparent": TRACE[:-1]},
+            "INVALID_MESSAGE end_of_utterance: 0, 1 or a W3C traceparent",
+        ),
         ({"confirmed": "soon"}, "INVALID_MESSAGE confirmed: an entry id or empty"),
         ({"confirmed": "9" * 25 + "-0"}, "INVALID_MESSAGE confirmed: an entry id or empty"),
     ],
@@ -461,3 +470,48 @@ async def test_finalized_names_its_chunks_and_its_turn_for_dispatch(store: Timed
         assert message[field] == getattr(event.data, field), field
     assert (event.traceparent, message["tp"]) == (TRACE, TRACE)
     assert event.cause == f"audio:{session.session}/{event.data.last}"
+
+
+async def test_an_utterance_has_the_traceparent_of_its_end_else_that_of_its_session(
+    store: TimedStore,
+) -> None:
+    node, session = await store.join(slots=4), await store.open(traceparent=TRACE)
+    await append(store, session, 0, end_of_utterance=True, traceparent=OTHER_TRACE)
+    await store.say(session, 1)
+    await store.finalize_utterance(session.session, 1, 1, traceparent=OTHER_TRACE)
+    await store.say(session, 2)
+    await store.finalize_utterance(session.session, 1, 2)
+    await store.say(session, 3, end_of_utterance=True)
+    await store.dispatch()
+    wanted = [OTHER_TRACE, OTHER_TRACE, TRACE, TRACE]
+    messages = await store.inbox(node)
+    assert [message["tp"] for message in messages] == wanted
+    for message in reversed(messages):  # the last result waits, and is delivered by another event
+        await store.answer(node, message)
+    for kind in ("UtteranceFinalized", "JobDispatched", "ResultRecorded", "ResultDelivered"):
+        found = {event.data.utterance: event.traceparent for event in await events(store, kind)}
+        assert found == {number: wanted[number] for number in found}, kind
+
+
+async def test_a_traceparent_ends_its_utterance_and_not_the_one_before_a_pause(
+    store: TimedStore,
+) -> None:
+    session = await store.open(traceparent=TRACE)
+    await store.say(session, 0)
+    store.tick(3_000)
+    receipt = await append(store, session, 1, traceparent=OTHER_TRACE)
+    assert receipt.finalized == (0, 1)
+    found = [event.traceparent for event in await events(store, "UtteranceFinalized")]
+    assert found == [TRACE, OTHER_TRACE]
+
+
+async def test_a_missing_outcome_has_the_traceparent_of_its_job(store: TimedStore) -> None:
+    node, session = await store.join(), await store.open(traceparent=TRACE)
+    await append(store, session, 0, end_of_utterance=True, traceparent=OTHER_TRACE)
+    await store.say(session, 1, end_of_utterance=True)
+    await store.dispatch()
+    await store.answer(node, (await store.inbox(node))[1])
+    store.tick(30_000)
+    await store.timers()
+    (missing,) = await events(store, "ResultMissing")
+    assert (missing.data.utterance, missing.traceparent) == (0, OTHER_TRACE)

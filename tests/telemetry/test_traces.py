@@ -254,6 +254,38 @@ async def test_an_exporter_waits_for_a_collector_that_is_away(server: Server, ce
             assert received(collector) == await expected(store)
 
 
+@pytest.mark.parametrize("protocol", sorted(COLLECTORS))
+async def test_an_utterance_with_a_traceparent_of_its_own_is_a_tree_below_it(
+    server: Server, cell: str, protocol: str
+) -> None:
+    """The others belong to the trace of the session."""
+    own, caller = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    given = f"00-{own}-{caller}-01"
+    async with system(server.url, cell) as es, serving(es, flaky()):
+        async with es.session(
+            tenant="acme", source="en", targets=["es"], traceparent=TRACEPARENT
+        ) as session:
+            await session.append(CHUNK, end_of_utterance=True, traceparent=given)
+            await session.append(CHUNK)
+            await session.finalize(traceparent=given)
+            await session.append(CHUNK, end_of_utterance=True)
+        with COLLECTORS[protocol]() as collector:
+            store = store_of(es)
+            async with exporting(store, collector):
+                await until("all is exported", partial(is_acknowledged, store))
+            assert received(collector) == await expected(store)
+    names = ["deliver", "dispatch", "dispatch", "finalize", "process", "process", "record_result"]
+    by_id = {span.span_id: span for span in collector.distinct}
+    for trace, parent, utterances in ((own, caller, [0, 1]), (TRACE, PARENT, [2])):
+        spans = [span for span in collector.distinct if span.trace_id == trace]
+        assert sorted(span.name for span in spans) == sorted(names * len(utterances))
+        roots = {span.span_id for span in spans if span.parent_id == parent}
+        assert roots == {finalize_span(session.id, number) for number in utterances}
+        assert all(by_id[span.parent_id].trace_id == trace for span in spans
+                   if span.span_id not in roots)  # fmt: skip
+        assert all(trace == link for span in spans for link, _ in span.links)
+
+
 async def test_without_a_traceparent_each_utterance_is_a_trace_and_unsampled_ones_are_none(
     server: Server, cell: str
 ) -> None:

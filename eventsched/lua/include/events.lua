@@ -64,11 +64,12 @@ function events.target(target, delivery_no, to)
     .. json.list_field('to', to) .. '}'
 end
 
--- The open utterance of `s`; `targets` are items as `events.target` returns them, joined by commas.
-function events.UtteranceFinalized(s, reason, padding_ms, targets)
+-- The open utterance of `s`, whose traceparent is `tp`; `targets` are items as `events.target`
+-- returns them, joined by commas.
+function events.UtteranceFinalized(s, tp, reason, padding_ms, targets)
   return append(keys.log, 'UtteranceFinalized', s.full, '', '',
     'audio:' .. s.full .. '/' .. s.buf_last,
-    s.tp, '{"utterance":' .. as_text[s.utterance] .. ',"turn":' .. as_text[s.turn] .. ',"ms":'
+    tp, '{"utterance":' .. as_text[s.utterance] .. ',"turn":' .. as_text[s.turn] .. ',"ms":'
       .. as_text[s.buf_ms] .. ',"reason":"' .. reason .. '","first":"' .. s.buf_first
       .. '","last":"' .. s.buf_last .. '","count":' .. as_text[s.buf_count]
       .. ',"bytes":' .. as_text[s.buf_bytes]

@@ -23,7 +23,7 @@ local function skip(s, target, number, reason, freed)
     'translation', target, s.features_hash }, ':')
   local job = jobs.load(key)
   delivery.skip(s.name, target, number, outcome,
-    { kind = 'missing', reason = reason, job = key, tp = s.tp })
+    { kind = 'missing', reason = reason, job = key, tp = job and job.tp or s.tp })
   local node = job and attempts.cancel(job, '')
   if node then freed[node.name] = node end
 end

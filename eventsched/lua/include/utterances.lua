@@ -82,14 +82,15 @@ local function open_outcomes(s)
 end
 
 -- Finalize the open utterance, once: the index of the session advances (rules 2, finalize reasons;
--- 3, no empty utterance).
-function utterances.finalize(s, reason)
+-- 3, no empty utterance). `tp` is the traceparent of the utterance; nil for that of the session.
+function utterances.finalize(s, reason, tp)
+  tp = tp or s.tp
   local targets, outcomes, items = open_outcomes(s)
   local utterance, turn, ms = as_text[s.utterance], as_text[s.turn], as_text[s.buf_ms]
   local range = '"first":"' .. s.buf_first .. '","last":"' .. s.buf_last .. '","count":'
     .. as_text[s.buf_count] .. ',"bytes":' .. as_text[s.buf_bytes] .. ',"padding_ms":'
     .. padding_ms[reason]
-  local id = events.UtteranceFinalized(s, reason, padding_ms[reason], items)
+  local id = events.UtteranceFinalized(s, tp, reason, padding_ms[reason], items)
   delivery.count_opened(s.name, outcomes, targets, utterance, s.buf_first)
   s.utterance = s.utterance + 1
   for _, item in ipairs(targets) do sessions.allocate_number(s, item.target) end
@@ -100,8 +101,8 @@ function utterances.finalize(s, reason)
   eager_dispatch.dispatch({ is_new = true, session = s.full, name = s.name, utterance = utterance,
     turn = turn, ms = ms, tenant = s.tenant, source = s.source, features_hash = s.features_hash,
     log = id,
-    tp = s.tp, priority = s.priority, targets = targets, features = s.features,
-    rest = dispatch_entry.details(s.tp, s.tenant, turn, s.source, ms, as_text[s.priority],
+    tp = tp, priority = s.priority, targets = targets, features = s.features,
+    rest = dispatch_entry.details(tp, s.tenant, turn, s.source, ms, as_text[s.priority],
       '"encoding":"' .. s.encoding .. '","sample_rate":' .. s.sample_rate
       .. json.list_field('features', s.features) .. json.string_field('key', s.key) .. ','
       .. range) })
@@ -121,9 +122,10 @@ function utterances.count_finalizes(s, ms, end_of_utterance, bytes)
 end
 
 -- Store the next chunk (rule 2, finalize reasons: steps a to c). An empty chunk that belongs to no
--- utterance has its number and is not stored, because nothing would trim it. Returns the finalized
--- utterances, each after a space.
-function utterances.append(s, seq, ms, end_of_utterance, payload)
+-- utterance has its number and is not stored, because nothing would trim it. `tp` is the
+-- traceparent of the utterance that ends with the chunk, or nil. Returns the finalized utterances,
+-- each after a space.
+function utterances.append(s, seq, ms, end_of_utterance, payload, tp)
   local now, finalized = clock.now(), ''
   if s.buf_bytes > 0 and now - s.buf_at >= settings.pause_ms and not playback.is_active(s) then
     finalized = ' ' .. as_text[s.utterance]
@@ -145,7 +147,7 @@ function utterances.append(s, seq, ms, end_of_utterance, payload)
   if s.buf_bytes > settings.audio_bytes_max then reason = 'max_bytes' end
   if reason and s.buf_bytes > 0 then
     finalized = finalized .. ' ' .. as_text[s.utterance]
-    utterances.finalize(s, reason)
+    utterances.finalize(s, reason, tp)
   end
   return finalized
 end
