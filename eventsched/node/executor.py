@@ -23,6 +23,7 @@ import anyio.to_thread
 import msgspec
 
 from eventsched.client.results import NoSpeech, Result
+from eventsched.current_span import batch_span
 from eventsched.errors import InvalidMessage
 from eventsched.logs import get_logger
 from eventsched.node.batches import Batch, Batches
@@ -45,6 +46,7 @@ from eventsched.node.job import (
 from eventsched.node.plain import plain_error, plain_result, plain_text
 from eventsched.node.process_pool import HandlerRaised, process_pool
 from eventsched.node.process_worker import Raised
+from eventsched.schema.trace_context import process_span
 from eventsched.schema.validation import check_code
 from eventsched.store.node_commands import NodeResult
 
@@ -138,7 +140,14 @@ async def _in_batches(handler: Any, slots: int, batch: Batch, hooks: Hooks) -> A
     threads = None if is_async(handler) else _Threads(handler, slots)
 
     async def run_all(jobs: Sequence[Job]) -> Any:
-        return await (_call(handler, jobs) if threads is None else threads.run_batch(jobs))
+        spans = {
+            job.key: process_span(
+                job.traceparent, job.session, job.utterance, job.key, job.attempt
+            ).traceparent
+            for job in jobs
+        }
+        with batch_span(spans):
+            return await (_call(handler, jobs) if threads is None else threads.run_batch(jobs))
 
     async with running_hooks(hooks), anyio.create_task_group() as tasks:
         yield Batches(batch, run_all, tasks)

@@ -71,6 +71,22 @@ def deliver_span(session: str, utterance: int, target: str) -> str:
     return _span_id("deliver", session, str(utterance), target)
 
 
+def process_span(
+    traceparent: str, session: str, utterance: int, job: str, attempt: int
+) -> TraceContext:
+    """Return the span `process` of an attempt, whether or not the producer has given a trace.
+
+    Args:
+        traceparent: That of the producer, or that of the handler, or empty.
+        session: Full id.
+        utterance: Number of the utterance.
+        job: Key of the job.
+        attempt: Number of the attempt.
+    """
+    trace = trace_of(traceparent, session, utterance)
+    return trace._replace(span_id=attempt_span("process", job, attempt))
+
+
 def handler_traceparent(traceparent: str, job: str, attempt: int) -> str:
     """Return the traceparent of the span `process` of an attempt, the parent of its handler's
     spans; empty if the session has none."""

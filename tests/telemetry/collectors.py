@@ -13,6 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
 import grpc
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -22,6 +24,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
     add_TraceServiceServicer_to_server,
 )
 from opentelemetry.proto.trace.v1 import trace_pb2
+from opentelemetry.sdk.trace.export import SpanExporter
 
 KINDS = trace_pb2.Span.SpanKind
 
@@ -141,6 +144,13 @@ def grpc_collector() -> Iterator[Collector]:
             yield collector
         finally:
             server.stop(0).wait()
+
+
+def exporter_of(url: str, timeout_s: float) -> SpanExporter:
+    """The exporter with which an application sends its own spans to a collector."""
+    if url.startswith("grpc://"):
+        return GrpcExporter(url.removeprefix("grpc://"), insecure=True, timeout=timeout_s)
+    return HttpExporter(f"{url}/v1/traces", timeout=timeout_s)
 
 
 COLLECTORS = {"http": http_collector, "grpc": grpc_collector}

@@ -21,3 +21,20 @@ async def in_event_loop(_: eventsched.Job) -> eventsched.Result:
 
 def in_thread(_: eventsched.BlockingJob) -> eventsched.Result:
     return _seen()
+
+
+def _infer(count: int) -> list[eventsched.Result]:
+    with trace.get_tracer("application").start_as_current_span("inference"):
+        return [eventsched.Result(text="hola")] * count
+
+
+async def batch_in_event_loop(jobs: list[eventsched.Job]) -> list[eventsched.Result]:
+    return _infer(len(jobs))
+
+
+def batch_in_thread(jobs: list[eventsched.BlockingJob]) -> list[eventsched.Result]:
+    return _infer(len(jobs))
+
+
+async def failing_batch(_: list[eventsched.Job]) -> list[eventsched.Result]:
+    raise eventsched.JobError("BROKEN", retryable=False)

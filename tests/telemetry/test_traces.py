@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
 import anyio
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import set_tracer_provider
 
 import eventsched
 from eventsched.client.client import Client
@@ -31,7 +35,13 @@ from tests.fixtures_store import TimedStore
 from tests.server_kinds import Server
 from tests.systems import serving, system, until
 from tests.telemetry import span_handlers
-from tests.telemetry.collectors import COLLECTORS, Collector, Received, http_collector
+from tests.telemetry.collectors import (
+    COLLECTORS,
+    Collector,
+    Received,
+    exporter_of,
+    http_collector,
+)
 
 pytestmark = pytest.mark.parametrize("server", ["embedded"], indirect=True)
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -330,11 +340,76 @@ async def test_the_span_process_is_the_current_one_in_a_handler_and_in_its_log_l
             assert (current, logged) == ((own, own) if has_span else (none, "None/None"))
 
 
+@pytest.fixture(scope="module")
+def provider() -> TracerProvider:
+    """The provider of an application. OpenTelemetry lets a process set one only."""
+    provider = TracerProvider()
+    set_tracer_provider(provider)
+    return provider
+
+
+@pytest.mark.parametrize("protocol", sorted(COLLECTORS))
+@pytest.mark.parametrize(
+    "handler", [span_handlers.batch_in_event_loop, span_handlers.batch_in_thread],
+    ids=["event loop", "thread"],
+)  # fmt: skip
+async def test_the_span_of_a_batch_links_the_span_of_each_of_its_jobs(
+    server: Server, cell: str, provider: TracerProvider, protocol: str, handler: Any
+) -> None:
+    """Their sessions have a traceparent or none; the handler's own span is below that of the
+    batch."""
+    node = eventsched.Node("n1", sources=["en"], targets=["es", "fr"], slots=4)
+    node.job(batch=eventsched.Batch(size=4, within_ms=10_000))(handler)
+    with COLLECTORS[protocol]() as collector:
+        own = SimpleSpanProcessor(exporter_of(collector.url, 5.0))
+        provider.add_span_processor(own)
+        async with system(server.url, cell) as es, serving(es, node):
+            async with AsyncExitStack() as stack:
+                for traceparent in (TRACEPARENT, ""):
+                    session = await stack.enter_async_context(
+                        es.session(
+                            tenant="acme", source="en", targets=["es", "fr"],
+                            traceparent=traceparent,
+                        )
+                    )  # fmt: skip
+                    await session.append(CHUNK, end_of_utterance=True)
+            store = store_of(es)
+            async with exporting(store, collector):
+                await until("all is exported", partial(is_acknowledged, store))
+        own.shutdown()
+    (batch,), (inner,) = collector.named("process batch"), collector.named("inference")
+    jobs = collector.named("process")
+    assert len(jobs) == 4
+    assert set(batch.links) == {(span.trace_id, span.span_id) for span in jobs}
+    assert (batch.parent_id, batch.kind) == ("", "SPAN_KIND_CONSUMER")
+    assert batch.trace_id not in {span.trace_id for span in jobs}
+    assert (inner.trace_id, inner.parent_id) == (batch.trace_id, batch.span_id)
+    attributes = {name: batch.attribute(f"messaging.{name}") for name in (
+        "system", "operation.type", "batch.message_count",
+    )}  # fmt: skip
+    assert attributes == {"system": "redis", "operation.type": "process", "batch.message_count": 4}
+    assert not batch.is_error
+
+
+async def test_the_span_of_a_batch_that_fails_has_the_kind_of_the_error_and_not_its_text(
+    server: Server, cell: str, provider: TracerProvider
+) -> None:
+    node = eventsched.Node("n1", sources=["en"], targets=["es"], slots=2)
+    node.job(batch=eventsched.Batch(size=2, within_ms=0))(span_handlers.failing_batch)
+    spans = InMemorySpanExporter()
+    own = SimpleSpanProcessor(spans)
+    provider.add_span_processor(own)
+    async with system(server.url, cell) as es, serving(es, node):
+        await speak(es)
+    own.shutdown()
+    (span,) = spans.get_finished_spans()
+    assert (span.status.is_ok, span.status.description) == (False, "JobError")
+    assert span.events == ()
+
+
 async def test_a_session_takes_the_current_span_of_its_application(
     server: Server, cell: str
 ) -> None:
-    from opentelemetry.sdk.trace import TracerProvider
-
     tracer = TracerProvider().get_tracer("application")
     async with system(server.url, cell) as es, serving(es, flaky()):
         with tracer.start_as_current_span("request") as span:
