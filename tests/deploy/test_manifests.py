@@ -10,12 +10,15 @@ import pytest
 import yaml
 
 from eventsched.cli.app import COMMANDS
-from eventsched.roles.runner import ROLES
+from eventsched.roles.runner import ROLES, TRACES
+from eventsched.telemetry.otlp import check_url
 from tests.deploy.files import DEPLOY, manifests
 
 VERSION = "1.31"
 FOREIGN = {"Kustomization", "ScaledObject"}
 """Kinds that Kubernetes itself does not know."""
+OPTIONAL = {"scaler.yaml", "traces.yaml"}
+"""Files that need KEDA or a collector."""
 SCALED_OBJECT = {
     "scaleTargetRef", "pollingInterval", "cooldownPeriod", "minReplicaCount", "maxReplicaCount",
     "triggers",
@@ -48,10 +51,10 @@ def test_a_wrong_manifest_is_found() -> None:
         kubernetes_validate.validate(wrong, VERSION, strict=True)
 
 
-def test_kustomize_lists_every_file_but_the_scaler() -> None:
+def test_kustomize_lists_every_file_but_those_that_need_more() -> None:
     kustomization = yaml.safe_load((DEPLOY / "kubernetes/kustomization.yaml").read_text())
     files = {path.name for path in (DEPLOY / "kubernetes").glob("*.yaml")}
-    assert set(kustomization["resources"]) == files - {"kustomization.yaml", "scaler.yaml"}
+    assert set(kustomization["resources"]) == files - {"kustomization.yaml", *OPTIONAL}
 
 
 def test_the_scaler_has_the_documented_fields_and_a_target_that_exists() -> None:
@@ -84,7 +87,15 @@ def test_every_pod_is_confined_and_runs_a_command_that_exists() -> None:
             assert program == "eventsched" and command in COMMANDS, name
             if command == "run":
                 roles.add(words[0])
-    assert roles == {*ROLES, "gateway"}
+    assert roles == {*ROLES, TRACES, "gateway"}
+
+
+def test_the_role_traces_names_a_collector_and_its_own_probe() -> None:
+    ((_, pod),) = [each for each in pods() if each[0].startswith("traces.yaml")]
+    (container,) = pod["containers"]
+    (url,) = [each["value"] for each in container["env"] if each["name"] == "EVENTSCHED_OTLP"]
+    assert check_url(url) == url
+    assert container["livenessProbe"]["exec"]["command"][-1] == TRACES
 
 
 def test_every_role_keeps_a_process_while_machines_are_emptied() -> None:
