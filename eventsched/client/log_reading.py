@@ -63,12 +63,16 @@ class CellConsumer:
         group: The group, which exists.
         consumer: Name of the consumer, of this object alone.
         claim_ms: Time after which entries of other consumers are claimed.
+        read_max: Entries in one read.
     """
 
-    def __init__(self, store: Store, group: str, consumer: str, claim_ms: int) -> None:
+    def __init__(
+        self, store: Store, group: str, consumer: str, claim_ms: int, read_max: int = READ_MAX
+    ) -> None:
         self.cell = store.cell
         self._store, self._group, self._consumer = store, group, consumer
         self._claim_ms = claim_ms
+        self._read_max = read_max
         self._entries: deque[Entry] = deque()
         self._position = START
         """The last entry that the group is known to have read."""
@@ -98,7 +102,7 @@ class CellConsumer:
                 return entries
             recovers_s = anyio.current_time() + self._claim_ms / 2_000
         store = self._store
-        entries = await store.read_new(self._group, self._consumer, READ_MAX, block_ms)
+        entries = await store.read_new(self._group, self._consumer, self._read_max, block_ms)
         if entries:
             self._position = max(self._position, entries[-1][0], key=parse_id)
         self._recovers_s = recovers_s
@@ -108,9 +112,9 @@ class CellConsumer:
         """Entries that are not acknowledged: of this consumer, otherwise of one that is gone."""
         store, group, consumer = self._store, self._group, self._consumer
         await self._find_group()
-        entries = await store.read_unacknowledged(group, consumer, READ_MAX)
+        entries = await store.read_unacknowledged(group, consumer, self._read_max)
         if not entries:
-            entries = await store.claim(group, consumer, self._claim_ms, READ_MAX)
+            entries = await store.claim(group, consumer, self._claim_ms, self._read_max)
             await store.remove_idle_consumers(group, consumer, IDLE_MS_MAX)
         return entries
 

@@ -12,6 +12,7 @@ trace; otherwise each utterance is a trace of its own.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -33,9 +34,10 @@ class TraceContext(NamedTuple):
         return f"00-{self.trace_id}-{self.span_id}-{'01' if self.is_sampled else '00'}"
 
 
+@lru_cache(1_024)
 def parse_traceparent(text: str) -> TraceContext | None:
     """Return the context of a traceparent; None for an empty or an invalid one."""
-    match = _TRACEPARENT.fullmatch(text)
+    match = _TRACEPARENT.fullmatch(text) if text else None
     if match is None:
         return None
     version, trace_id, parent_id, flags = match.groups()
@@ -52,8 +54,7 @@ def trace_of(traceparent: str, session: str, utterance: int) -> TraceContext:
         session: Full id.
         utterance: Number of the utterance.
     """
-    trace_id = _digest("trace", session, str(utterance))[:32]
-    return parse_traceparent(traceparent) or TraceContext(trace_id, "", is_sampled=True)
+    return parse_traceparent(traceparent) or _own_trace(session, utterance)
 
 
 def finalize_span(session: str, utterance: int) -> str:
@@ -96,6 +97,13 @@ def handler_traceparent(traceparent: str, job: str, attempt: int) -> str:
     return context._replace(span_id=attempt_span("process", job, attempt)).traceparent
 
 
+@lru_cache(1_024)
+def _own_trace(session: str, utterance: int) -> TraceContext:
+    trace_id = _digest("trace", session, str(utterance))[:32]
+    return TraceContext(trace_id, "", is_sampled=True)
+
+
+@lru_cache(4_096)
 def _span_id(*names: str) -> str:
     return _digest(*names)[:16]
 

@@ -1,35 +1,31 @@
 """Sends spans to a collector by OTLP, over gRPC or HTTP.
 
-Owns: the address of the collector, the form of a span for the SDK of OpenTelemetry.
-Never does: make spans, decide what to do about a failure. Read next: trace_exporter.py, spans.py.
+Owns: the address of the collector, the exporter of OpenTelemetry that sends.
+Never does: make or encode spans, decide what to do about a failure.
+Read next: otlp_encoding.py, trace_exporter.py.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import Protocol
+from types import ModuleType
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from eventsched.errors import InvalidMessage
+from eventsched.telemetry.otlp_encoding import RequestEncoder
 from eventsched.telemetry.spans import Span
 
 OPTION = "--otlp"
 TIMEOUT_S = 10.0
 """How long one export may take, with the tries of the library itself."""
-NS_PER_MS = 1_000_000
-_KINDS = {
-    "internal": SpanKind.INTERNAL,
-    "producer": SpanKind.PRODUCER,
-    "consumer": SpanKind.CONSUMER,
-}
 _SCHEMES = ("http", "https", "grpc", "grpcs")
 
 
@@ -58,20 +54,20 @@ class OtlpCollector:
         Raises InvalidMessage for another URL.
         """
         self._exporter = _exporter(url, timeout_s)
-        self._resource = Resource.create(
-            {
-                "service.name": "eventsched",
-                "service.version": version("eventsched"),
-                "eventsched.cell": cell,
-            }
+        release = version("eventsched")
+        resource = Resource.create(
+            {"service.name": "eventsched", "service.version": release, "eventsched.cell": cell}
         )
-        self._scope = InstrumentationScope("eventsched", version("eventsched"))
+        # The variables of OpenTelemetry may add texts only.
+        self._encoder = RequestEncoder(
+            {name: str(value) for name, value in resource.attributes.items()}, release
+        )
         # The caller logs that the collector is away, once a minute.
         logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
 
     def send(self, spans: Sequence[Span]) -> bool:
-        finished = [_readable(span, self._resource, self._scope) for span in spans]
-        return self._exporter.export(finished) is SpanExportResult.SUCCESS
+        request = _Request(self._encoder.encode(spans), len(spans))
+        return self._exporter.export(request) is SpanExportResult.SUCCESS
 
     def close(self) -> None:
         self._exporter.shutdown()
@@ -88,41 +84,48 @@ def check_url(url: str) -> str:
     return url
 
 
+class _Request(Sequence[ReadableSpan]):
+    """An encoded request. An exporter of OpenTelemetry asks it for the number of spans only."""
+
+    def __init__(self, content: bytes, count: int) -> None:
+        self.message = ExportTraceServiceRequest.FromString(content)
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, at: Any) -> Any:
+        raise IndexError(f"span {at} is encoded")
+
+
 def _exporter(url: str, timeout_s: float) -> SpanExporter:
     parts = urlsplit(check_url(url))
     if parts.scheme in ("grpc", "grpcs"):
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (
-            OTLPSpanExporter as GrpcExporter,
-        )
+        from opentelemetry.exporter.otlp.proto.grpc import trace_exporter as grpc
 
-        return GrpcExporter(
+        _accept_requests(grpc)
+        return grpc.OTLPSpanExporter(
             endpoint=parts.netloc, insecure=parts.scheme == "grpc", timeout=timeout_s
         )
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import (
-        OTLPSpanExporter as HttpExporter,
-    )
+    from opentelemetry.exporter.otlp.proto.http import trace_exporter as http
 
+    _accept_requests(http)
     path = parts.path if parts.path.strip("/") else "/v1/traces"
-    return HttpExporter(endpoint=parts._replace(path=path).geturl(), timeout=timeout_s)
+    return http.OTLPSpanExporter(endpoint=parts._replace(path=path).geturl(), timeout=timeout_s)
 
 
-def _readable(span: Span, resource: Resource, scope: InstrumentationScope) -> ReadableSpan:
-    def context_of(span_id: str) -> SpanContext:
-        return SpanContext(
-            int(span.context.trace_id, 16), int(span_id, 16), is_remote=False,
-            trace_flags=TraceFlags(TraceFlags.SAMPLED),
-        )  # fmt: skip
+def _accept_requests(module: ModuleType) -> None:
+    """The exporter of the module sends encoded requests as they are, and spans as before.
 
-    return ReadableSpan(
-        name=span.name,
-        context=context_of(span.context.span_id),
-        parent=context_of(span.parent_id) if span.parent_id else None,
-        resource=resource,
-        attributes=span.attributes,
-        links=[Link(context_of(span.link_id))] if span.link_id else [],
-        kind=_KINDS[span.kind],
-        instrumentation_scope=scope,
-        status=Status(StatusCode.ERROR, span.error) if span.error else Status(StatusCode.UNSET),
-        start_time=span.start_ms * NS_PER_MS,
-        end_time=span.end_ms * NS_PER_MS,
-    )
+    The exporters have no other way to send a request; all else of them, such as TLS, headers and
+    compression, stays theirs.
+    """
+    encode: Callable[[Sequence[ReadableSpan]], ExportTraceServiceRequest] = module.encode_spans
+    if getattr(encode, "accepts_requests", False):
+        return
+
+    def encode_spans(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
+        return spans.message if isinstance(spans, _Request) else encode(spans)
+
+    encode_spans.accepts_requests = True  # type: ignore[attr-defined]
+    module.encode_spans = encode_spans  # type: ignore[attr-defined]

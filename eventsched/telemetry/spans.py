@@ -76,13 +76,15 @@ class Spans:
 
     def needs_history(self, event: Event) -> bool:
         """Whether the spans of the event need earlier events of its job, which are not known."""
-        match event.data:
-            case JobDispatched(attempt=number) if number > 1:
-                known = self._attempts.get(event.job)
-                return known is None or known.number != number - 1 or not known.ended_ms
-            case AttemptEnded(attempt=number) | ResultRecorded(attempt=number):
-                known = self._attempts.get(event.job)
-                return known is None or known.number != number
+        data = event.data
+        if isinstance(data, JobDispatched):
+            if data.attempt == 1:
+                return False
+            known = self._attempts.get(event.job)
+            return known is None or known.number != data.attempt - 1 or not known.ended_ms
+        if isinstance(data, AttemptEnded | ResultRecorded):
+            known = self._attempts.get(event.job)
+            return known is None or known.number != data.attempt
         return False
 
     def learn(self, events: Iterable[Event]) -> None:
@@ -102,58 +104,59 @@ class Spans:
         return spans
 
     def _remember(self, event: Event) -> None:
-        known = self._attempts.get(event.job)
-        match event.data:
-            case JobDispatched(attempt=number):
-                self._attempts[event.job] = _Attempt(number, event.ms)
-                self._attempts.move_to_end(event.job)
-                if len(self._attempts) > self._jobs_max:
-                    self._attempts.popitem(last=False)
-            case AttemptEnded(attempt=number) if known is not None and known.number == number:
+        data = event.data
+        if isinstance(data, JobDispatched):
+            self._attempts[event.job] = _Attempt(data.attempt, event.ms)
+            self._attempts.move_to_end(event.job)
+            if len(self._attempts) > self._jobs_max:
+                self._attempts.popitem(last=False)
+        elif isinstance(data, ResultRecorded | JobFailed):
+            self._attempts.pop(event.job, None)
+        elif isinstance(data, AttemptEnded):
+            known = self._attempts.get(event.job)
+            if known is not None and known.number == data.attempt:
                 self._attempts[event.job] = known._replace(ended_ms=event.ms)
-            case ResultRecorded() | JobFailed():
-                self._attempts.pop(event.job, None)
 
 
 def _trace(event: Event, utterance: int) -> TraceContext:
     return trace_of(event.traceparent, event.session, utterance)
 
 
-def _attributes(event: Event, **values: Value) -> dict[str, Value]:
-    """The attributes of a span; empty ones are left out.
-
-    An attribute costs 3 µs: session and utterance are those of `finalize`, and the key of a job
-    names them too.
-    """
-    own = {f"eventsched.{name}": value for name, value in values.items() if value != ""}
-    if event.job:
-        own["messaging.message.id"] = event.job
-    return own
+def _span_of(trace: TraceContext, span_id: str) -> TraceContext:
+    return TraceContext(trace.trace_id, span_id, trace.is_sampled)
 
 
-def _messaging(operation: str, destination: str) -> dict[str, Value]:
-    """What OpenTelemetry's conventions for messaging say of each span that sends or processes."""
-    return {
+# What OpenTelemetry's conventions for messaging say of each span that sends or processes.
+_MESSAGING: dict[str, dict[str, Value]] = {
+    destination: {
         "messaging.system": "redis",
         "messaging.operation.name": operation,
         "messaging.operation.type": operation,
         "messaging.destination.name": destination,
     }
+    for operation, destination in (("send", "dispatch"), ("process", "inbox"), ("send", "outbox"))
+}
 
 
 def _finalized(event: Event, _: _Attempt | None) -> Iterator[Span]:
     """From the last chunk of the utterance to its finalize."""
+    at_ms = event.ms
     data: UtteranceFinalized = event.data  # type: ignore[assignment]
     trace = _trace(event, data.utterance)
-    start_ms = ms_of(data.last) if is_id(data.last) else event.ms
-    attributes = _attributes(
-        event, session=event.session, log_id=event.id, utterance=data.utterance, turn=data.turn,
-        reason=data.reason, audio_ms=data.ms, chunks=data.count,
-    ) | _messaging("send", "dispatch") | {"messaging.message.body.size": data.bytes}  # fmt: skip
-    own = trace._replace(span_id=finalize_span(event.session, data.utterance))
-    yield Span(
-        "finalize", "producer", own, trace.span_id, min(start_ms, event.ms), event.ms, attributes
-    )
+    start_ms = ms_of(data.last) if is_id(data.last) else at_ms
+    attributes: dict[str, Value] = {
+        "eventsched.session": event.session,
+        "eventsched.log_id": event.id,
+        "eventsched.utterance": data.utterance,
+        "eventsched.turn": data.turn,
+        "eventsched.reason": data.reason,
+        "eventsched.audio_ms": data.ms,
+        "eventsched.chunks": data.count,
+        "messaging.message.body.size": data.bytes,
+        **_MESSAGING["dispatch"],
+    }
+    own = _span_of(trace, finalize_span(event.session, data.utterance))
+    yield Span("finalize", "producer", own, trace.span_id, min(start_ms, at_ms), at_ms, attributes)
 
 
 def _dispatched(event: Event, known: _Attempt | None) -> Iterator[Span]:
@@ -166,47 +169,59 @@ def _dispatched(event: Event, known: _Attempt | None) -> Iterator[Span]:
         start_ms = known.ended_ms
     else:
         return  # the log has lost the attempt before
-    attributes = _attributes(
-        event, node=event.node, target=data.target, attempt=number, rule=data.rule,
-        **{"class": data.classes[0].id if data.classes else ""},
-    )  # fmt: skip
+    attributes: dict[str, Value] = {
+        "messaging.message.id": event.job,
+        "eventsched.node": event.node,
+        "eventsched.target": data.target,
+        "eventsched.attempt": number,
+        "eventsched.rule": data.rule,
+    }
+    if data.classes:
+        attributes["eventsched.class"] = data.classes[0].id
     link = attempt_span("process", event.job, number - 1) if number > 1 else ""
-    own = _trace(event, data.utterance)._replace(
-        span_id=attempt_span("dispatch", event.job, number)
-    )
+    trace = _trace(event, data.utterance)
+    own = _span_of(trace, attempt_span("dispatch", event.job, number))
     parent = finalize_span(event.session, data.utterance)
     yield Span("dispatch", "internal", own, parent, start_ms, event.ms, attributes, link)
 
 
 def _finalized_ms(event: Event, data: JobDispatched) -> int:
+    at_ms = event.ms
     cause = event.cause.removeprefix("log/")
     if data.rule == "fill":
-        return event.ms - data.age_ms
-    return min(ms_of(cause), event.ms) if is_id(cause) else event.ms
+        return at_ms - data.age_ms
+    return min(ms_of(cause), at_ms) if is_id(cause) else at_ms
 
 
 def _attempt_ended(event: Event, known: _Attempt | None) -> Iterator[Span]:
     data: AttemptEnded = event.data  # type: ignore[assignment]
-    yield from _process(event, data, known, error=data.code or data.reason, reason=data.reason)
+    end = ("eventsched.reason", data.reason)
+    yield from _process(event, data, known, end, error=data.code or data.reason)
 
 
 def _process(
     event: Event,
     data: AttemptEnded | ResultRecorded,
     known: _Attempt | None,
+    end: tuple[str, Value],
     *,
     error: str = "",
-    **values: Value,
 ) -> Iterator[Span]:
     """From the dispatch to the report of the node, or to the end of the lease."""
     if known is None or known.number != data.attempt:
         return  # the log has lost the dispatch
-    attributes = _attributes(
-        event, node=event.node, target=data.target, attempt=data.attempt, code=data.code, **values
-    ) | _messaging("process", "inbox")
-    own = _trace(event, data.utterance)._replace(
-        span_id=attempt_span("process", event.job, data.attempt)
-    )
+    attributes: dict[str, Value] = {
+        "messaging.message.id": event.job,
+        "eventsched.node": event.node,
+        "eventsched.target": data.target,
+        "eventsched.attempt": data.attempt,
+        end[0]: end[1],
+        **_MESSAGING["inbox"],
+    }
+    if data.code:
+        attributes["eventsched.code"] = data.code
+    trace = _trace(event, data.utterance)
+    own = _span_of(trace, attempt_span("process", event.job, data.attempt))
     parent = attempt_span("dispatch", event.job, data.attempt)
     yield Span(
         "process", "consumer", own, parent, known.dispatched_ms, event.ms, attributes, error=error
@@ -214,36 +229,50 @@ def _process(
 
 
 def _recorded(event: Event, known: _Attempt | None) -> Iterator[Span]:
+    at_ms = event.ms
     data: ResultRecorded = event.data  # type: ignore[assignment]
-    yield from _process(event, data, known, outcome=data.status)
-    attributes = _attributes(event, attempt=data.attempt, outcome=data.status, code=data.code)
-    own = _trace(event, data.utterance)._replace(
-        span_id=attempt_span("record_result", event.job, data.attempt)
-    )
+    yield from _process(event, data, known, ("eventsched.outcome", data.status))
+    attributes: dict[str, Value] = {
+        "messaging.message.id": event.job,
+        "eventsched.attempt": data.attempt,
+        "eventsched.outcome": data.status,
+    }
+    if data.code:
+        attributes["eventsched.code"] = data.code
+    trace = _trace(event, data.utterance)
+    own = _span_of(trace, attempt_span("record_result", event.job, data.attempt))
     parent = attempt_span("process", event.job, data.attempt)
-    yield Span("record_result", "internal", own, parent, event.ms, event.ms, attributes)
+    yield Span("record_result", "internal", own, parent, at_ms, at_ms, attributes)
     yield from _delivered(event, known)
 
 
 def _delivered(event: Event, _: _Attempt | None) -> Iterator[Span]:
     """From the record of a held result to its delivery; without length if it was not held."""
+    at_ms = event.ms
     delivery = delivery_of(event.data)
     if delivery is None or delivery.utterance < 0:
         return
     cause = event.cause.removeprefix("log/")
     is_held = isinstance(event.data, ResultDelivered) and delivery.outcome != "failed"
-    start_ms = min(ms_of(cause), event.ms) if is_held and is_id(cause) else event.ms
+    start_ms = min(ms_of(cause), at_ms) if is_held and is_id(cause) else at_ms
     reason = event.data.reason if isinstance(event.data, ResultMissing) else ""
-    attributes = _attributes(
-        event, target=delivery.target, delivery_no=delivery.delivery_no,
-        outcome=delivery.outcome, code=delivery.code, reason=reason, recipients=len(delivery.to),
-    ) | _messaging("send", "outbox")  # fmt: skip
-    own = _trace(event, delivery.utterance)._replace(
-        span_id=deliver_span(event.session, delivery.utterance, delivery.target)
-    )
+    attributes: dict[str, Value] = {
+        "messaging.message.id": event.job,
+        "eventsched.target": delivery.target,
+        "eventsched.delivery_no": delivery.delivery_no,
+        "eventsched.outcome": delivery.outcome,
+        "eventsched.recipients": len(delivery.to),
+        **_MESSAGING["outbox"],
+    }
+    if delivery.code:
+        attributes["eventsched.code"] = delivery.code
+    if reason:
+        attributes["eventsched.reason"] = reason
+    trace = _trace(event, delivery.utterance)
+    own = _span_of(trace, deliver_span(event.session, delivery.utterance, delivery.target))
     parent = finalize_span(event.session, delivery.utterance)
     error = (delivery.code or reason or delivery.outcome) if delivery.outcome in FAILED else ""
-    yield Span("deliver", "producer", own, parent, start_ms, event.ms, attributes, error=error)
+    yield Span("deliver", "producer", own, parent, start_ms, at_ms, attributes, error=error)
 
 
 def _failed(_: Event, __: _Attempt | None) -> Iterator[Span]:

@@ -28,19 +28,22 @@ from eventsched.projection.fold import decode_event
 from eventsched.projection.installed import load_core
 from eventsched.schema.events import Event
 from eventsched.store.cell import Store
-from eventsched.store.replies import fields_of
 from eventsched.store.retry import Backoff
 from eventsched.store.transport import Entry
 from eventsched.telemetry.otlp import Collector
-from eventsched.telemetry.spans import HANDLED, Spans
+from eventsched.telemetry.spans import HANDLED, Span, Spans
 
 GROUP = "telemetry"
 """The consumer group of all exporters of a cell."""
 CLAIM_MS = 60_000
 """Time after which events of an exporter that is gone are sent by another one."""
 BLOCK_MS = 2_000
-SPANS_MAX = 512
-"""Spans in one message to the collector."""
+READ_MAX = 500
+"""Entries in one read of the log."""
+GATHER_S = 0.5
+"""Pause after a read of fewer entries, so that a message has spans of more utterances."""
+SPANS_MAX = 1_024
+"""Spans in one message to the collector, of about 400 bytes each."""
 JOB_MS_MAX = 1_800_000
 """How long before an event of a job its earlier attempts began at the earliest."""
 PAUSE_S_MIN, PAUSE_S_MAX = 0.1, 30.0
@@ -59,6 +62,7 @@ class TraceExporter:
         start: Where a new group begins: `$` for the end of the log, or an entry id.
         claim_ms: Time after which events of other exporters are claimed.
         pause_s_min: First pause after a failed export; it doubles up to 30 s.
+        gather_s: Pause after a read of few entries.
     """
 
     def __init__(
@@ -70,12 +74,14 @@ class TraceExporter:
         start: str = "$",
         claim_ms: int = CLAIM_MS,
         pause_s_min: float = PAUSE_S_MIN,
+        gather_s: float = GATHER_S,
     ) -> None:
         self._store = store
         self._collector = collector
         self._start = start
         self._pause_s_min = pause_s_min
-        self._consumer = CellConsumer(store, GROUP, consumer, claim_ms)
+        self._gather_s = gather_s
+        self._consumer = CellConsumer(store, GROUP, consumer, claim_ms, READ_MAX)
         self._spans = Spans()
         self._backoff = Backoff(store.transport, log, cell=store.cell)
         self._source = HistorySource(_OneCell(store), None, [load_core()])
@@ -85,7 +91,8 @@ class TraceExporter:
         try:
             await self.create_group()
             while True:
-                await self.step(BLOCK_MS)
+                if 0 < await self.step(BLOCK_MS) < READ_MAX:
+                    await self._store.transport.sleep(self._gather_s)
         finally:
             self._collector.close()
 
@@ -97,34 +104,35 @@ class TraceExporter:
                 await self._store.create_group(GROUP, self._start)
                 has_group = True
 
-    async def step(self, block_ms: int) -> bool:
-        """Export the next entries of the log; return whether there are some.
+    async def step(self, block_ms: int) -> int:
+        """Export the next entries of the log; return how many there are.
 
         Args:
             block_ms: How long to wait for an entry.
         """
         if not await self._consumer.fill(block_ms):
-            return False
-        await self._export(self._consumer.take_all())
-        return True
+            return 0
+        entries = self._consumer.take_all()
+        await self._export(entries)
+        return len(entries)
 
     async def _export(self, entries: Sequence[Entry]) -> None:
-        spans = []
+        spans: list[Span] = []
         for entry in entries:
-            if fields_of(entry[1]).get(b"t") in HANDLED:
-                event = decode_event(entry)
-                if isinstance(event, Event):
+            if entry[1][1] not in HANDLED:  # the first field is the type
+                continue
+            event = decode_event(entry)
+            if isinstance(event, Event):
+                if self._spans.needs_history(event):
                     await self._backoff.call(partial(self._load_history, event))
-                    spans += self._spans.of(event)
+                spans += self._spans.of(event)
         for start in range(0, len(spans), SPANS_MAX):
             send = partial(self._collector.send, spans[start : start + SPANS_MAX])
             await self._until_sent(send)
         await self._consumer.acknowledge(*entries)
 
     async def _load_history(self, event: Event) -> None:
-        """Learn the earlier attempts of the job, if this process has not read them."""
-        if not self._spans.needs_history(event):
-            return
+        """Learn the earlier attempts of the job, which this process has not read."""
         since = LogPosition(max(event.ms - JOB_MS_MAX, 0), None, "")
         where, ends = EventFilter(job=event.job, since=since), {self._store.cell: event.id}
         earlier: list[Event] = []

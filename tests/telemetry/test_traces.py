@@ -74,7 +74,9 @@ async def exporting(
 ) -> AsyncIterator[None]:
     """An exporter of a process that dies at the end of the block."""
     to = OtlpCollector(collector.url, store.cell, timeout_s)
-    exporter = TraceExporter(store, to, name, start="0", claim_ms=CLAIM_MS, pause_s_min=0.01)
+    exporter = TraceExporter(
+        store, to, name, start="0", claim_ms=CLAIM_MS, pause_s_min=0.01, gather_s=0.01
+    )
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(exporter.run)
         yield
