@@ -49,7 +49,12 @@ def _latest(metric: str, labels: str, keep: str) -> str:
 
 def _quantile(metric: str, quantile: float, keep: str) -> str:
     rate = f"rate(eventsched_{metric}_bucket[$__rate_interval])"
-    return f"histogram_quantile({quantile}, sum by (le, {keep}) ({rate}))"
+    return _without_nan(f"histogram_quantile({quantile}, sum by (le, {keep}) ({rate}))")
+
+
+def _without_nan(quantile: str) -> str:
+    """A process without a time in the window has no line: a role has no handlers."""
+    return f"{quantile} >= 0"
 
 
 def _of_cell(metric: str, quantile: float, labels: str = "") -> str:
@@ -57,7 +62,7 @@ def _of_cell(metric: str, quantile: float, labels: str = "") -> str:
     each = "cell, le" + (f", {labels}" if labels else "")
     rate = f"max by ({each}) (rate(eventsched_{metric}_bucket{CELLS}[$__rate_interval]))"
     keep = f"le, {labels}" if labels else "le"
-    return f"histogram_quantile({quantile}, sum by ({keep}) ({rate}))"
+    return _without_nan(f"histogram_quantile({quantile}, sum by ({keep}) ({rate}))")
 
 
 OPERATIONS = (
@@ -65,7 +70,8 @@ OPERATIONS = (
         "Roles that run",
         "short",
         (Query(_latest("role_up", "cell, role", "cell, role"), "{{cell}} {{role}}"),),
-        "0 means that no process does the work of the role.",
+        "0 means that no process does the work of the role. A process that was killed counts for up"
+        " to 15 s more.",
     ),
     Panel(
         "Lag of the consumer groups",
@@ -92,6 +98,7 @@ OPERATIONS = (
                 "{{requirement}} {{reason}}",
             ),
         ),
+        "No line: no job waits.",
     ),
     Panel(
         "Longest wait",
@@ -114,6 +121,7 @@ OPERATIONS = (
             Query(_latest("node_slots_used", "cell, class, status", "class"), "{{class}} in use"),
             Query(_latest("slots_wanted", "cell, class", "class"), "{{class}} wanted"),
         ),
+        "Wanted is a slot for each job that runs or waits.",
     ),
     Panel(
         "Nodes",
@@ -137,13 +145,19 @@ OPERATIONS = (
         (Query(_quantile("script_duration_seconds", 0.99, "script"), "{{script}}"),),
     ),
     Panel(
-        "Log, dead letters, stalled timers",
+        "Dead letters and stalled timers",
         "short",
         (
-            Query(_latest("log_entries", "cell", "cell"), "{{cell}} log"),
             Query(_latest("dead_letters", "cell", "cell"), "{{cell}} dead letters"),
             Query(_latest("stalled_timers", "cell", "cell"), "{{cell}} stalled timers"),
         ),
+        "0 unless something could not be processed.",
+    ),
+    Panel(
+        "Entries of the log",
+        "short",
+        (Query(_latest("log_entries", "cell", "cell"), "{{cell}}"),),
+        "It falls when entries that are archived, folded and old enough are trimmed.",
     ),
 )
 SPEECH = (
@@ -170,13 +184,15 @@ SPEECH = (
         "percentunit",
         (
             Query(
-                "sum(max by (cell, outcome) (rate(eventsched_deliveries_total"
-                '{cell=~"$cell",outcome=~"failed|missing"}[$__rate_interval]))) / sum(max by '
+                "(sum(max by (cell, outcome) (rate(eventsched_deliveries_total"
+                '{cell=~"$cell",outcome=~"failed|missing"}[$__rate_interval]))) or vector(0))'
+                " / sum(max by "
                 '(cell, outcome) (rate(eventsched_deliveries_total{cell=~"$cell"}'
                 "[$__rate_interval])))",
                 "failed or missing",
             ),
         ),
+        "No line: nothing is delivered.",
     ),
     Panel(
         "Results of nodes",
@@ -276,6 +292,10 @@ def _cells() -> dict[str, Any]:
     }
 
 
+_LINES = {"spanNulls": False, "showPoints": "auto"}
+"""A value that is there for one scrape is a point; a line does not cross the time without one."""
+
+
 def _panel(at: int, panel: Panel) -> dict[str, Any]:
     return {
         "id": at + 1,
@@ -284,7 +304,10 @@ def _panel(at: int, panel: Panel) -> dict[str, Any]:
         "description": panel.description,
         "datasource": {"type": "prometheus", "uid": "${source}"},
         "gridPos": {"x": at % 2 * WIDTH, "y": at // 2 * HEIGHT, "w": WIDTH, "h": HEIGHT},
-        "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
+        "fieldConfig": {
+            "defaults": {"unit": panel.unit, "min": 0, "custom": _LINES},
+            "overrides": [],
+        },
         "targets": [
             {
                 "refId": chr(ord("A") + number),

@@ -51,6 +51,13 @@ virtual time, 585,554 jobs on nodes of 8 slots: the fleet costs 1.46 times the s
 busy, and 99 % of the jobs wait for at most 0.94 s. An average over one minute costs 1.53 times and
 waits for 0.71 s, and without an average the cost is 1.72 times.
 
+## Dashboards
+
+`deploy/grafana` has three dashboards for Grafana 11: operations, speech and audit. They are made by
+`tools/dashboards.py`. Grafana is not part of the tests: each query runs on Prometheus, over a demo
+in the tests and over a run with faults by `python -m tests.deploy.plots`, which draws every panel.
+While the server does not answer, a gateway has no numbers, and the lines have a gap.
+
 ## Metrics of a process
 
 """

@@ -30,6 +30,11 @@ class Gateways:
         self._key_file = folder / "token-keys.json"
         add_public_key(self._key_file, self._key)
 
+    @property
+    def addresses(self) -> list[str]:
+        """Of the gateways themselves, behind the proxy."""
+        return [f"{LOOPBACK}:{port}" for port in self._ports]
+
     def arguments(self, number: int) -> list[str]:
         """The arguments of the command `run` for one gateway."""
         listen = f"{LOOPBACK}:{self._ports[number]}"

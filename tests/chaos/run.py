@@ -95,6 +95,7 @@ class Options(msgspec.Struct, kw_only=True, frozen=True):
     rooms: int
     kinds: dict[str, int]
     has_epilogues: bool
+    metrics: Path | None = None
 
     def faults(self) -> list[Fault]:
         return plan(self.seed, self.length_s, self.kinds, self.gap_s)
@@ -109,7 +110,7 @@ class Run:
         settings = msgspec.to_builtins(_settings(self._rng))
         topology = TOPOLOGIES[options.topology](folder, options.seed, options.binary)
         self._topology = topology
-        self._system = System(folder, topology, settings, options.seed)
+        self._system = System(folder, topology, settings, options.seed, options.metrics)
         self._verification = Verification(self._system)
         self._injector = FaultInjector(
             self._system.fleet, topology, self._system.proxies, options.upgrade
@@ -286,6 +287,10 @@ def main(
     ] = "",
     epilogues: Annotated[bool, typer.Option(help="Lose the tail, everything, then rights.")] = True,
     keep: Annotated[Path | None, typer.Option(help="Keep logs and data in this folder.")] = None,
+    metrics: Annotated[
+        Path | None,
+        typer.Option(help="Serve metrics, and list the processes in this file for Prometheus."),
+    ] = None,
 ) -> None:
     """Run once; JSON on stdout; exit code 1 for any violation."""
     configure_logs(0, quiet=False, is_service=True)
@@ -300,6 +305,7 @@ def main(
         rooms=rooms,
         kinds=choose_kinds(topology, kinds),
         has_epilogues=epilogues,
+        metrics=metrics,
     )
     with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
         folder = keep or Path(temporary)

@@ -20,13 +20,14 @@ import msgspec
 
 from eventsched.errors import ServerUnavailable
 from eventsched.projection.store import ProjectionStore
+from eventsched.server.launch import free_ports
 from eventsched.store.cell import Store
 from tests.chaos.commands import run_command
 from tests.chaos.conversations import LANGS
 from tests.chaos.fleet import ROLES, Fleet
 from tests.chaos.gateways import GATEWAYS, Gateways
 from tests.chaos.log_follower import LogFollower
-from tests.chaos.proxy import Proxy
+from tests.chaos.proxy import LOOPBACK, Proxy
 from tests.chaos.record import Plan, Record
 from tests.chaos.topologies import CELL, Topology
 
@@ -77,11 +78,35 @@ class Producers:
         return msgspec.json.decode(self._record_file.read_bytes(), type=Record)
 
 
+class Scraped:
+    """What Prometheus scrapes, in a file of its file-based service discovery."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._ports = iter(free_ports(EACH_ROLE * len(ROLES) + len(NODES)))
+        self._processes: list[str] = []
+
+    def next_address(self) -> str:
+        """Where the next process serves its metrics."""
+        self._processes.append(f"{LOOPBACK}:{next(self._ports)}")
+        return self._processes[-1]
+
+    def write(self, gateways: list[str]) -> None:
+        groups = {"eventsched": gateways, "eventsched-processes": self._processes}
+        found = [{"targets": targets, "labels": {"job": job}} for job, targets in groups.items()]
+        self._file.write_bytes(msgspec.json.encode(found))
+
+
 class System:
     """Everything that runs."""
 
     def __init__(
-        self, folder: Path, topology: Topology, settings: Mapping[str, int], seed: int
+        self,
+        folder: Path,
+        topology: Topology,
+        settings: Mapping[str, int],
+        seed: int,
+        metrics: Path | None = None,
     ) -> None:
         self.folder = folder
         self.topology = topology
@@ -89,6 +114,7 @@ class System:
         self.fleet = Fleet(folder)
         self.archive = folder / "archive"
         self.gateways = Gateways(folder, seed)
+        self._scraped = Scraped(metrics) if metrics is not None else None
 
     @property
     def proxies(self) -> list[Proxy]:
@@ -103,12 +129,12 @@ class System:
             for number in range(EACH_ROLE):
                 self.fleet.add(
                     f"{role}-{number}", role, "eventsched.cli", "--url", roles, "run", role,
-                    *settings, *archive,
+                    *settings, *archive, *self._listening(),
                 )  # fmt: skip
         for number, kind in enumerate(NODES):
             self.fleet.add(
                 f"node-{number}", "node", "tests.chaos.worker", nodes, f"{CELL}.node-{number}",
-                str(SLOTS), ",".join(LANGS), str(RTF), str(SPEED), kind,
+                str(SLOTS), ",".join(LANGS), str(RTF), str(SPEED), kind, *self._listening()[-1:],
             )  # fmt: skip
         for number in range(GATEWAYS):
             self.fleet.add(
@@ -122,6 +148,14 @@ class System:
                 self.gateways.token("node"), name, str(SLOTS), ",".join(LANGS), str(RTF),
                 str(SPEED),
             )  # fmt: skip
+        if self._scraped is not None:
+            self._scraped.write(self.gateways.addresses)
+
+    def _listening(self) -> list[str]:
+        """The option that serves the metrics of the next process; none if nobody scrapes."""
+        if self._scraped is None:
+            return []
+        return ["--metrics-listen", self._scraped.next_address()]
 
     @asynccontextmanager
     async def producers(self, name: str, plan: Plan) -> AsyncIterator[Producers]:

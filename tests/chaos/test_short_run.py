@@ -25,10 +25,15 @@ KINDS = kinds_of("standalone")
 def test_a_short_run_has_no_violation(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.chaos.run", "--seed", str(SEED), "--minutes", str(MINUTES),
-         "--gap", str(GAP_S), "--rooms", "2", "--no-epilogues", "--keep", str(tmp_path / "run")],
+         "--gap", str(GAP_S), "--rooms", "2", "--no-epilogues", "--keep", str(tmp_path / "run"),
+         "--metrics", str(tmp_path / "targets.json")],
         cwd=ROOT, capture_output=True, text=True, timeout=170, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3_000:]
+    groups = json.loads((tmp_path / "targets.json").read_bytes())
+    assert {group["labels"]["job"]: len(group["targets"]) for group in groups} == {
+        "eventsched": 2, "eventsched-processes": 12,
+    }  # fmt: skip
     report = json.loads(done.stdout)
     assert report["good"]
     assert report["violations"] == []

@@ -1,9 +1,10 @@
 """One node process of a chaos run.
 
-    python -m tests.chaos.worker URL NAME SLOTS LANGS RTF SPEED KIND
+    python -m tests.chaos.worker URL NAME SLOTS LANGS RTF SPEED KIND [METRICS]
 
 Owns: a handler that takes rtf times the duration of the audio, divided by speed, and returns a
-digest of exactly the audio of its job. KIND is `async` or `threads`: how the handler runs.
+digest of exactly the audio of its job. KIND is `async` or `threads`: how the handler runs. METRICS
+is an address for its metrics, which a process of the same name may still have.
 Read next: speech.py.
 """
 
@@ -12,11 +13,13 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from contextlib import ExitStack, suppress
 
 import anyio
 
 import eventsched
 from eventsched.logs import configure_logs
+from eventsched.telemetry.exposition import metrics_listening
 from tests.chaos import speech
 
 SUPERSEDED = 3
@@ -60,8 +63,16 @@ async def _drain_on_signal(node: eventsched.Node) -> None:
 
 async def main(*arguments: str) -> int:
     """Return 0 when drained, 3 when superseded, 1 when the server is unavailable at first."""
-    url, name, slots, langs, rtf, speed, kind = arguments
+    url, name, slots, langs, rtf, speed, kind, *metrics = arguments
     node = make(name, int(slots), langs.split(","), float(rtf) / float(speed), kind)
+    with ExitStack() as stack:
+        for address in metrics:
+            with suppress(eventsched.InvalidMessage):
+                stack.enter_context(metrics_listening(address))
+        return await _serve(node, url, name)
+
+
+async def _serve(node: eventsched.Node, url: str, name: str) -> int:
     code = 0
     try:
         async with eventsched.connect(url) as es, anyio.create_task_group() as tasks:

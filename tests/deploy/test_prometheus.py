@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from eventsched.server.launch import free_ports
 from tests.deploy.files import DEPLOY, dashboard_queries
+from tests.deploy.prometheus import prometheus
 from tests.gateway.gateways import gateway_system
 from tests.server_kinds import Server
 from tests.systems import serving, until
@@ -27,6 +23,7 @@ OF_TROUBLE = (
     "jobs_waiting",
     "results_refused",
     "jobs_queued",
+    "queue_wait",
     "archive",
 )
 """Metrics that have samples only while something is wrong, waits, or is archived."""
@@ -44,38 +41,6 @@ def promtool(programs: Path, *words: str) -> str:
 def test_the_rules_are_valid_and_each_alert_fires_for_its_series(programs: Path) -> None:
     assert "SUCCESS" in promtool(programs, "check", "rules", "rules.yml")
     assert "SUCCESS" in promtool(programs, "test", "rules", "rules_test.yml")
-
-
-@contextmanager
-def prometheus(programs: Path, folder: Path, target: str) -> Iterator[str]:
-    """A Prometheus that scrapes `target` each second; yields its URL."""
-    (port,) = free_ports(1)
-    config = folder / "prometheus.yml"
-    config.write_text(
-        json.dumps(
-            {
-                "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-                "rule_files": [str(DEPLOY / "prometheus/rules.yml")],
-                "scrape_configs": [
-                    {"job_name": "eventsched", "static_configs": [{"targets": [target]}]}
-                ],
-            }
-        )
-    )
-    log = (folder / "prometheus.log").open("wb")
-    process = subprocess.Popen(
-        [
-            programs / "prometheus", f"--config.file={config}",
-            f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address=127.0.0.1:{port}",
-        ],
-        stdout=log, stderr=log, env=os.environ | {"GOMAXPROCS": "1"},
-    )  # fmt: skip
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(30)
-        log.close()
 
 
 async def query(http: httpx.AsyncClient, url: str, expression: str) -> list[dict[str, Any]]:
@@ -101,7 +66,8 @@ async def test_every_query_of_a_dashboard_has_samples(
 ) -> None:
     async with gateway_system(server.url, cell) as system, serving(system.es, flaky()):
         target = system.url.removeprefix("http://")
-        with prometheus(programs, tmp_path, target) as url:
+        scraped = {"static_configs": [{"targets": [target]}]}
+        with prometheus(programs, tmp_path, scraped) as url:
             async with httpx.AsyncClient(trust_env=False) as http:
 
                 async def all_have_samples() -> bool:
