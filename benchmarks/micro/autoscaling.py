@@ -170,7 +170,15 @@ class Fleet:
             heartbeat_age_ms=0, version="",
         )  # fmt: skip
         return ClassStatus(
-            id="a", sources=["en"], targets=["es"], features=[], suspended=[], nodes=[node]
+            id="a",
+            sources=["en"],
+            targets=["es"],
+            features=[],
+            suspended=[],
+            nodes_total=1,
+            slots=node.slots,
+            leases=node.leases,
+            nodes=[node],
         )
 
     def _jobs(self) -> list[WaitingJobs]:

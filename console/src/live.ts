@@ -38,8 +38,12 @@ export function follow(onEvent: (event: LogEvent) => void, onState: (isLive: boo
   };
 }
 
-/** A number that grows when events arrive that the page wants, at most every 400 ms. */
-export function useNews(isWanted: (event: LogEvent) => boolean, key: string): { news: number; isLive: boolean } {
+/** A number that grows when events arrive that the page wants, at most once in `quietMs`. */
+export function useNews(
+  isWanted: (event: LogEvent) => boolean,
+  key: string,
+  quietMs = QUIET_MS,
+): { news: number; isLive: boolean } {
   const [news, setNews] = useState(0);
   const [isLive, setLive] = useState(false);
   useEffect(() => {
@@ -51,7 +55,7 @@ export function useNews(isWanted: (event: LogEvent) => boolean, key: string): { 
     let hasOpened = false;
     const end = follow(
       (event) => {
-        if (isWanted(event)) timer ||= window.setTimeout(tell, QUIET_MS);
+        if (isWanted(event)) timer ||= window.setTimeout(tell, quietMs);
       },
       (isOpen) => {
         setLive(isOpen);

@@ -37,6 +37,8 @@ export interface NodeState {
   leases: number;
   heartbeat_age_ms: number;
   version: string;
+  drained_by: string;
+  drain_ends_ms: number;
 }
 export interface NodeClass {
   id: string;
@@ -44,6 +46,9 @@ export interface NodeClass {
   targets: string[];
   features: string[];
   suspended: string[];
+  nodes_total: number;
+  slots: number;
+  leases: number;
   nodes: NodeState[];
 }
 export interface Cell {
@@ -54,6 +59,7 @@ export interface Cell {
   roles: Role[];
   consumers: Consumer[];
   waiting: Waiting[];
+  nodes_ms: number;
   classes: NodeClass[];
   dead_letters: number;
   newest_dead_letter: string;
@@ -118,6 +124,14 @@ export interface NodeAtDecision {
   slots: number;
   load: number;
 }
+export interface ClassAtDecision {
+  id: string;
+  head?: string;
+  load?: number;
+  free?: number;
+  full?: number;
+  draining?: number;
+}
 export interface Decision {
   id: string;
   attempt: number;
@@ -126,7 +140,10 @@ export interface Decision {
   reason: string;
   detail: string;
   ahead: number;
+  classes: ClassAtDecision[];
   nodes: NodeAtDecision[];
+  nodes_total: number;
+  is_far: boolean;
 }
 export interface Stage {
   name: string;

@@ -87,7 +87,10 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     context_at: str = ""
     nodes: list[NodeState] = []
     """Empty during a backoff, which no node ends, and if the first entries of the log are gone,
-    because the nodes are then unknown."""
+    because the nodes are then unknown. A gateway names the first ones only."""
+    nodes_total: int = 0
+    is_far: bool = False
+    """Whether a gateway has left out the nodes, because too many entries precede the decision."""
 
     @property
     def backs_off(self) -> bool:
@@ -181,11 +184,11 @@ def _add_node_states(
     ]
     nodes.sort(key=lambda each: (ORDER.index(each.verdict), each.load, each.node))
     if isinstance(data, JobDispatched):
-        return replace(result, nodes=nodes)
+        return replace(result, nodes=nodes, nodes_total=len(nodes))
     place = data.priority, data.tag, data.member
     detail = result.detail or _why_it_waits(state, requirement, nodes)
     return replace(
-        result, nodes=nodes, last=last, detail=detail,
+        result, nodes=nodes, nodes_total=len(nodes), last=last, detail=detail,
         ahead=state.waiting.ahead_of(requirement, place),
     )  # fmt: skip
 

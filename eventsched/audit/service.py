@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from msgspec.structs import replace
+
 from eventsched.audit.explain import Decision, JobExplanation, decision, explain, is_decision
 from eventsched.audit.needed_entries import JobEntries, OpenEntries
 from eventsched.audit.replay import Replay, ReplayReport
@@ -29,13 +31,17 @@ PROGRESS_ENTRIES = 1_000
 """Entries between two calls of Progress."""
 
 
-async def why(source: HistorySource, job: str, *, texts: bool = True) -> JobExplanation:
+async def why(
+    source: HistorySource, job: str, *, texts: bool = True, entries_max: int | None = None
+) -> JobExplanation:
     """Explain the job by its decisions and stages. Raises NotFound if there is no such job.
 
     Args:
         source: The history.
         job: Key of the job, or session, utterance and target.
         texts: Include the messages of handlers, which may quote what was spoken.
+        entries_max: Leave out the states of nodes at the decisions after so many entries of the
+            history, since its start or the last snapshot; None: read all entries.
     """
     name = Reader(source).job_name(job)
     events = await _events_of_job(source, name)
@@ -45,7 +51,8 @@ async def why(source: HistorySource, job: str, *, texts: bool = True) -> JobExpl
     if not texts:
         events = [without_error_message(event) for event in events]
     history = await source.history_for(name.session)
-    decisions = await _decisions(history, [event for event in events if event.job == key])
+    own = [event for event in events if event.job == key]
+    decisions = await _decisions(history, own, entries_max)
     last = await source.last_id(keys.cell_of(name.session))
     return explain(key, events, decisions, ms_of(last))
 
@@ -85,16 +92,32 @@ async def why_all(
     return [explain(key, events, by_job[key], last_ms) for key in keys_]
 
 
-async def _decisions(history: History, job: Sequence[Event]) -> list[Decision]:
+async def _decisions(
+    history: History, job: Sequence[Event], entries_max: int | None = None
+) -> list[Decision]:
     """Explain each decision of these events, with the state before it if that is known."""
     events = [event for event in job if is_decision(event)]
-    if not events or not await history.is_complete():
+    if not events or entries_max == 0 or not await history.is_complete():
         return [decision(None, event) for event in events]
+    explained = await _with_states(history, events, entries_max)
+    far = [decision(None, event) for event in events[len(explained) :]]
+    return explained + [replace(each, is_far=True) for each in far]
+
+
+async def _with_states(
+    history: History, events: Sequence[Event], entries_max: int | None
+) -> list[Decision]:
+    """Explain the decisions with the state before each, the first of them if entries are many."""
     ids = {event.id for event in events}
     start = id_before(events[0].id)
-    state = await _open_state_at(history, start)
-    decisions = []
+    state, count = await _open_state_at(history, start, entries_max)
+    decisions: list[Decision] = []
+    if state is None:
+        return decisions
     async for entry in history.entries(start, events[-1].id):
+        count += 1
+        if entries_max is not None and count > entries_max:
+            break
         event = decode_event(entry)
         if isinstance(event, FailedEvent):
             continue
@@ -151,17 +174,25 @@ async def _state_at(history: History, entry_id: str) -> SchedulerState:
     return SchedulerState(await history.folding_at(entry_id))
 
 
-async def _open_state_at(history: History, entry_id: str) -> SchedulerState:
-    """The nodes and the waiting jobs after this entry, and the jobs that have not ended by then."""
+async def _open_state_at(
+    history: History, entry_id: str, entries_max: int | None
+) -> tuple[SchedulerState | None, int]:
+    """The nodes and the waiting jobs after this entry, and the jobs that have not ended by then.
+
+    None if more than `entries_max` entries precede. Also how many entries were read.
+    """
     start, folding = await history.nearest_folding(entry_id)
     if parse_id(start) > parse_id(START):  # from a snapshot, which has jobs that end after it
-        return await _state_at(history, entry_id)
-    entries = OpenEntries()
+        return await _state_at(history, entry_id), 0
+    entries, count = OpenEntries(), 0
     if parse_id(entry_id) > parse_id(START):
         async for batch in history.batches(START, entry_id):
+            count += len(batch)
+            if entries_max is not None and count > entries_max:
+                return None, count
             for entry in batch:
                 entries.add(entry)
     for event in map(decode_event, entries):
         if isinstance(event, Event):
             folding.fold(event, atomic=False)
-    return SchedulerState(folding)
+    return SchedulerState(folding), count

@@ -37,6 +37,7 @@ PARAMETERS = {
     "job": "Job key, or SESSION:UTTERANCE:TARGET.",
     "kind": "Name of a read model: session, group, job, node, or another installed one.",
     "node": "Id of a node.",
+    "nodes": "Greatest number of nodes of each class: those that drain, then the busiest.",
     "path": "Path of a file; empty for the page.",
     "session": "Id of a session.",
     "since": "Time of the first event.",

@@ -131,6 +131,7 @@ async def drain(request: Request, gateway: Gateway, claims: Claims) -> Response:
         reply = await store.request_drain(node, body.act(claims, "drain"), within_ms=body.within_ms)
     except NodeUnknown:
         raise NotFound(f"no node {node} is registered") from None
+    gateway.forget_status()
     return json_reply(DrainReply(node=node, epoch=reply.epoch, leases=reply.leases))
 
 

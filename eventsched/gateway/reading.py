@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -37,6 +38,10 @@ EVENTS_MAX = 1_000
 LETTERS_MAX = 1_000
 LETTERS_BYTES_MAX = 4 * 2**20
 """Bytes of the dead letters of one page; the last one may go beyond them."""
+NODES_MAX = 10_000
+ENTRIES_MAX = 50_000
+"""Entries that are folded for an explanation: a tenth of a second of the server's time."""
+DECISION_NODES_MAX = 100
 TENANT_KINDS = ("session", "group", "job")
 """Read models whose records belong to one tenant."""
 TEXT_FIELDS = frozenset({"text", "source_text", "ciphertext", "context"})
@@ -86,9 +91,16 @@ class CellArchive(msgspec.Struct, frozen=True, kw_only=True):
 
 @in_turn
 async def status(request: Request, gateway: Gateway, claims: Claims) -> Response:
-    """Roles, lag, dead letters, waiting jobs and nodes of each cell (`eventsched status`)."""
-    status = await gateway.status.value()
-    return json_reply(status if claims.texts else without_reasons(status))
+    """Roles, lag, dead letters, waiting jobs and nodes of each cell (`eventsched status`).
+
+    With `nodes`, at most so many nodes of each class: those that drain, then the busiest.
+    """
+    named = "nodes" in request.query_params
+    nodes_max = count_of(request, NODES_MAX, name="nodes", least=0) if named else None
+    reading = await gateway.status.value()
+    if nodes_max is not None:
+        reading = reading.with_nodes(nodes_max)
+    return json_reply(reading if claims.texts else without_reasons(reading))
 
 
 @in_turn
@@ -219,13 +231,21 @@ async def history(request: Request, gateway: Gateway, claims: Claims) -> Respons
 
 @in_turn
 async def why(request: Request, gateway: Gateway, claims: Claims) -> Response:
-    """How the node of each attempt of a job was chosen (`eventsched why`)."""
+    """How the node of each attempt of a job was chosen (`eventsched why`).
+
+    A decision after more than 50,000 entries of the log, which are in no snapshot of an archive,
+    has its evidence without the nodes; and no decision names more than 100 nodes.
+    """
     source = gateway.history_source()
     key = await _checked_job(source, gateway.reader(source), claims, request.path_params["id"])
-    explanation = await explain(source, key, texts=claims.texts)
-    if claims.tenant != ALL_TENANTS:
-        explanation = explanation_for_tenant(explanation)
-    return json_reply(explanation)
+    if claims.tenant != ALL_TENANTS:  # which sees no nodes
+        explanation = await explain(source, key, texts=claims.texts, entries_max=0)
+        return json_reply(explanation_for_tenant(explanation))
+    explanation = await explain(source, key, texts=claims.texts, entries_max=ENTRIES_MAX)
+    decisions = [
+        replace(each, nodes=each.nodes[:DECISION_NODES_MAX]) for each in explanation.decisions
+    ]
+    return json_reply(replace(explanation, decisions=decisions))
 
 
 @in_turn
@@ -292,12 +312,12 @@ def tenant_of(request: Request, claims: Claims) -> str:
     return claims.tenant
 
 
-def count_of(request: Request, count_max: int) -> int:
-    """Return the parameter `count`. Raises InvalidMessage."""
-    text = request.query_params.get("count", str(count_max))
-    if not _COUNT.fullmatch(text) or not 1 <= int(text) <= count_max:
+def count_of(request: Request, count_max: int, *, name: str = "count", least: int = 1) -> int:
+    """Return a parameter that is a number, by default `count_max`. Raises InvalidMessage."""
+    text = request.query_params.get(name, str(count_max))
+    if not _COUNT.fullmatch(text) or not least <= int(text) <= count_max:
         raise InvalidMessage.of(
-            "count", f"1 to {count_max:,} expected, got {text!r:.80}", "change it"
+            name, f"{least} to {count_max:,} expected, got {text!r:.80}", "change it"
         )
     return int(text)
 

@@ -37,3 +37,7 @@ class ReadingCache(Generic[T]):
                 value = await self._read()
                 self._last = time.monotonic(), value
             return self._last[1]
+
+    def forget(self) -> None:
+        """Let the next request read anew."""
+        self._last = None

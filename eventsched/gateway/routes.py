@@ -92,7 +92,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/openapi.json", openapi.openapi, ANY, dict[str, Any]),
     Route("WS", "/v1/sessions", producer_socket.sessions, PRODUCE),
     Route("WS", "/v1/nodes", node_socket.nodes, SERVE),
-    Route("GET", "/v1/status", reading.status, READ_SYSTEM, SystemStatus),
+    Route("GET", "/v1/status", reading.status, READ_SYSTEM, SystemStatus, ("nodes",)),
     Route(
         "GET",
         "/v1/consumer-groups",

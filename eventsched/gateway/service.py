@@ -29,6 +29,7 @@ from eventsched.gateway.reading_cache import ReadingCache
 from eventsched.gateway.rebuilds import Rebuilds
 from eventsched.gateway.tenant_shares import TenantShares, TooManyDetectors, TooManyStreams
 from eventsched.gateway.tenant_turns import TenantTurns
+from eventsched.history.node_status import RecentClasses
 from eventsched.history.reader import Reader
 from eventsched.history.session_tenants import SessionTenants
 from eventsched.history.source import HistorySource
@@ -61,7 +62,8 @@ class Gateway:
         self.codes = LoginCodes()
         self.problem = ReadingCache(partial(find_problem, connection))
         """Why a call of the server would fail; empty if calls succeed."""
-        self.status = ReadingCache(partial(read_status, connection))
+        self._classes = RecentClasses()
+        self.status = ReadingCache(partial(read_status, connection, self._classes))
         """The status of all cells: viewers of the console ask every two seconds, and share it."""
         self.cell_metrics = ReadingCache(partial(_read_metrics, connection))
         """The metrics of all cells, in the text format of Prometheus."""
@@ -102,6 +104,11 @@ class Gateway:
         """The files of the console by path; empty without a build."""
         self.url = ""
         """Where the gateway listens, with its base path."""
+
+    def forget_status(self) -> None:
+        """Let the next request read the status anew, with the nodes of all cells."""
+        self._classes.forget()
+        self.status.forget()
 
     def history_source(self) -> HistorySource:
         """Return the history of the log and the archive. Use a new one for every request."""

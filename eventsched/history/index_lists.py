@@ -110,8 +110,7 @@ class ListReader:
         """
         page = _IndexPage(count, after)
         key = self._store.keys.session_index_ends
-        # Without a filter every member is shown: a record of thousands of utterances is large.
-        step = STEP if self._tenant or status else min(STEP, count + 1)
+        step = STEP if status else self._step(count)
         async for members in self._members(key, after, is_newest_first=True, step=step):
             names = await self._of_tenant([name for _, name in members])
             listed = set(names)
@@ -148,7 +147,8 @@ class ListReader:
     async def waiting_jobs(self, after: str, count: int) -> Page[ListItem]:
         """Return the jobs that wait for a node, by their tags. Raises InvalidMessage."""
         page = _IndexPage(count, after)
-        async for members in self._members(self._store.keys.waiting_tags, after):
+        key, step = self._store.keys.waiting_tags, self._step(count)
+        async for members in self._members(key, after, step=step):
             jobs = [member.partition(":")[2] for _, member in members]  # after the entry number
             own = [job for job in jobs if self._tenant in ("", job.partition(":")[0])]
             listed = set(own)
@@ -211,7 +211,8 @@ class ListReader:
         Raises InvalidMessage.
         """
         page = _IndexPage(count, after)
-        async for members in self._members(self._store.keys.node_index_starts, after):
+        key, step = self._store.keys.node_index_starts, min(STEP, count + 1)
+        async for members in self._members(key, after, step=step):
             records = await self._records("node", [name for _, name in members])
             for score, name in members:
                 page.pass_member(score, name)
@@ -221,6 +222,10 @@ class ListReader:
         return page.build(is_last=True)
 
     # --- members and records --------------------------------------------------------------------
+
+    def _step(self, count: int) -> int:
+        """Return how many members one read returns: if all tenants are shown, those of the page."""
+        return STEP if self._tenant else min(STEP, count + 1)
 
     async def _members(
         self, key: str, after: str, *, is_newest_first: bool = False, step: int = STEP

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from eventsched.history.consumer_groups import ConsumerGroupStatus, read_consumer_groups
 from eventsched.history.event_json import HIDDEN_REASON
-from eventsched.history.node_status import ClassStatus, read_classes
+from eventsched.history.node_status import ClassStatus, RecentClasses
 from eventsched.history.roles import RoleStatus, read_roles
 from eventsched.history.waiting import WaitingJobs, read_waiting
 from eventsched.projection.installed import NotEnabled, enabled_names, not_enabled
@@ -89,6 +89,9 @@ class CellStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The consumer groups of other programs on the log."""
     waiting: list[WaitingJobs]
     classes: list[ClassStatus]
+    nodes_ms: int
+    """When the classes and their nodes were read. A gateway with many nodes reads them less often
+    than the rest, so this may be seconds before `now_ms`."""
     dead_letters: int
     newest_dead_letter: str
     """Reason of the newest dead letter."""
@@ -113,6 +116,14 @@ class SystemStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Projections of installed packages that this process does not load."""
     cells: list[CellStatus]
 
+    def with_nodes(self, count_max: int) -> SystemStatus:
+        """Return the status with at most so many nodes of each class, the most urgent ones."""
+        cells = [
+            replace(cell, classes=[each.with_nodes(count_max) for each in cell.classes])
+            for cell in self.cells
+        ]
+        return replace(self, cells=cells)
+
 
 def without_reasons(status: SystemStatus) -> SystemStatus:
     """Return the status without the reason of the newest dead letters, which may quote a text."""
@@ -123,24 +134,34 @@ def without_reasons(status: SystemStatus) -> SystemStatus:
     return replace(status, cells=cells)
 
 
-async def read_status(connection: Connection) -> SystemStatus:
-    """Return the status of the server and of each cell of a connection."""
+async def read_status(
+    connection: Connection, recent_classes: RecentClasses | None = None
+) -> SystemStatus:
+    """Return the status of the server and of each cell of a connection.
+
+    Args:
+        connection: The connection.
+        recent_classes: The classes and nodes of earlier readings, which may be used again; without
+            it they are read.
+    """
     facts = connection.facts
+    classes = recent_classes or RecentClasses()
     return SystemStatus(
         server=f"{facts.family.capitalize()} {facts.version}",
         is_cluster=facts.is_cluster,
         maxmemory_bytes=facts.maxmemory_bytes,
         warnings=list(facts.warnings),
         projections_not_enabled=not_enabled(),
-        cells=[await _CellReader(store).read() for store in connection.stores.values()],
+        cells=[await _CellReader(store, classes).read() for store in connection.stores.values()],
     )
 
 
 class _CellReader:
     """Reads the status of one cell."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, classes: RecentClasses) -> None:
         self._store = store
+        self._classes = classes
         self._keys = store.keys
         self._lag = ConsumerLag(store)
         self._now_ms = 0
@@ -163,7 +184,7 @@ class _CellReader:
         )
         log_entries, entries, dead_letters, stalled_timers, *ends = lengths
         oldest, newest = map(entries_of, ends)
-        classes = await read_classes(self._store, self._now_ms)
+        nodes_ms, classes = await self._classes.read(self._store, self._now_ms)
         tenants = (
             keys.tenant_queued, keys.tenant_undispatched, keys.tenant_outbox, keys.tenant_lag,
         )  # fmt: skip
@@ -185,6 +206,7 @@ class _CellReader:
             consumer_groups=await read_consumer_groups(self._store, self._now_ms),
             waiting=await read_waiting(self._store, self._now_ms, settings, classes),
             classes=classes,
+            nodes_ms=nodes_ms,
             dead_letters=dead_letters,
             newest_dead_letter=_field(newest[0][1], b"reason") if newest else "",
             queues=_queues(waiting, settings),

@@ -107,6 +107,28 @@ async def test_a_second_attempt_has_the_node_and_the_end_of_the_first(
     assert verdicts(store, second_decision)["n1"] == ("last", "the previous attempt ran there")
 
 
+async def test_decisions_after_too_many_entries_have_no_nodes(
+    store: TimedStore, redis: Client
+) -> None:
+    node, _ = await store.join("n1"), await store.join("n2")
+    await speak(store, "s1")
+    await store.dispatch()
+    await reply(store, node, key(store), status="failed", code="X", retryable=True, retry_in_ms=0)
+    source = await source_of(store, redis)
+    whole = (await why(source, key(store))).decisions
+    assert [(len(each.nodes), each.nodes_total, each.is_far) for each in whole] == [
+        (2, 2, False)
+    ] * 2
+    before = [each.id for each in await store.log()].index(whole[0].id)
+    near, far = (await why(source, key(store), entries_max=before + 1)).decisions
+    assert (near, far.nodes, far.is_far) == (whole[0], [], True)
+    assert (far.node, far.rule, far.classes) == (whole[1].node, whole[1].rule, whole[1].classes)
+    decisions = (await why(source, key(store), entries_max=before)).decisions
+    assert [each.is_far for each in decisions] == [True, True]
+    decisions = (await why(source, key(store), entries_max=0)).decisions
+    assert [(each.nodes, each.is_far) for each in decisions] == [([], False)] * 2
+
+
 async def test_a_backoff_and_an_avoided_node_are_stages_of_their_own(
     store: TimedStore, redis: Client
 ) -> None:

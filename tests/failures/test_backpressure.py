@@ -13,6 +13,7 @@ from redis.crc import key_slot
 
 import eventsched
 from eventsched.audit.verify import Verifier
+from eventsched.history.node_status import RecentClasses
 from eventsched.history.problems import problems_of
 from eventsched.history.status import TenantQueue, _CellReader, read_status
 from eventsched.projection.installed import load_core
@@ -252,7 +253,7 @@ async def test_the_lag_of_a_set_is_exact_and_the_one_that_status_shows(
     await projector.step()
     assert await lag.projection_sets() == ["core"]
     assert await lag.of_set("core") == 4
-    consumers = (await _CellReader(store).read()).consumers
+    consumers = (await _CellReader(store, RecentClasses()).read()).consumers
     assert [(each.consumer, each.lag) for each in consumers] == [("dispatch", 5), ("core", 4)]
 
 

@@ -10,15 +10,17 @@ import httpx
 import pytest
 
 from eventsched.client.client import Client
-from eventsched.gateway import read_limit
-from eventsched.history import session_tenants
+from eventsched.gateway import read_limit, reading_cache
+from eventsched.history import node_status, session_tenants
 from eventsched.schema.keys import name_of
 from eventsched.store.cell import Store
 from eventsched.tokens.claims import Claims
 from tests.gateway.gateways import GatewaySystem, gateway_system
 from tests.gateway.test_events import stream_of
+from tests.gateway.test_operations import post
+from tests.gateway.test_producer import echo
 from tests.server_kinds import Server
-from tests.systems import until
+from tests.systems import serving, until
 
 SESSIONS = 300
 VIEWERS = 10
@@ -78,6 +80,29 @@ async def test_viewers_of_the_status_share_a_reading(server: Server, cell: str) 
             await system.json("/v1/status", token)
             await system.json("/v1/consumer-groups", token)
         assert await requests_of(store) - before < cost * VIEWERS / 2
+
+
+async def test_a_status_names_as_many_nodes_as_asked_for_and_a_drain_at_once(
+    server: Server, cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading_cache, "VALID_S", 60.0)
+    monkeypatch.setattr(node_status, "VALID_MS_PER_NODE", 60_000)
+    async with (
+        gateway_system(server.url, cell, roles=()) as system,
+        serving(system.es, echo("n1"), echo("n2")),
+    ):
+
+        async def shown(**query: Any) -> tuple[int, list[str]]:
+            status = await system.json("/v1/status", system.token("viewer"), **query)
+            (of_class,) = status["cells"][0]["classes"]
+            return of_class["nodes_total"], [node["status"] for node in of_class["nodes"]]
+
+        assert await shown() == (2, ["alive", "alive"])
+        assert await shown(nodes=0) == (2, [])
+        await post(system, f"/v1/nodes/{cell}.n2/drain", {"why": "test"})
+        assert await shown() != (2, ["alive", "alive"])
+        reply = await system.get("/v1/status", system.token("viewer"), nodes="-1")
+        assert (reply.status_code, reply.json()["error"]["field"]) == (400, "nodes")
 
 
 async def test_the_tenant_of_retired_sessions_is_in_their_index(

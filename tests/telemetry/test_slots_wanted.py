@@ -19,7 +19,7 @@ def nodes(slots: int, leases: int) -> list[NodeStatus]:
 def a_class(id_: str, targets: list[str], slots: int, leases: int, *suspended: str) -> ClassStatus:
     return ClassStatus(
         id=id_, sources=["en"], targets=targets, features=["tone"], suspended=list(suspended),
-        nodes=nodes(slots, leases),
+        nodes_total=1, slots=slots, leases=leases, nodes=nodes(slots, leases),
     )  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 // Why a job ran where it ran: its stages, and the nodes at each decision.
-import { duration, plural, time } from "../format";
+import { useEffect, useState } from "preact/hooks";
+import { duration, number, plural, time } from "../format";
+import { useNews } from "../live";
 import { Loaded } from "../parts/notes";
 import { Table } from "../parts/table";
 import { useReply } from "../reply";
@@ -7,10 +9,18 @@ import { link } from "../route";
 import type { Decision, Explanation, Stage } from "../types";
 import type { PageProps } from "./index";
 
-const LIVE_MS = 3_000;
+/** An open job is read again this often, and when it has an event: how long it waits changes. */
+const OPEN_MS = 10_000;
 
 export function Job({ place }: PageProps) {
-  const reply = useReply<Explanation>(`jobs/${encodeURIComponent(place.id)}/why`, {}, LIVE_MS);
+  const [known, setKnown] = useState({ key: "", isOpen: true });
+  const { news } = useNews((event) => event.job === known.key, known.key);
+  const everyMs = known.isOpen ? OPEN_MS : 0;
+  const reply = useReply<Explanation>(`jobs/${encodeURIComponent(place.id)}/why`, {}, everyMs, news);
+  const { job: key = "", outcome = "" } = reply.data ?? {};
+  useEffect(() => {
+    if (key) setKnown({ key, isOpen: !outcome });
+  }, [key, outcome]);
   return (
     <>
       <h1>Job {place.id}</h1>
@@ -73,9 +83,28 @@ function DecisionView({ decision }: { decision: Decision }) {
         {decision.ahead > 0 && ` ${plural(decision.ahead, "job")} before it in the queue.`}{" "}
         <code class="dim">{decision.id}</code>
       </p>
+      {decision.is_far && (
+        <p class="dim">
+          The log has too many entries before this decision to show each node; <code>eventsched why</code> shows them.
+        </p>
+      )}
+      {decision.classes.length > 0 && decision.nodes.length === 0 && (
+        <Table
+          title="Capability classes that were compared"
+          rows={decision.classes}
+          columns={[
+            { name: "Least loaded node", cell: ({ head }) => (head ? <a href={link("node", head)}>{head}</a> : "none is free") },
+            { name: "Its load", isNumber: true, cell: ({ load = 0 }) => `${(load / 10).toFixed(0)} %` },
+            { name: "Free", isNumber: true, cell: ({ free = 0 }) => number(free) },
+            { name: "Full", isNumber: true, cell: ({ full = 0 }) => number(full) },
+            { name: "Draining", isNumber: true, cell: ({ draining = 0 }) => number(draining) },
+            { name: "Class", cell: ({ id }) => <code>{id}</code> },
+          ]}
+        />
+      )}
       {decision.nodes.length > 0 && (
         <Table
-          title="Nodes at this moment"
+          title={`Nodes at this moment${decision.nodes.length < decision.nodes_total ? `: ${decision.nodes.length} of ${number(decision.nodes_total)}` : ""}`}
           rows={decision.nodes}
           columns={[
             { name: "Node", cell: (each) => <a href={link("node", each.node)}>{each.node}</a> },

@@ -1,4 +1,5 @@
 // One node: its record and its events.
+import { useNews } from "../live";
 import { Events } from "../parts/events";
 import { Empty, Loaded } from "../parts/notes";
 import { Pager } from "../parts/pager";
@@ -6,12 +7,14 @@ import { useReply } from "../reply";
 import type { EventPage, State } from "../types";
 import type { PageProps } from "./index";
 
-const LIVE_MS = 3_000;
+const LIVE_MS = 10_000;
+const QUIET_MS = 3_000;
 
 export function Node({ place }: PageProps) {
-  const state = useReply<State>(`nodes/${encodeURIComponent(place.id)}`, {}, LIVE_MS);
+  const { news } = useNews((event) => event.node === place.id, place.id, QUIET_MS);
+  const state = useReply<State>(`nodes/${encodeURIComponent(place.id)}`, {}, LIVE_MS, news);
   const { after = "" } = place.query;
-  const events = useReply<EventPage>("history", { node: place.id, after, count: "500" }, LIVE_MS);
+  const events = useReply<EventPage>("history", { node: place.id, after, count: "500" }, 0, news);
   return (
     <>
       <h1>Node {place.id}</h1>

@@ -1,28 +1,38 @@
 // Nodes by capability class, with their load; an operator drains a node here.
-import { duration, number, plural } from "../format";
+import { duration, number, plural, time } from "../format";
 import { Act } from "../parts/act";
 import { Empty, Loaded } from "../parts/notes";
 import { Table } from "../parts/table";
 import { useReply } from "../reply";
 import { link } from "../route";
-import type { Cell, NodeClass, Status } from "../types";
+import type { Cell, NodeClass, NodeState, Status } from "../types";
 import type { PageProps } from "./index";
 import { STATUS_MS } from "./overview";
 
-/** Rows of a class. */
-const SHOWN_MAX = 100;
+/** Rows of a class: a page with thousands of rows answers no question. */
+const SHOWN_MAX = { nodes: "50" };
+/** Older nodes than that are said to be old. */
+const RECENT_MS = 3_000;
 
 export function Nodes({ role }: PageProps) {
-  const reply = useReply<Status>("status", {}, STATUS_MS);
+  const reply = useReply<Status>("status", SHOWN_MAX, STATUS_MS);
   return (
     <>
       <h1>Nodes</h1>
+      <Find />
       <Loaded reply={reply}>
         {({ cells }) => (
           <>
             {cells.every((cell) => cell.classes.length === 0) && (
               <Empty>No node is registered: start one, and it appears here.</Empty>
             )}
+            {cells
+              .filter((cell) => cell.now_ms - cell.nodes_ms > RECENT_MS)
+              .map((cell) => (
+                <p class="dim" key={cell.cell}>
+                  Nodes of cell {cell.cell} as of {time(cell.nodes_ms)}: the more nodes, the less often they are read.
+                </p>
+              ))}
             {cells.flatMap((cell) =>
               cell.classes.map((each) => <ClassView cell={cell} nodeClass={each} role={role} key={cell.cell + each.id} />),
             )}
@@ -33,10 +43,25 @@ export function Nodes({ role }: PageProps) {
   );
 }
 
+/** Leads to the page of a node: a class shows some of its nodes only. */
+function Find() {
+  const onSubmit = (event: SubmitEvent) => {
+    event.preventDefault();
+    const node = String(new FormData(event.currentTarget as HTMLFormElement).get("node")).trim();
+    if (node) location.hash = link("node", node);
+  };
+  return (
+    <form class="filter" onSubmit={onSubmit}>
+      <label>
+        Node id <input name="node" placeholder="c0.gpu-1" />
+      </label>
+      <button type="submit">Show</button>
+    </form>
+  );
+}
+
 function ClassView({ cell, nodeClass, role }: { cell: Cell; nodeClass: NodeClass; role: string }) {
-  const { sources, targets, features, suspended } = nodeClass;
-  // The busiest first: a page with thousands of rows answers no question.
-  const nodes = [...nodeClass.nodes].sort((a, b) => b.leases / b.slots - a.leases / a.slots).slice(0, SHOWN_MAX);
+  const { sources, targets, features, suspended, nodes, nodes_total } = nodeClass;
   return (
     <section>
       <h2>
@@ -45,11 +70,11 @@ function ClassView({ cell, nodeClass, role }: { cell: Cell; nodeClass: NodeClass
       {features.length > 0 && <p>Features: {features.join(", ")}</p>}
       {suspended.length > 0 && <p class="note error">Suspended for {suspended.join(", ")}.</p>}
       <Table
-        title={`${plural(nodeClass.nodes.length, "node")}, the busiest first${nodes.length < nodeClass.nodes.length ? `: ${nodes.length} are shown` : ""}`}
+        title={`${plural(nodes_total, "node")}, those that drain, then the busiest${nodes.length < nodes_total ? `: ${nodes.length} are shown` : ""}`}
         rows={nodes}
         columns={[
           { name: "Node", cell: (each) => <a href={link("node", each.node)}>{each.node}</a> },
-          { name: "Status", cell: (each) => each.status },
+          { name: "Status", cell: (each) => <StatusOf node={each} /> },
           { name: "Slots in use", isNumber: true, cell: (each) => `${number(each.leases)} of ${number(each.slots)}` },
           {
             name: "Use",
@@ -72,5 +97,17 @@ function ClassView({ cell, nodeClass, role }: { cell: Cell; nodeClass: NodeClass
         ]}
       />
     </section>
+  );
+}
+
+function StatusOf({ node }: { node: NodeState }) {
+  const { status, drained_by, drain_ends_ms } = node;
+  if (status === "alive") return <>alive</>;
+  return (
+    <>
+      <span class="badge">{status}</span>
+      {drained_by && ` by ${drained_by}`}
+      {drain_ends_ms > 0 && `, at most until ${time(drain_ends_ms)}`}
+    </>
   );
 }

@@ -8,9 +8,11 @@ import { useReply } from "../reply";
 import type { Cell, Status } from "../types";
 
 export const STATUS_MS = 2_000;
+/** A status without the nodes of each class: their numbers are in it. */
+export const NO_NODES = { nodes: "0" };
 
 export function Overview() {
-  const reply = useReply<Status>("status", {}, STATUS_MS);
+  const reply = useReply<Status>("status", NO_NODES, STATUS_MS);
   return (
     <>
       <h1>Overview</h1>
@@ -46,17 +48,16 @@ function Problems({ status }: { status: Status }) {
 }
 
 function CellView({ cell }: { cell: Cell }) {
-  const nodes = cell.classes.flatMap((each) => each.nodes);
-  const slots = nodes.reduce((sum, each) => sum + each.slots, 0);
-  const used = nodes.reduce((sum, each) => sum + each.leases, 0);
+  const sum = (field: "nodes_total" | "slots" | "leases") => cell.classes.reduce((total, each) => total + each[field], 0);
+  const nodes = sum("nodes_total");
   const waiting = cell.waiting.reduce((sum, each) => sum + each.jobs, 0);
   return (
     <section aria-label={`Cell ${cell.cell}`}>
       <h2>Cell {cell.cell}</h2>
       <dl class="tiles">
         <Tile name="Waiting jobs" value={number(waiting)} />
-        <Tile name="Slots in use" value={`${number(used)} of ${number(slots)}`} />
-        <Tile name="Nodes" value={number(nodes.length)} />
+        <Tile name="Slots in use" value={`${number(sum("leases"))} of ${number(sum("slots"))}`} />
+        <Tile name="Nodes" value={number(nodes)} />
         <Tile name="Dead letters" value={number(cell.dead_letters)} />
         <Tile name="Log entries" value={number(cell.log_entries)} />
       </dl>
@@ -83,7 +84,7 @@ function CellView({ cell }: { cell: Cell }) {
           { name: "Running", cell: (each) => (each.is_running ? "yes" : "no") },
         ]}
       />
-      {nodes.length === 0 && <Empty>No node is registered: start one with `eventsched run`.</Empty>}
+      {nodes === 0 && <Empty>No node is registered: start one with `eventsched run`.</Empty>}
     </section>
   );
 }

@@ -6,7 +6,7 @@ import { Table } from "../parts/table";
 import { useReply } from "../reply";
 import type { Status } from "../types";
 import type { PageProps } from "./index";
-import { STATUS_MS } from "./overview";
+import { NO_NODES, STATUS_MS } from "./overview";
 
 interface ReadModel {
   cell: string;
@@ -18,7 +18,7 @@ interface ReadModel {
 
 export function Projections({ role }: PageProps) {
   const models = useReply<ReadModel[]>("projections", {}, STATUS_MS);
-  const reply = useReply<Status>("status", {}, STATUS_MS);
+  const reply = useReply<Status>("status", NO_NODES, STATUS_MS);
   return (
     <>
       <h1>Projections and roles</h1>

@@ -1,5 +1,6 @@
 // One session: its timeline, the text in each language, its events, its state at a moment. What the
 // address selects (an utterance, a job, an event) is shown beside them.
+import { useEffect, useState } from "preact/hooks";
 import { number, time } from "../format";
 import { useNews } from "../live";
 import { Download } from "../parts/download";
@@ -17,14 +18,20 @@ import type { EventPage, Scene, State, Timeline } from "../types";
 import type { PageProps } from "./index";
 
 const EVENTS = "500";
+const QUIET_MS = 1_000;
 
 export function Session({ place, role }: PageProps) {
   const id = encodeURIComponent(place.id);
   const { after = "", at = "", job = "", event = "", utterance = "" } = place.query;
-  const { news, isLive } = useNews((each) => each.session === place.id, place.id);
+  const { news, isLive } = useNews((each) => each.session === place.id, place.id, QUIET_MS);
   const state = useReply<State>(`sessions/${id}`, {}, 0, news);
-  const timeline = useReply<Timeline>(`sessions/${id}/scene`, { after }, 0, news);
-  const events = useReply<EventPage>("history", { session: place.id, after, count: EVENTS }, 0, news);
+  // A page that ends before the newest event does not change.
+  const [isPast, setPast] = useState({ timeline: false, events: false });
+  const timeline = useReply<Timeline>(`sessions/${id}/scene`, { after }, 0, isPast.timeline ? 0 : news);
+  const events = useReply<EventPage>("history", { session: place.id, after, count: EVENTS }, 0, isPast.events ? 0 : news);
+  const isTimelinePast = Boolean(timeline.data?.next);
+  const areEventsPast = Boolean(events.data?.next);
+  useEffect(() => setPast({ timeline: isTimelinePast, events: areEventsPast }), [isTimelinePast, areEventsPast]);
   const hasSelection = Boolean(job || event);
 
   const { job: _, event: __, utterance: ___, ...rest } = place.query;

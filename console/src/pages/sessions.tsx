@@ -9,7 +9,7 @@ import { link } from "../route";
 import type { Page } from "../types";
 import type { PageProps } from "./index";
 
-const LIST_MS = 5_000;
+const LIST_MS = 8_000;
 
 export function Sessions({ place }: PageProps) {
   const reply = useReply<Page>("sessions", { count: "50", ...place.query }, LIST_MS);

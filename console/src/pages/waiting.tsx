@@ -8,16 +8,17 @@ import { useReply } from "../reply";
 import { link } from "../route";
 import type { Page, Status } from "../types";
 import type { PageProps } from "./index";
-import { STATUS_MS } from "./overview";
+import { NO_NODES, STATUS_MS } from "./overview";
 
+const LIST_MS = 4_000;
 const REASONS: Record<string, string> = {
   NO_POOL_FOR_LANG_PAIR: "No node declares these languages.",
   NO_AVAILABLE_NODE: "All nodes that declare them are busy.",
 };
 
 export function Waiting({ place }: PageProps) {
-  const status = useReply<Status>("status", {}, STATUS_MS);
-  const jobs = useReply<Page>("jobs", { count: "50", ...place.query }, STATUS_MS);
+  const status = useReply<Status>("status", NO_NODES, STATUS_MS);
+  const jobs = useReply<Page>("jobs", { count: "50", ...place.query }, LIST_MS);
   return (
     <>
       <h1>Waiting</h1>
