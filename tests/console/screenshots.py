@@ -189,7 +189,8 @@ async def main(folder: Path, docs: Path | None, browser: Browser, url: str, data
 
         await until("the job is in the log", is_folded)
         paths = {
-            "overview": "", "sessions": "sessions", "session": await selected(system, session),
+            "overview": "", "sessions": "sessions", "history": "history",
+            "session": await selected(system, session),
             "job": f"job/{quote(job)}", "nodes": "nodes", "node": f"node/{CELL}.gpu-2",
             "waiting": "waiting", "dead-letters": "dead-letters", "projections": "projections",
             "audit": "audit", "control-log": "control-log", "try-it": "try-it",

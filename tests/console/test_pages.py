@@ -45,6 +45,19 @@ async def test_a_session_leads_to_its_texts_and_to_why_a_node_was_chosen(console
     assert page.messages == []
 
 
+async def test_the_history_leads_to_the_session_of_an_event(console: Console) -> None:
+    session = await console.speak()
+    page = await console.show("history?about=sessions&since=hour&tenant=acme", "viewer")
+    await page.until(f"{TEXT}.includes('SessionOpened')")
+    await page.click(f"td a[href^='#/session/{session}']")
+    await page.until("document.querySelector('.events li.selected') !== null")
+    page = await console.show(f"history?about=everything&of={session}:0:es", "viewer")
+    await page.until(f"{TEXT}.includes('JobDispatched')")
+    page = await console.show("history", "viewer", "other")
+    await page.until(f"{TEXT}.includes('No such event in this time')")
+    assert page.messages == []
+
+
 async def test_an_operator_discards_a_dead_letter_with_a_reason(console: Console) -> None:
     await add_dead_letter(console.system, console.cell, "log", "SessionOpened")
     viewer = await console.show("dead-letters", "viewer")
@@ -66,7 +79,7 @@ async def test_an_operator_discards_a_dead_letter_with_a_reason(console: Console
 
 async def test_axe_finds_nothing_on_any_page(console: Console) -> None:
     session = await console.speak()
-    paths = ("", "sessions", "nodes", "waiting", "projections")
+    paths = ("", "sessions", "history", "nodes", "waiting", "projections")
     for path in (*paths, f"job/{session}:0:es", f"node/{console.cell}.n1"):
         await check_axe(await console.show(path))
 
@@ -85,7 +98,7 @@ async def test_every_page_is_used_by_keyboard(console: Console) -> None:
     session = await console.speak()
     await console.archive.seal(console.system)
     paths = (
-        "", "sessions", f"session/{session}", f"job/{session}:0:es", "nodes",
+        "", "sessions", "history", f"session/{session}", f"job/{session}:0:es", "nodes",
         f"node/{console.cell}.n1", "waiting", "dead-letters", "projections", "audit",
         "control-log", "try-it",
     )  # fmt: skip

@@ -3,6 +3,7 @@ import type { ComponentType } from "preact";
 import type { Place } from "../route";
 import { Audit } from "./audit";
 import { ControlLog } from "./control_log";
+import { History } from "./history";
 import { Job } from "./job";
 import { Letters } from "./letters";
 import { Node } from "./node";
@@ -32,6 +33,7 @@ export const PAGES: ConsolePage[] = [
   { path: "sessions", title: "Sessions", isInMenu: true, View: Sessions },
   { path: "session", title: "Session", isInMenu: false, View: Session },
   { path: "job", title: "Job", isInMenu: false, View: Job },
+  { path: "history", title: "History", isInMenu: true, View: History },
   { path: "nodes", title: "Nodes", isInMenu: true, View: Nodes },
   { path: "node", title: "Node", isInMenu: false, View: Node },
   { path: "waiting", title: "Waiting", isInMenu: true, View: Waiting },

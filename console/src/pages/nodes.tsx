@@ -1,6 +1,7 @@
 // Nodes by capability class, with their load; an operator drains a node here.
 import { duration, number, plural, time } from "../format";
 import { Act } from "../parts/act";
+import { Find } from "../parts/find";
 import { Empty, Loaded } from "../parts/notes";
 import { Table } from "../parts/table";
 import { useReply } from "../reply";
@@ -19,7 +20,7 @@ export function Nodes({ role }: PageProps) {
   return (
     <>
       <h1>Nodes</h1>
-      <Find />
+      <Find page="node" label="Node id" hint="c0.gpu-1" />
       <Loaded reply={reply}>
         {({ cells }) => (
           <>
@@ -40,23 +41,6 @@ export function Nodes({ role }: PageProps) {
         )}
       </Loaded>
     </>
-  );
-}
-
-/** Leads to the page of a node: a class shows some of its nodes only. */
-function Find() {
-  const onSubmit = (event: SubmitEvent) => {
-    event.preventDefault();
-    const node = String(new FormData(event.currentTarget as HTMLFormElement).get("node")).trim();
-    if (node) location.hash = link("node", node);
-  };
-  return (
-    <form class="filter" onSubmit={onSubmit}>
-      <label>
-        Node id <input name="node" placeholder="c0.gpu-1" />
-      </label>
-      <button type="submit">Show</button>
-    </form>
   );
 }
 

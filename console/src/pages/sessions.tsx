@@ -1,6 +1,7 @@
 // Sessions, live and past, the one with the newest event first.
 import { time } from "../format";
 import { Filter } from "../parts/filter";
+import { Find } from "../parts/find";
 import { Empty, Loaded } from "../parts/notes";
 import { Pager } from "../parts/pager";
 import { Table } from "../parts/table";
@@ -12,16 +13,21 @@ import type { PageProps } from "./index";
 const LIST_MS = 8_000;
 
 export function Sessions({ place }: PageProps) {
-  const reply = useReply<Page>("sessions", { count: "50", ...place.query }, LIST_MS);
+  const { before = "", ...query } = place.query;
+  // A position in the list is the time of the newest event, with `/`.
+  const after = query.after || (Date.parse(before) ? `${Date.parse(before)}/` : "");
+  const reply = useReply<Page>("sessions", { count: "50", ...query, after }, LIST_MS);
   const text = (value: unknown) => String(value ?? "");
   return (
     <>
       <h1>Sessions</h1>
+      <Find page="session" label="Session id" />
       <Filter
         place={place}
         fields={[
           { name: "tenant", label: "Tenant" },
           { name: "status", label: "Status", options: ["", "open", "closing", "closed"] },
+          { name: "before", label: "Newest event before", hint: "2026-01-31T14:05" },
           { name: "cell", label: "Cell" },
         ]}
       />

@@ -1,9 +1,15 @@
 // Events of the log, oldest first, with their cause and data.
-import { clock, msOf, plural } from "../format";
+import { clock, msOf, plural, time } from "../format";
 import { link } from "../route";
 import type { LogEvent } from "../types";
 
-export function Events({ events }: { events: LogEvent[] }) {
+interface EventsProps {
+  events: LogEvent[];
+  /** Whether the events are of many sessions and days: each has its date, and a link to its session. */
+  hasSessions?: boolean;
+}
+
+export function Events({ events, hasSessions }: EventsProps) {
   return (
     <div class="scroll" tabIndex={0} role="region" aria-label="Events">
       <table role="table">
@@ -20,7 +26,7 @@ export function Events({ events }: { events: LogEvent[] }) {
           {events.map((event) => (
             <tr role="row" key={event.id} id={`event-${event.id}`}>
               <td role="cell" data-label="Time">
-                {clock(msOf(event.id), true)}
+                {hasSessions ? time(msOf(event.id)) : clock(msOf(event.id), true)}
                 <br />
                 <code class="dim">{event.id}</code>
               </td>
@@ -34,6 +40,11 @@ export function Events({ events }: { events: LogEvent[] }) {
                 )}
               </td>
               <td role="cell" data-label="Of">
+                {hasSessions && event.session && (
+                  <>
+                    <a href={link("session", event.session, { job: event.job, event: event.id, at: event.id })}>session</a>{" "}
+                  </>
+                )}
                 {event.job && <a href={link("job", event.job)}>job</a>}{" "}
                 {event.node && <a href={link("node", event.node)}>{event.node}</a>}
               </td>

@@ -5,6 +5,7 @@ export interface Field {
   name: string;
   label: string;
   options?: string[];
+  hint?: string;
 }
 
 export function Filter({ place, fields }: { place: Place; fields: Field[] }) {
@@ -16,7 +17,7 @@ export function Filter({ place, fields }: { place: Place; fields: Field[] }) {
   };
   return (
     <form class="filter" onSubmit={onSubmit}>
-      {fields.map(({ name, label, options }) => (
+      {fields.map(({ name, label, options, hint }) => (
         <label key={name}>
           {label}{" "}
           {options ? (
@@ -28,7 +29,7 @@ export function Filter({ place, fields }: { place: Place; fields: Field[] }) {
               ))}
             </select>
           ) : (
-            <input name={name} value={place.query[name] ?? ""} />
+            <input name={name} value={place.query[name] ?? ""} placeholder={hint} />
           )}
         </label>
       ))}
