@@ -108,7 +108,11 @@ export class Session {
    * PCM16: samples or bytes, as many as there are. Opus: the packets of one chunk, 20 to 1,000 ms.
    */
   append(audio: Int16Array | Uint8Array | ArrayBuffer | Uint8Array[]): Promise<void>;
-  /** The utterance ends with the audio that was appended before. */
+  /**
+   * The utterance ends with the audio that was appended before. `traceparent`: W3C trace context of
+   * this utterance; without it, that of the session. A malformed one is reported by `onError`, and
+   * the utterance goes on.
+   */
   finalize(options?: { traceparent?: string }): void;
   /** Close the session: what was appended is the last utterance. Resolves with its last outcome. */
   close(): Promise<void>;
