@@ -142,6 +142,25 @@ async def test_a_job_whose_record_is_damaged_is_repaired(
     assert await redis.get(key) != record
 
 
+async def test_a_repaired_job_has_the_traceparent_of_its_utterance(
+    store: TimedStore, redis: Any
+) -> None:
+    """Its session has another one."""
+    await store.join()
+    session = await store.open(traceparent=f"00-{'1' * 32}-{'2' * 16}-01")
+    await store.say(session, 0)
+    traceparent = f"00-{'3' * 32}-{'4' * 16}-01"
+    await store.finalize_utterance(session.session, 1, 0, traceparent=traceparent)
+    await store.dispatch()
+    await project(store)
+    (key,) = [key async for key in redis.scan_iter(f"{store.keys.prefix}job:*s1:0:*")]
+    before = await redis.get(key)
+    await redis.set(key, b"x")
+    assert (await repairer_of(store).apply(WHY, BY)).left == []
+    assert await redis.get(key) == before
+    assert traceparent.encode() in before
+
+
 @pytest.mark.parametrize(
     ("room", "members", "what"),
     [
