@@ -13,13 +13,15 @@
     │   ├── NodeSuperseded        NODE_SUPERSEDED: a newer process has this id
     │   ├── NodeDrainedError      NODE_DRAINED: an operator has drained the node
     │   ├── LeaseLost             LEASE_LOST, NODE_MISMATCH, ATTEMPT_MISMATCH, DUPLICATE_RESULT
-    │   └── JobUnknown            JOB_UNKNOWN
+    │   ├── JobUnknown            JOB_UNKNOWN
+    │   └── RecordDamaged         STATE_DAMAGED: an item of a batch is refused; repair the cell
     ├── ServerUnavailable         no server answers, or the server cannot be used
     │   ├── ServerAway            no server answers now; a later call may succeed
     │   │   └── CellUnknown       CELL_UNKNOWN: the server does not have this cell
     │   ├── ServerRefused         the server refuses this user, or is not one that can be used
     │   │   └── CommandRefused    the server refuses a command that eventsched needs
     │   └── UnexpectedReply       an error reply that means a defect, or foreign data
+    │       └── StateDamaged      STATE_DAMAGED: a stored record cannot be used; repair the cell
     ├── NotFound                  no such session, group, job or node
     ├── Unauthenticated           UNAUTHENTICATED: no token, or one that is not acceptable
     ├── Forbidden                 FORBIDDEN: the role of the token may not do this
@@ -63,6 +65,24 @@ class CommandRefused(ServerRefused):
 
 class UnexpectedReply(ServerUnavailable):
     """Raised for an error reply that means a defect of eventsched, or data of another program."""
+
+
+class StateDamaged(UnexpectedReply):
+    """Raised when a function refuses a stored record without a field, or with another value in it.
+
+    The call changed nothing. The message names the record and the field. Calls are repeated, as
+    while no server answers, until `eventsched repair` has mended the record.
+    """
+
+    code = "STATE_DAMAGED"
+
+    @classmethod
+    def of(cls, reply: str) -> StateDamaged:
+        """Return the error for the reply `STATE_DAMAGED record=… field=…`."""
+        return cls(
+            f"{reply}; another program or another release wrote it: `eventsched verify` shows what "
+            "is damaged, `eventsched repair` mends it"
+        )
 
 
 class CellUnknown(ServerAway):
@@ -274,6 +294,15 @@ class JobUnknown(Refused):
     remedy = "check the key: a job's record is deleted with its session"
 
 
+class RecordDamaged(Refused):
+    """Raised when an item of a batch needs a stored record without a usable field.
+
+    The other items take effect. A whole call is refused with StateDamaged.
+    """
+
+    remedy = "`eventsched verify` shows what is damaged, `eventsched repair` mends it"
+
+
 BY_CODE: dict[str, type[Refused]] = {
     "INVALID_MESSAGE": InvalidMessage,
     "CHUNK_TOO_LARGE": ChunkTooLarge,
@@ -290,6 +319,7 @@ BY_CODE: dict[str, type[Refused]] = {
     "LEASE_LOST": LeaseLost,
     "DUPLICATE_RESULT": LeaseLost,
     "JOB_UNKNOWN": JobUnknown,
+    "STATE_DAMAGED": RecordDamaged,
 }
 JOB_CODES = frozenset(
     {

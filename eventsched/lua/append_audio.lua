@@ -21,6 +21,7 @@
 -- Bound: the chunks given, at most 32; 8 finalizes or 64 outcomes; 8 jobs assigned, each with 8
 --   fills; 16 utterances or 128 job records deleted for each finalize
 -- include: backpressure
+-- include: damage
 -- include: delivery
 -- include: numbers
 -- include: outbox
@@ -83,11 +84,14 @@ end
 
 local function append(chunk)
   local epoch, seq = validate.int(chunk.epoch, 0, 1e9), validate.int(chunk.seq, 0, 1e12)
-  local ms, s = validate.int(chunk.ms, 0, 1000), sessions.get(chunk.session)
+  local ms, s = validate.int(chunk.ms, 0, 1000), sessions.get(chunk.session, true)
   local refusal, is_duplicate = check(s, chunk, epoch, seq, ms)
   if refusal then return 'refused ' .. refusal end
   if not is_duplicate and must_wait(s, chunk, ms) then
     return 'later ' .. string.format('%d', s.next_seq)
+  end
+  if not is_duplicate then
+    utterances.check_next(s, ms, chunk.end_of_utterance == '1', #chunk.payload)
   end
   -- What the listener has read is freed first: it may be what the tenant has too much of.
   outbox.confirm(chunk.session, chunk.confirmed)
@@ -101,5 +105,8 @@ local function append(chunk)
 end
 
 local replies = {}
-for i, chunk in each_chunk(ARGV) do replies[i] = append(chunk) end
+for i, chunk in each_chunk(ARGV) do
+  local reply, refusal = damage.guard(append, chunk)
+  replies[i] = reply or 'refused ' .. refusal
+end
 return replies

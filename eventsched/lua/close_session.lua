@@ -17,7 +17,7 @@
 -- include: closing
 -- include: sessions
 -- include: validate
-local s, epoch = sessions.get(name), validate.int(epoch_arg, 0, 1e9)
+local s, epoch = sessions.get(name, true), validate.int(epoch_arg, 0, 1e9)
 if not epoch then return validate.invalid('epoch', 'a whole number') end
 local refusal = sessions.refusal(s, epoch)
 if refusal == 'SESSION_CLOSED' then

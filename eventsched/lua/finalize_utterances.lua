@@ -14,6 +14,7 @@
 -- Events: UtteranceFinalized, JobDispatched, JobQueued, JobsRetired
 -- Bound: the finalizes given, at most 8; 32 members of a room each; 8 jobs assigned, each with
 --   8 fills; 16 utterances or 128 job records deleted for each finalize
+-- include: damage
 -- include: keys
 -- include: numbers
 -- include: sessions
@@ -50,5 +51,8 @@ end
 
 -- In each call:
 local replies = {}
-for i, finalize in each_finalize(ARGV) do replies[i] = take(finalize) end
+for i, finalize in each_finalize(ARGV) do
+  local reply, refusal = damage.guard(take, finalize)
+  replies[i] = reply or 'refused ' .. refusal
+end
 return replies

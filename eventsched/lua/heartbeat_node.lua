@@ -29,7 +29,7 @@ if refusal then return refusal end
 write('HSET', keys.of('node', name), 'seen', clock.text(), 'load', load)
 local lost_jobs = {}
 for _, lease in each_lease(ARGV) do
-  local job = jobs.load_header(lease.job_key)
+  local job = jobs.find_header(lease.job_key) -- the node has lost a damaged job
   local is_held = job and job.status == 'running' and job.node == name and job.epoch == epoch
     and numbers.text[job.attempt] == lease.attempt
   if not is_held then lost_jobs[#lost_jobs + 1] = lease.job_key end

@@ -11,6 +11,7 @@
 -- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, SESSION_CLOSED, INVALID_MESSAGE
 -- Events: none
 -- Bound: the sessions given, at most 32
+-- include: damage
 -- include: outbox
 -- include: sessions
 -- include: validate
@@ -24,16 +25,18 @@ local function check(s, epoch, confirmed)
   return sessions.refusal(s, epoch)
 end
 
-local replies = {}
-for i, session in each_session(ARGV) do
+local function take(session)
   local s, epoch = sessions.get(session.name), validate.int(session.epoch, 0, 1e9)
   local refusal = check(s, epoch, session.confirmed)
-  if refusal then
-    replies[i] = 'refused ' .. refusal
-  else
-    sessions.touch(s)
-    outbox.confirm(session.name, session.confirmed)
-    replies[i] = 'ok'
-  end
+  if refusal then return 'refused ' .. refusal end
+  sessions.touch(s)
+  outbox.confirm(session.name, session.confirmed)
+  return 'ok'
+end
+
+local replies = {}
+for i, session in each_session(ARGV) do
+  local reply, refusal = damage.guard(take, session)
+  replies[i] = reply or 'refused ' .. refusal
 end
 return replies

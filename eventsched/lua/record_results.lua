@@ -28,6 +28,7 @@
 -- include: call
 -- include: classes
 -- include: clock
+-- include: damage
 -- include: delivery
 -- include: events
 -- include: fencing
@@ -226,9 +227,10 @@ if not epoch then return validate.invalid('epoch', 'a whole number') end
 if not validate.is_name(node) then return validate.invalid('node', 'a name') end
 local replies = {}
 for i, result in each_result(ARGV) do
-  local refusal = take(node, epoch, result)
+  local refusal, damaged = damage.guard(take, node, epoch, result)
+  refusal = refusal or damaged
   replies[i] = refusal and 'refused ' .. refusal or 'ok'
 end
-local registration = nodes.get(node)
+local registration = nodes.find(node)
 if nodes.is_current(registration, epoch) then nodes.trim_inbox(registration) end
 return replies

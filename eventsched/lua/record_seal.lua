@@ -59,7 +59,7 @@ if redis.call('HGET', keys.archive, 'audio') ~= audio then
 end
 write('HSET', active, 'passed', numbers.text[count])
 for _, session in each_session(ARGV) do
-  local s = sessions.get(session.name)
+  local s = sessions.find(session.name) -- the audio of a damaged session stays
   if s then
     write('HSET', keys.of('session', s.name), 'archived', session.last_chunk)
     s.archived = session.last_chunk

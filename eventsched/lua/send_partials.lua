@@ -15,6 +15,7 @@
 -- Events: ResultRefused; none under backpressure, when the memory of the log must not grow
 -- Bound: the partials given, at most 32; 32 recipients and the session's open outcomes each
 -- include: backpressure
+-- include: damage
 -- include: delivery
 -- include: fencing
 -- include: jobs
@@ -46,7 +47,8 @@ end
 
 local replies = {}
 for i, partial in each_partial(ARGV) do
-  local refusal = take(partial)
+  local refusal, damaged = damage.guard(take, partial)
+  refusal = refusal or damaged
   replies[i] = refusal and 'refused ' .. refusal or 'ok'
 end
 return replies

@@ -25,7 +25,7 @@ from eventsched.errors import CellUnknown
 
 _INCLUDE = re.compile(r"^-- include: (\w+)\n", re.MULTILINE)
 _FIRST = re.compile(r"#!lua(?: flags=([\w,-]+))?\n")
-ROOTS = ("call", "clock", "cache", "events")
+ROOTS = ("call", "damage", "clock", "cache", "events")
 """Modules of every library: the entry function calls `call` and `clock`, the clock needs the
 others."""
 IN_EACH_CALL = "\n-- In each call:\n"
@@ -53,7 +53,8 @@ local function oversized(args, named, names, limits)
     end
   end
 end
-{includes}local scripts = {{ begin = call.begin, fail = call.fail }}
+{includes}local scripts =
+  {{ begin = call.begin, fail = call.fail, is_damage = damage.is_reason }}
 
 -- A script may return a function, which computes the reply after the commit.
 function scripts.decide(script, keys, args)
@@ -77,6 +78,7 @@ local function enter(script, keys, args)
   local is_done, reply = pcall(scripts.decide, script, keys, args)
   if is_done then return reply end
   scripts.fail()
+  if scripts.is_damage(reply) then return redis.error_reply(reply) end
   error(reply, 0)
 end
 {entrances}"""

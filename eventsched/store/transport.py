@@ -27,6 +27,7 @@ from eventsched.errors import (
     CommandRefused,
     ServerAway,
     ServerUnavailable,
+    StateDamaged,
     UnexpectedReply,
     from_reply,
 )
@@ -155,6 +156,8 @@ class RedisTransport:
         except ResponseError as error:
             if str(error).startswith(CellUnknown.code):
                 raise CellUnknown.of(cell_of_key(key)) from None
+            if str(error).startswith(StateDamaged.code):
+                raise StateDamaged.of(str(error)) from None
             refused = from_reply(str(error))
             if refused is None:
                 raise

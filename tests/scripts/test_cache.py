@@ -725,14 +725,17 @@ async def test_a_slot_is_free_although_the_call_that_released_it_failed(
     node, _ = await assign_jobs(played, 2)
     jobs = [message["j"] for message in await played.inbox(node)]
     key = played.keys.job(jobs[1])
-    whole = await redis.getset(key, "what no script wrote")
+    whole = await redis.get(key)
     assert whole is not None
+    await redis.delete(key)
+    await redis.sadd(key, "what no script wrote")
     results = [NodeResult(job=job, attempt=1, status="no_speech") for job in jobs]
     with pytest.raises(UnexpectedReply):
         await played.record_results(node.node, node.epoch, results)
     (class_id,) = await redis.smembers(played.keys.classes)
     free = await redis.zscore(played.keys.free(decode_text(class_id)), "n1")
     assert free == 500
+    await redis.delete(key)
     await redis.set(key, decode_text(whole))
     await check(played)
 

@@ -7,8 +7,10 @@ from collections import Counter
 from functools import cache
 from importlib.resources import files
 
+import msgspec
 import pytest
 
+from eventsched.schema.settings import Settings
 from eventsched.store import library as lua_library
 from tests.scripts.lua_syntax import (
     BUILTINS,
@@ -140,3 +142,11 @@ def test_every_member_of_a_module_that_a_file_uses_exists(path: str) -> None:
                 single_keys if name == "keys" else set()
             )
             assert member in known, f"{name}.{member}"
+
+
+def test_the_defaults_of_the_functions_are_those_of_the_settings() -> None:
+    """A cell of an earlier release lacks the settings that came later."""
+    source = read("include/settings")
+    listed = source.partition("local defaults = {")[2].partition("}")[0]
+    defaults = {name: int(value) for name, value in re.findall(r"(\w+) = (\d+)", listed)}
+    assert defaults == {name: int(value) for name, value in msgspec.to_builtins(Settings()).items()}

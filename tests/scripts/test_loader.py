@@ -26,7 +26,7 @@ RULE_32 = {
     "ATTEMPT_MISMATCH", "LEASE_LOST", "DUPLICATE_RESULT", "JOB_UNKNOWN", "SESSION_UNKNOWN",
     "SESSION_CLOSED", "SESSION_SUPERSEDED", "SEQ_GAP", "CHUNK_TOO_LARGE", "BACKPRESSURE",
     "MODEL_NOT_AVAILABLE", "NODE_UNKNOWN", "NODE_SUPERSEDED", "NODE_DRAINED",
-    "INVALID_MESSAGE", "RESULT_UNREADABLE",
+    "INVALID_MESSAGE", "RESULT_UNREADABLE", "STATE_DAMAGED",
 }  # fmt: skip
 
 
@@ -346,6 +346,7 @@ def test_a_function_cannot_reach_a_slot_that_it_was_not_given(
     assert server.process is not None
     parts = ", ".join(f"{name} = function() end" for name in ("begin", "commit", "fail"))
     lua["include/call.lua"] = f"return {{ {parts} }}\n"
+    lua["include/damage.lua"] = "return { is_reason = function() return false end }\n"
     lua["include/clock.lua"] = "return { is_configured = function() return true end }\n"
     lua["s.lua"] = f"#!lua\nreturn redis.call('SET', '{Keys('there').log}', KEYS[1])\n"
     library = lua_library.library_of(["s"])

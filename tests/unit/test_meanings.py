@@ -22,6 +22,7 @@ PACKAGE = Path(explain.__file__).parents[1]
 NOT_SHOWN = {
     "CELL_UNKNOWN", "CHUNK_TOO_LARGE", "INVALID_MESSAGE", "NODE_DRAINED", "NODE_SUPERSEDED",
     "NODE_UNKNOWN", "SEQ_GAP", "SESSION_CLOSED", "SESSION_SUPERSEDED", "SESSION_UNKNOWN",
+    "STATE_DAMAGED",
 }  # fmt: skip
 """Codes that refuse a call of a program; no event has them."""
 

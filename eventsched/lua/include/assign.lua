@@ -17,7 +17,7 @@
 -- include: settings
 -- include: write
 local assign = { deadlines = nil, fills_max = 8 }
-local policy = '1'
+local policy, damaged_max = '1', 8
 local as_text = numbers.text
 
 call.on_begin(function() assign.deadlines = nil end)
@@ -69,27 +69,35 @@ end
 
 -- The least loaded node of these classes, or nil: the smallest (load, name). A node other than the
 -- node named `last` is preferred: if that node is the least loaded one, the next node of its class
--- or the head of the next class. `last` is chosen if no other node has a free slot.
+-- or the head of the next class. `last` is chosen if no other node has a free slot. A node whose
+-- record is damaged leaves the nodes with a free slot: at most 8 in a call.
 local function least_loaded(matching, last)
-  local best, second = class_nodes.first_heads(matching)
-  if best and best.name == last then
-    local other = class_nodes.second_free(best.id)
-    if not other or second and ordered_set.precedes(second.name, second.load, other) then
-      other = second
+  for _ = 1, damaged_max do
+    local best, second = class_nodes.first_heads(matching)
+    local id = best and best.id
+    if best and best.name == last then
+      local other = class_nodes.second_free(best.id)
+      if not other or second and ordered_set.precedes(second.name, second.load, other) then
+        other, id = second, second and second.id or id
+      end
+      best = other or best
     end
-    best = other or best
+    local node = best and nodes.find(best.name)
+    if not best or node and node.class == id then return node end
+    class_nodes.set_load(id, best.name, nil)
+    class_nodes.evict(id)
   end
-  return best and nodes.get(best.name)
+  return nil
 end
 
--- The decision: a node, or the reason to wait. The function writes nothing.
+-- The decision: a node, or the reason to wait. Only damaged nodes change, as `least_loaded` says.
 local function choose(job, matching)
   local choice = { last = job.avoid and keys.full(job.avoid),
     policy = policy, node = nil, rule = nil, affinity = nil, reason = nil, classes = nil,
     others = nil }
   local last_name, last_turn = affinity.get(job.name)
   if last_name ~= '' then
-    local last_node = nodes.get(last_name)
+    local last_node = nodes.find(last_name)
     local rejection = rejection_of(last_node, job, matching)
     if rejection == '' then
       choice.affinity, choice.node = last_node.affinity, last_node
@@ -144,7 +152,7 @@ function assign.fill(node, cause, from)
       from = next_from or from
       break
     end
-    local job = jobs.load(string.sub(best.member, 18))
+    local job = jobs.find(string.sub(best.member, 18)) -- a damaged job leaves the queue
     if job and job.status == 'queued' then
       queue.take(job)
       dispatch(job, { node = node, rule = 'fill',
@@ -173,7 +181,7 @@ end
 function assign.place(job, cause, freed)
   local requirement = queue.requirement_of(job)
   local matching = classes.matching(requirement)
-  local avoided = job.avoid_until and nodes.get(job.avoid)
+  local avoided = job.avoid_until and nodes.find(job.avoid)
   if not avoided or not class_nodes.has_other(matching, avoided) then job.avoid_until = nil end
   if queue.has_waiting(requirement) or queue.has_waiting(queue.name_of(job)) then
     local reason = queue.reason(matching.is_declared)

@@ -99,7 +99,7 @@ function attempts.requeue_leases(name, epoch, reason)
   if not job_keys[1] then return end
   local id = set_lost_timer(name, epoch, reason)
   for _, job_key in ipairs(job_keys) do
-    local job = jobs.load(job_key)
+    local job = jobs.find(job_key)
     if job and job.status == 'running' and job.node == name and job.epoch == epoch then
       attempts.redispatch(job, reason, nil, '')
     else

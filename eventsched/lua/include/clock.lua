@@ -6,6 +6,7 @@
 -- the field of a hash, and is written before a call writes anything else: a caller that may not
 -- write hashes, in which the state of sessions is, changes nothing.
 -- include: call
+-- include: damage
 -- include: keys
 -- include: write
 local clock = { at = nil, at_text = nil, id = nil, stored = nil }
@@ -44,6 +45,10 @@ function clock.record()
     known.mode, known.offset, known.last, known.generation =
       string.match(text, '^(%a*)|(%d+)|(%d+)|([%d.]*)$')
     known.text = text
+    if not known.mode then
+      known.text = nil
+      damage.raise('clock', 'record')
+    end
   end
   return known.mode, known.offset, known.last, known.generation
 end

@@ -18,6 +18,7 @@ local closing = {}
 
 -- The session accepts no more chunks; buffered audio is finalized. `reason` is asked or idle.
 function closing.start(s, reason)
+  if s.buf_bytes > 0 then utterances.check_numbers(s) end
   local session = keys.of('session', s.name)
   timers.set(clock.now() + settings.close_wait_ms, 'close', s.full)
   write('HSET', session, 'status', 'closing', 'reason', reason)
@@ -70,7 +71,7 @@ local function close_finished()
   table.sort(names)
   for _, name in ipairs(names) do
     if delivery.has_ended(name) then
-      local s = sessions.get(name)
+      local s = sessions.find(name) -- a damaged session stays as it is
       if s then
         session_audio.trim(s)
         if s.status == 'closing' and s.buf_bytes == 0 then finish(s) end

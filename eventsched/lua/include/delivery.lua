@@ -78,13 +78,14 @@ function delivery.record(session)
     .. open.first
 end
 
--- The open outcome as it is stored, or nil.
+-- The open outcome as it is stored, or nil. An outcome of another form is none: its number is
+-- passed as missing.
 local function find_stored(session, field)
   local open = cached.read_through(session)
   local stored = open.fields[field]
   if stored or open.known == open.count then return stored end
   stored = redis.call('HGET', keys.of('outcomes', session), field)
-  if not stored then return nil end
+  if not stored or not string.find(stored, '^%d+|[^|]*|') then return nil end
   open.fields[field], open.known = stored, open.known + 1
   cached.grow(1)
   return stored
@@ -250,14 +251,17 @@ local function clear_oldest(open)
   open.utterance, open.left, open.first = nil, 0, ''
 end
 
--- Count an outcome, as it is stored, if its utterance is the oldest so far.
+-- Count an outcome, as it is stored, if its utterance is the oldest so far. Returns whether it is
+-- an outcome.
 local function count_if_oldest(open, stored)
   local utterance, first = string.match(stored, '^(%d+)|([^|]*)|')
+  if not utterance then return false end
   if utterance == open.utterance then
     open.left = open.left + 1
   elseif not open.utterance or as_number[utterance] < as_number[open.utterance] then
     open.utterance, open.left, open.first = utterance, 1, first
   end
+  return true
 end
 
 -- Set the oldest of these outcomes, each as it is stored. Returns their number.
@@ -265,8 +269,7 @@ local function set_oldest(open, outcomes)
   local count = 0
   clear_oldest(open)
   for _, stored in pairs(outcomes) do
-    count = count + 1
-    count_if_oldest(open, stored)
+    if count_if_oldest(open, stored) then count = count + 1 end
   end
   return count
 end
@@ -292,13 +295,12 @@ local function find_oldest(session, open, ended, next_number)
       missing['a:' .. target] = number
     end
   end
+  local has_hole = not open.utterance -- the count is wrong, or a number has no outcome
   for field, number in pairs(missing or none) do
     local allocated = redis.call('HGET', keys.of('session', session), field) or '0'
-    if tonumber(allocated) > number then
-      set_oldest(open, read_all(session))
-      return
-    end
+    has_hole = has_hole or tonumber(allocated) > number
   end
+  if has_hole then open.count = set_oldest(open, read_all(session)) end
 end
 
 -- The event of the ending is appended, so the outcome is open no more.
@@ -320,6 +322,7 @@ end
 
 -- Append a partial result for the recipients. `d` is a table.
 function delivery.publish_partial(session, outcome, d, body)
+  if not outcome then return end -- it is lost, or has another form
   local d_json = cjson.encode(d)
   for _, box in ipairs((recipients_of(outbox.get(session), outcome))) do
     outbox.append_partial(box, d_json, body)
@@ -377,11 +380,21 @@ function delivery.next_number(session, target)
   return speaker_of(session, target).next_no[target]
 end
 
+-- The ending that is stored as this JSON; nil for anything else.
+local function decode_held(stored)
+  local is_json, ending = pcall(cjson.decode, stored)
+  if not is_json or type(ending) ~= 'table' then return nil end
+  for _, field in ipairs({ 'kind', 'job', 'tp' }) do
+    if type(ending[field]) ~= 'string' then return nil end
+  end
+  return ending
+end
+
 local function load_held(session, target, number)
   local held, field = keys.of('out_of_order', session), target .. '/' .. number
   local stored = redis.call('HMGET', held, field, field .. '/body', field .. '/audio')
-  if not stored[1] then return nil end
-  local ending = cjson.decode(stored[1])
+  local ending = stored[1] and decode_held(stored[1])
+  if not ending then return nil end
   ending.body, ending.audio = stored[2] or '', stored[3] or ''
   return ending
 end
@@ -435,10 +448,11 @@ function delivery.hold(session, target, number, ending, log_id)
   update_gap_timer(session, target, timers.set_earlier)
 end
 
--- A held ending without body and audio, or nil.
+-- A held ending without body and audio, or nil. A held ending that cannot be read is none: its
+-- number is passed as missing.
 function delivery.find_held(session, target, number)
   local stored = redis.call('HGET', keys.of('out_of_order', session), target .. '/' .. number)
-  return stored and cjson.decode(stored) or nil
+  return stored and decode_held(stored) or nil
 end
 
 -- The job has failed: deliver the ending if its number is next, else hold it.
@@ -498,6 +512,10 @@ end
 
 -- End the next number as missing. `outcome` is open.
 function delivery.skip(session, target, number, outcome, ending)
+  local held = keys.of('out_of_order', session)
+  if redis.call('HEXISTS', held, target .. '/' .. as_text[number]) == 1 then
+    remove_held(session, target, number)
+  end
   deliver(session, target, number, outcome, ending)
 end
 return delivery

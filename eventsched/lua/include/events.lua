@@ -173,9 +173,11 @@ function events.rank(head)
     .. head.member .. '"}'
 end
 
--- How long ago the utterance was finalized, at the time `finalized`, text.
+-- How long ago the utterance was finalized, at the time `finalized`, text; nothing without it.
 local function age_field(finalized)
-  return ',"age_ms":' .. as_text[clock.now() - finalized]
+  local finalized_ms = tonumber(finalized)
+  if not finalized_ms then return '' end
+  return ',"age_ms":' .. as_text[clock.now() - finalized_ms]
 end
 
 -- How long the job has waited in the queue: its wait ends at `job.deadline`.

@@ -37,7 +37,7 @@ end
 function job_timers.avoid(job_key)
   local job = jobs.load(job_key)
   if not job or job.status ~= 'queued' or not job.avoid_until then return end
-  local node = nodes.get(job.node)
+  local node = nodes.find(job.node)
   queue.end_avoidance(job, classes.matching(queue.requirement_of(job)).is_declared)
   if node then assign.fill(node, '') end
 end

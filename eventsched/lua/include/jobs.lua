@@ -7,8 +7,13 @@
 -- backs off, until when it will avoid the node of its last attempt. place: `priority,tag,entry` in
 -- the queue, once the job has waited. refused: the refused reports that the log has, as `fencing`
 -- writes them; mostly empty. core: JSON that never changes and that assignments repeat; of an ended
--- job only the first fields, and the code. Its field `finalized` is the time of UtteranceFinalized.
+-- job only the first fields, and the code. Its field `finalized` is the time of UtteranceFinalized;
+-- without it, which an earlier release did not write, events have no `age_ms`.
+--
+-- Damaged records. A record with another form, or without a field that its status needs, raises
+-- STATE_DAMAGED. `find` is for calls that have written already: for them such a record is none.
 -- include: clock
+-- include: damage
 -- include: json
 -- include: keys
 -- include: numbers
@@ -42,15 +47,44 @@ end
 
 local is_text_number =
   { utterance = true, delivery_no = true, finalized = true, turn = true, ms = true }
+-- The fields of the core by type: of every job, and of one that has not ended.
+local head_fields = { session = 'string', utterance = 'number', target = 'string',
+  delivery_no = 'number', tp = 'string' }
+local body_fields = { tenant = 'string', turn = 'number', source = 'string', ms = 'number',
+  priority = 'number', encoding = 'string', sample_rate = 'number' }
+
+local function check_core(key, core, types)
+  for field, kind in pairs(types) do
+    if type(core[field]) ~= kind then damage.raise('job:' .. key, field) end
+  end
+end
 
 -- Read the core with cjson: its free text has characters that JSON escapes.
 local function decode_core(job)
-  for name, value in pairs(cjson.decode(string.sub(job.stored, job.core_at))) do
+  local is_json, core = pcall(cjson.decode, string.sub(job.stored, job.core_at))
+  if not is_json or type(core) ~= 'table' then damage.raise('job:' .. job.key, 'core') end
+  check_core(job.key, core, head_fields)
+  if job.status ~= 'ended' then check_core(job.key, core, body_fields) end
+  for name, value in pairs(core) do
     if job[name] == nil then
       job[name] = is_text_number[name] and string.format('%d', value) or value
     end
   end
   job.features = table.concat(job.features or {}, ',')
+end
+
+-- Check what the record has before its core.
+local function check_state(job)
+  local status, record = job.status, 'job:' .. job.key
+  if status == 'ended' then return end
+  if status ~= 'running' and status ~= 'queued' and status ~= 'backoff' then
+    damage.raise(record, 'status')
+  end
+  if job.deadline == '' then damage.raise(record, 'deadline') end
+  local has_run = status ~= 'queued' or job.at ~= ''
+  if has_run and (job.node == '' or not job.epoch) then damage.raise(record, 'node') end
+  if has_run and job.at == '' then damage.raise(record, 'at') end
+  if status ~= 'running' and not job.member then damage.raise(record, 'place') end
 end
 
 -- The fields of a job that a result needs: the fencing token, the state and the first fields of the
@@ -64,6 +98,7 @@ function jobs.load_header(key)
   if not status then
     status, attempt, node, epoch, at, deadline, place, outcome, refused, core_at =
       string.match(stored, record_pattern)
+    if not status then damage.raise('job:' .. key, 'record') end
   end
   local job = {
     key = key, record = record, stored = stored, status = status, attempt = as_number[attempt],
@@ -74,11 +109,14 @@ function jobs.load_header(key)
   }
   if place ~= '' then
     local priority, tag, entry = string.match(place, '^(%d+),(%d+),(%d+)$')
+    if not entry then damage.raise('job:' .. key, 'place') end
     job.priority, job.tag, job.member = as_number[priority], tonumber(tag), entry .. ':' .. key
   end
+  check_state(job)
   if status == 'queued' and at ~= '' then job.avoid_until = at end
   if not session then decode_core(job) end
   job.name = keys.name(job.session)
+  if not job.name then damage.raise('job:' .. key, 'session') end
   return job
 end
 
@@ -104,6 +142,14 @@ function jobs.load(key)
   return job and jobs.load_body(job)
 end
 
+-- As `load` and `load_header`; nil also for a damaged record.
+function jobs.find(key)
+  return damage.value_or_nil(jobs.load, key)
+end
+function jobs.find_header(key)
+  return damage.value_or_nil(jobs.load_header, key)
+end
+
 -- When the lease of a running job ends, in ms; nil for any other job.
 function jobs.lease_deadline(key)
   local stored = redis.call('GET', keys.of('job', key))
@@ -111,7 +157,7 @@ function jobs.lease_deadline(key)
 end
 
 -- For `read_entity`: the fields of the record by name, as text, the decoded core, and the core as
--- it is stored; nil without a record. The status of a record that cannot be read is `unreadable`.
+-- it is stored; nil without a record. The status of a damaged record is `unreadable`.
 function jobs.fields(key)
   local stored = redis.call('GET', keys.of('job', key))
   if not stored then return nil end
@@ -119,7 +165,7 @@ function jobs.fields(key)
     string.match(stored, record_pattern)
   local text = string.sub(stored, core_at or 1)
   local is_readable, core = pcall(cjson.decode, text)
-  if not status or not is_readable then
+  if not status or not is_readable or not jobs.find(key) then
     return { status = 'unreadable', attempt = '', deadline = '', outcome = '' }, {}, ''
   end
   local priority, tag, entry = string.match(place, '^(%d+),(%d+),(%d+)$')
@@ -128,9 +174,10 @@ function jobs.fields(key)
     outcome = outcome, refused = refused, code = core.code or '' }, core, text
 end
 
--- The code of a job that has failed.
+-- The code of a job that has failed; nil for a damaged core.
 function jobs.failure_code(job)
-  return cjson.decode(string.sub(job.stored, job.core_at)).code
+  local is_json, core = pcall(cjson.decode, string.sub(job.stored, job.core_at))
+  return is_json and type(core) == 'table' and core.code or nil
 end
 
 local function store(job, status, at, deadline, outcome, head, rest)
@@ -181,8 +228,8 @@ end
 local function core_head(job)
   if job.core_to then return string.sub(job.stored, job.core_at, job.core_to - 1) end
   return '{"session":"' .. job.session .. '","utterance":' .. job.utterance .. ',"target":"'
-    .. job.target .. '","delivery_no":' .. job.delivery_no .. ',"finalized":' .. job.finalized
-    .. ',"tp":' .. json.quote(job.tp)
+    .. job.target .. '","delivery_no":' .. job.delivery_no
+    .. (job.finalized and ',"finalized":' .. job.finalized or '') .. ',"tp":' .. json.quote(job.tp)
 end
 
 -- Store the record as this call has loaded it.

@@ -6,6 +6,7 @@
 -- include: class_nodes
 -- include: classes
 -- include: clock
+-- include: damage
 -- include: events
 -- include: keys
 -- include: settings
@@ -37,9 +38,20 @@ local function new(name, status, epoch, class, slots)
     affinity = events.affinity(name, '') }, lazy)
 end
 
+-- A record without one of these fields is damaged.
+local needed_fields =
+  { 'status', 'epoch', 'class', 'slots', 'sources', 'targets', 'features', 'suspended' }
+
 local registrations = cache.register('nodes', 'stable', function(name)
-  local stored = redis.call('HMGET', keys.of('node', name), 'status', 'epoch', 'class', 'slots')
-  return stored[1] and new(name, stored[1], stored[2], stored[3], stored[4])
+  local stored = redis.call('HMGET', keys.of('node', name), unpack(needed_fields))
+  if not stored[1] then return false end
+  for i, field in ipairs(needed_fields) do
+    if not stored[i] then damage.raise('node:' .. name, field) end
+  end
+  local node = new(name, stored[1], stored[2], stored[3], stored[4])
+  if not node.epoch then damage.raise('node:' .. name, 'epoch') end
+  if not node.slots then damage.raise('node:' .. name, 'slots') end
+  return node
 end)
 
 -- How many leases a registration holds, by the key of its leases.
@@ -51,6 +63,11 @@ end)
 -- never registered or that is retired.
 function nodes.get(name)
   return registrations.read_through(name) or nil
+end
+
+-- As `get`; nil also for a damaged record.
+function nodes.find(name)
+  return damage.value_or_nil(nodes.get, name)
 end
 
 -- The highest epoch of the nodes whose records were deleted.
@@ -152,9 +169,10 @@ end
 
 -- Release the slot that the registration (job.node, job.epoch) holds for the job. Then call
 -- `append`, if there is one, which appends the event of the attempt's end. If that fails, the lease
--- is stored again. Returns the node if it can take a job now.
+-- is stored again. Returns the node if it can take a job now; a node whose record is damaged takes
+-- none.
 function nodes.release_slot(job, append)
-  local node = nodes.get(job.node)
+  local node = nodes.find(job.node)
   local is_current = nodes.is_current(node, job.epoch)
   local leases = is_current and node.leases
     or keys.of('leases', job.node, string.format('%d', job.epoch))

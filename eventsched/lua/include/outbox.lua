@@ -50,6 +50,24 @@ call.on_commit(function()
   end
 end)
 
+-- The bytes up to the entry, and before it.
+local function bytes_of(entry)
+  local fields = entry[2]
+  local ends = tonumber(string.match(fields[4], ':(%d+)$'))
+  return ends, ends - entry_bytes - #fields[8] - #fields[10]
+end
+
+-- The counters of a record that lacks one of them, by its entries: the number of the newest entry,
+-- the bytes up to it, and those before the oldest.
+local function counters_of_entries(name)
+  local stream = keys.of('outbox', name)
+  local newest = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', '1')[1]
+  if not newest then return 0, 0, 0 end
+  local oldest = redis.call('XRANGE', stream, '-', '+', 'COUNT', '1')[1]
+  local total, _, low = bytes_of(newest), bytes_of(oldest)
+  return as_number[string.match(newest[2][4], '^%d+')], total, low
+end
+
 -- `next_no` and `has_held`, by target, belong to the module `delivery`: the next delivery number
 -- and whether later numbers are held.
 local function new(name, is_open, number, total, low, tenant, counted)
@@ -61,12 +79,14 @@ local cached = cache.register('outboxes', 'live', function(name)
   local stored = redis.call('HMGET', keys.of('session', name), 'status', 'out_no', 'out_bytes',
     'out_low', 'tenant', 'out_counted')
   if not stored[1] then return nil end
-  return new(name, stored[1] == 'open' or stored[1] == 'closing', as_number[stored[2]],
-    as_number[stored[3]], as_number[stored[4]], stored[5], as_number[stored[6] or '0'])
+  local number, total, low = as_number[stored[2]], as_number[stored[3]], as_number[stored[4]]
+  if not (number and total and low) then number, total, low = counters_of_entries(name) end
+  local is_open = (stored[1] == 'open' or stored[1] == 'closing') and stored[5] ~= false
+  return new(name, is_open, number, total, low, stored[5], as_number[stored[6] or '0'] or 0)
 end)
 
 -- The outbox of a session by its name. The outbox of a session that has closed or does not exist is
--- not open.
+-- not open, nor is that of a session whose record lacks its tenant.
 function outbox.get(name)
   return cached.read_through(name) or new(name, false)
 end
@@ -82,13 +102,6 @@ end
 
 local function remove_entry(box, id)
   write('XDEL', keys.of('outbox', box.name), id)
-end
-
--- The bytes up to the entry, and before it.
-local function bytes_of(entry)
-  local fields = entry[2]
-  local ends = tonumber(string.match(fields[4], ':(%d+)$'))
-  return ends, ends - entry_bytes - #fields[8] - #fields[10]
 end
 
 -- The tenant has this many unread bytes in this outbox.

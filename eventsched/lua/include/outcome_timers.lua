@@ -12,16 +12,18 @@
 -- include: settings
 -- include: strings
 -- include: timers
+-- include: utterances
 -- include: write
 local outcome_timers = {}
 
--- Skip the next number and cancel its job. Adds the node with the freed slot to `freed`.
+-- Skip the next number and cancel its job; a damaged job is left to `repair`. Adds the node with
+-- the freed slot to `freed`.
 local function skip(s, target, number, reason, freed)
   local outcome = delivery.find_outcome(s.name, target, number)
   if not outcome then return delivery.skip_hole(s, target, number) end
   local key = table.concat({ s.tenant, s.full, string.format('%d', outcome.utterance),
     'translation', target, s.features_hash }, ':')
-  local job = jobs.load(key)
+  local job = jobs.find(key)
   delivery.skip(s.name, target, number, outcome,
     { kind = 'missing', reason = reason, job = key, tp = job and job.tp or s.tp })
   local node = job and attempts.cancel(job, '')
@@ -40,7 +42,7 @@ end
 -- ending is delivered. If the ending cannot be delivered, the timer backs off.
 function outcome_timers.gap(id)
   local full, target = string.match(id, '^(.-)|(.*)$')
-  local s = sessions.get(keys.name(full))
+  local s = sessions.get(keys.name(full), true)
   if not s then return end
   local held_since = keys.of('out_of_order_at', s.name, target)
   local longest = redis.call('ZRANGE', held_since, 0, 0, 'WITHSCORES')
@@ -65,9 +67,10 @@ end
 -- that is not finalized yet, because the call that closed the session failed, gets a wait of its
 -- own.
 function outcome_timers.close(full)
-  local s = sessions.get(keys.name(full))
+  local s = sessions.get(keys.name(full), true)
   if not s or s.status ~= 'closing' then return end
   if s.buf_bytes > 0 then
+    utterances.check_numbers(s)
     timers.set(clock.now() + settings.close_wait_ms, 'close', full)
     closing.finalize(s)
     return

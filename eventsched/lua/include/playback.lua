@@ -64,12 +64,13 @@ function playback.start(s, field, origin, target, utterance)
     origin, target, utterance, until_ms)
 end
 
--- `reason` is ended, deadline or closed.
+-- `reason` is ended, deadline or closed. A field of another form is removed without an event.
 function playback.finish(s, field, reason)
   local origin, target, utterance = string.match(field, '^(.-)/(.-)/(%d+)$')
   local playing = keys.of('playing', s.name)
   local until_ms = redis.call('HGET', playing, field)
   write('HDEL', playing, field)
+  if not origin then return end
   call.or_else(function() write('HSET', playing, field, until_ms) end, events.PlaybackEnded,
     s, origin, target, utterance, reason)
   timers.cancel('playback', s.full .. '|' .. field)

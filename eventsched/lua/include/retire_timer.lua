@@ -41,7 +41,7 @@ end
 
 function retire_timer.retire(full)
   local name = keys.name(full)
-  local s = sessions.get(name)
+  local s = sessions.get(name, true)
   if not s or (s.status ~= 'closed' and s.status ~= 'retired') then return end
   local session = keys.of('session', name)
   -- A repair marks a session as retired that the log does not have; its outbox may be counted.

@@ -13,7 +13,7 @@ local session_timers = {}
 -- No chunk came within `pause_ms`: the open utterance is finalized. If a later chunk came, the
 -- timer is set again.
 function session_timers.pause(full)
-  local s = sessions.get(keys.name(full))
+  local s = sessions.get(keys.name(full), true)
   if not s or s.status ~= 'open' or s.buf_bytes == 0 or playback.is_active(s) then return end
   local due = s.buf_at + settings.pause_ms
   if due > clock.now() then return timers.set(due, 'pause', full) end
@@ -22,7 +22,7 @@ end
 
 -- No sign of the producer came within `idle_ms`: the session closes.
 function session_timers.idle(full)
-  local s = sessions.get(keys.name(full))
+  local s = sessions.get(keys.name(full), true)
   if not s or s.status ~= 'open' then return end
   local due = s.seen_at + settings.idle_ms
   if due > clock.now() then return timers.set(due, 'idle', full) end

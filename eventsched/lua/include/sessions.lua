@@ -4,6 +4,7 @@
 -- include: cache
 -- include: call
 -- include: clock
+-- include: damage
 -- include: delivery
 -- include: keys
 -- include: numbers
@@ -33,17 +34,31 @@ for _, field in ipairs(late_fields) do
   all_fields[#all_fields + 1] = field
 end
 
+-- A record without one of these fields is damaged.
 local function set_late_fields(s, stored, at)
+  for i, field in ipairs(late_fields) do
+    if not stored[at + i - 1] and field ~= 'retired_to' then
+      damage.raise('session:' .. s.name, field)
+    end
+  end
   s.turn = as_number[stored[at]]
   s.source, s.targets, s.features = stored[at + 1], stored[at + 2], stored[at + 3]
   s.features_hash, s.encoding, s.sample_rate = stored[at + 4], stored[at + 5], stored[at + 6]
   s.priority, s.room, s.key = as_number[stored[at + 7]], stored[at + 8], stored[at + 9]
   s.retired_to = as_number[stored[at + 10] or '0']
+  if not rawget(s, 'turn') then damage.raise('session:' .. s.name, 'turn') end
+  if not rawget(s, 'priority') then damage.raise('session:' .. s.name, 'priority') end
+  if not rawget(s, 'retired_to') then damage.raise('session:' .. s.name, 'retired_to') end
+  if s.room ~= '' and not keys.room(s.room) then damage.raise('session:' .. s.name, 'room') end
+end
+
+local function read_late_fields(name)
+  return redis.call('HMGET', keys.of('session', name), unpack(late_fields))
 end
 
 local lazy = { __index = function(s, field)
   if is_late[field] then
-    set_late_fields(s, redis.call('HMGET', keys.of('session', s.name), unpack(late_fields)), 1)
+    set_late_fields(s, read_late_fields(s.name), 1)
   elseif rare_fields[field] then
     s[field] = redis.call('HGET', keys.of('session', s.name), field) or ''
   end
@@ -54,8 +69,12 @@ local function load(name, with_late_fields)
   local stored = redis.call('HMGET', keys.of('session', name),
     unpack(with_late_fields and all_fields or fields))
   if not stored[1] then return nil end
+  for i, field in ipairs(fields) do
+    if not stored[i] and field ~= 'outcomes' then damage.raise('session:' .. name, field) end
+  end
   local next_seq, seen_at, count, bytes, ms, seq, at, first, last =
     string.match(stored[4], buffer_pattern)
+  if not next_seq then damage.raise('session:' .. name, 'buffer') end
   local s = {
     name = name, full = keys.full(name), status = stored[1], epoch = as_number[stored[2]],
     utterance = as_number[stored[3]], tenant = stored[5], tp = stored[6],
@@ -67,6 +86,8 @@ local function load(name, with_late_fields)
     features_hash = nil, encoding = nil, sample_rate = nil, priority = nil, room = nil, key = nil,
     retired_to = nil,
   }
+  if not s.epoch then damage.raise('session:' .. name, 'epoch') end
+  if not s.utterance then damage.raise('session:' .. name, 'utterance') end
   delivery.put_record(name, stored[7])
   if with_late_fields then set_late_fields(s, stored, #fields + 1) end
   return setmetatable(s, lazy)
@@ -74,8 +95,8 @@ end
 
 local cached = cache.register('sessions', 'live', load)
 
--- A session by its name, or nil. A caller that needs all fields sets `with_late_fields`, to read
--- them at once.
+-- A session by its name, or nil. A damaged record raises STATE_DAMAGED. A caller that may finalize
+-- sets `with_late_fields`: these fields are checked before its first write, and read at once.
 function sessions.get(name, with_late_fields)
   local s = sessions.by_name[name]
   if s == nil then
@@ -86,7 +107,15 @@ function sessions.get(name, with_late_fields)
     end
     sessions.by_name[name] = s or false
   end
+  if s and with_late_fields and not rawget(s, 'source') then
+    set_late_fields(s, read_late_fields(name), 1)
+  end
   return s or nil
+end
+
+-- As `get`; nil also for a damaged record.
+function sessions.find(name)
+  return damage.value_or_nil(sessions.get, name)
 end
 
 -- Remove the session from the cache: it has closed, and few calls need it.
@@ -119,12 +148,17 @@ function sessions.touch(s)
   s.seen_at, s.is_dirty = clock.now(), true
 end
 
--- The delivery number that the next utterance gets for the target; stored as `a:<target>`.
+-- The delivery number that the next utterance gets for the target; stored as `a:<target>`. A target
+-- of which numbers were delivered has it.
 function sessions.next_number(s, target)
   if not s.numbers then s.numbers, s.new_numbers = {}, {} end
   local number = s.numbers[target]
   if not number then
-    number = as_number[redis.call('HGET', keys.of('session', s.name), 'a:' .. target) or '0']
+    local stored = redis.call('HMGET', keys.of('session', s.name), 'a:' .. target, 'd:' .. target)
+    number = as_number[stored[1] or stored[2] or '0']
+    if not number or stored[2] and not stored[1] then
+      damage.raise('session:' .. s.name, 'a:' .. target)
+    end
     s.numbers[target] = number
   end
   return number

@@ -81,6 +81,11 @@ local function open_outcomes(s)
   return targets, outcomes, table.concat(items, ',')
 end
 
+-- Raise STATE_DAMAGED, before the first write, if the session lacks a number that `finalize` needs.
+function utterances.check_numbers(s)
+  for _, target in ipairs((recipients_of(s))) do sessions.next_number(s, target) end
+end
+
 -- Finalize the open utterance, once: the index of the session advances (rules 2, finalize reasons;
 -- 3, no empty utterance). `tp` is the traceparent of the utterance; nil for that of the session.
 function utterances.finalize(s, reason, tp)
@@ -110,15 +115,25 @@ function utterances.finalize(s, reason, tp)
   job_retention.retire(s)
 end
 
--- How many utterances the next chunk would finalize, and how many outcomes they would open.
-function utterances.count_finalizes(s, ms, end_of_utterance, bytes)
+-- How many utterances the next chunk would finalize.
+local function count_of(s, ms, end_of_utterance, bytes)
   local is_paused = s.buf_bytes > 0 and clock.now() - s.buf_at >= settings.pause_ms
     and not playback.is_active(s)
   if not is_paused then bytes, ms = bytes + s.buf_bytes, ms + s.buf_ms end
   local is_complete = bytes > 0 and (end_of_utterance or ms >= settings.audio_ms_max
     or bytes > settings.audio_bytes_max)
-  local count = (is_paused and 1 or 0) + (is_complete and 1 or 0)
+  return (is_paused and 1 or 0) + (is_complete and 1 or 0)
+end
+
+-- How many utterances the next chunk would finalize, and how many outcomes they would open.
+function utterances.count_finalizes(s, ms, end_of_utterance, bytes)
+  local count = count_of(s, ms, end_of_utterance, bytes)
   return count, count > 0 and count * #recipients_of(s) or 0
+end
+
+-- As `check_numbers`, if the next chunk would finalize an utterance.
+function utterances.check_next(s, ms, end_of_utterance, bytes)
+  if count_of(s, ms, end_of_utterance, bytes) > 0 then utterances.check_numbers(s) end
 end
 
 -- Store the next chunk (rule 2, finalize reasons: steps a to c). An empty chunk that belongs to no
