@@ -424,7 +424,7 @@ FAULTS = (
     Fault(
         "a handler that fails takes no attempt and is not logged",
         "handler_error",
-        "return _with_cause(result_of(job, JobError(HANDLER_ERROR, retryable=True)), job, cause)",
+        "return _with_cause(failed(job), job, cause)",
         "raise error",
         (NODE,),
     ),
