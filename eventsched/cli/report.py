@@ -1,11 +1,12 @@
 """`eventsched report SESSION -o FILE`: one page about a session, with proofs.
 
-Owns: the options of the command, writing the file. Never does: reading, or writing HTML.
-Read next: report/content.py, report/page.py.
+Owns: the options of the command, writing the file or standard output.
+Never does: reading, or writing HTML. Read next: report/content.py, report/page.py.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,10 @@ from eventsched.cli.options import Archive, Keys, Options, command
 
 Session = Annotated[str, typer.Argument(metavar="SESSION", help="Session <cell>.<name>.")]
 Output = Annotated[
-    Path, typer.Option("--output", "-o", metavar="FILE", help="Write the page into this file.")
+    Path,
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="Write the page into this file; `-`: print it."
+    ),
 ]
 
 
@@ -46,6 +50,9 @@ async def report(
         content = await read_report(
             source, await expand(source, session), EventDecryptor(key_store) if key_store else None
         )
+    if str(output) == "-":
+        sys.stdout.buffer.write(write_page(content).encode())
+        return
     try:
         await anyio.Path(output).write_text(write_page(content), encoding="utf-8")
     except OSError as error:

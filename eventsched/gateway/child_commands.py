@@ -58,6 +58,14 @@ class Command:
         if rest:
             yield rest
 
+    async def output(self, bytes_max: int) -> bytes:
+        """Return all that the command prints.
+
+        Raises:
+            CommandFailed: It prints more bytes than this.
+        """
+        return b"\n".join([line async for line in self.lines(bytes_max)])
+
     async def end(self, *codes: int) -> None:
         """Wait for the end. Raises CommandFailed if the exit code is none of these."""
         code = await self.process.wait()

@@ -99,6 +99,11 @@ class Gateway:
         """Set when the gateway ends: streams and sockets end, and their clients come again."""
         self.is_verifying = False
         """Whether a verification of the archive runs."""
+        self.reports = anyio.Semaphore(1)
+        """A report of a session is written by one process at a time."""
+        self.pictures = anyio.CapacityLimiter(1)
+        """Pictures are drawn by one thread at a time: each waits for the event loop's turn, and the
+        event loop for a turn of each."""
         self.sockets = 0
         self.console = read_console()
         """The files of the console by path; empty without a build."""

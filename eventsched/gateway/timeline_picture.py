@@ -6,7 +6,8 @@ Read next: reading.py, timeline/render.py, timeline/scene.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 from anyio import to_thread
@@ -26,6 +27,7 @@ from eventsched.timeline.render import draw
 from eventsched.timeline.scene import Scene, build_scene
 from eventsched.tokens.claims import Claims
 
+T = TypeVar("T")
 PICTURE_EVENTS_MAX = 5_000
 """Events of one timeline, the oldest of the range; `since` or `after` moves the range on."""
 PICTURE_BYTES_MAX = 16 * 2**20
@@ -56,7 +58,7 @@ class _Part(msgspec.Struct, frozen=True, kw_only=True):
 async def timeline(request: Request, gateway: Gateway, claims: Claims) -> Response:
     """The timeline of a session as SVG (`eventsched history --svg`)."""
     part = await _read(request, gateway, claims)
-    picture = await to_thread.run_sync(draw, part.events, part.opened)
+    picture = await _in_turn_of(gateway, draw, part)
     headers = {
         "cache-control": "no-store",
         "content-security-policy": POLICY,
@@ -69,8 +71,15 @@ async def timeline(request: Request, gateway: Gateway, claims: Claims) -> Respon
 async def scene(request: Request, gateway: Gateway, claims: Claims) -> Response:
     """The parts of the timeline of a session, for a page that draws them."""
     part = await _read(request, gateway, claims)
-    made = await to_thread.run_sync(build_scene, part.events, part.opened)
+    made = await _in_turn_of(gateway, build_scene, part)
     return json_reply(Timeline(scene=made, next="" if part.is_last else format_cursor(part.after)))
+
+
+async def _in_turn_of(
+    gateway: Gateway, make: Callable[[Sequence[Event], Event | None], T], part: _Part
+) -> T:
+    """Draw in a thread, after the pictures before."""
+    return await to_thread.run_sync(make, part.events, part.opened, limiter=gateway.pictures)
 
 
 async def _read(request: Request, gateway: Gateway, claims: Claims) -> _Part:

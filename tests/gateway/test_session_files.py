@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import io
-import re
 import wave
-from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
-from eventsched.archive.proof import check_proof
-from eventsched.archive.signing import decode_public
 from eventsched.encryption.keystore import KeyFolder
 from eventsched.gateway import timeline_picture
 from eventsched.schema.keys import name_of
@@ -131,25 +128,21 @@ async def test_the_audio_of_an_encrypted_session_is_refused(
         assert "encrypted" in reply.json()["error"]["message"]
 
 
-async def test_a_report_has_proofs_that_hold_without_the_archive(
-    server: Server, cell: str, tmp_path: Path
-) -> None:
-    archive = Sealing(tmp_path / "archive")
-    async with (
-        gateway_system(server.url, cell) as system,
-        serving(system.es, echo()),
-    ):
-        session = await speak(system)
-        await until_result(system, session)
-        await archive.seal(system)
-        path = f"/v1/sessions/{session}/report"
-        reply = await system.get(path, system.token("auditor"))
-        assert reply.status_code == 200, reply.text
-        assert f'filename="{session}.html"' in reply.headers["content-disposition"]
-        assert "sandbox" in reply.headers["content-security-policy"]
-        files = re.findall(r'"data:application/octet-stream;base64,([^"]+)"', reply.text)
-        proofs, public = sorted(map(b64decode, files), key=len, reverse=True)
-        for line in proofs.splitlines(keepends=True):
-            assert check_proof(line, decode_public(public, tmp_path), "proof").is_key_checked
-        hidden = await system.get(path, system.token("auditor", texts=False))
-        assert hidden.status_code == 403
+async def test_pictures_are_drawn_one_after_the_other(server: Server, cell: str) -> None:
+    async with gateway_system(server.url, cell, roles=()) as system:
+        async with system.es.session("acme", "en", ["es"]) as session:
+            pass
+        replies: list[int] = []
+
+        async def ask(name: str) -> None:
+            path = f"/v1/sessions/{session.id}/{name}"
+            replies.append((await system.get(path, system.token("viewer"))).status_code)
+
+        pictures = system.gateway.pictures
+        async with anyio.create_task_group() as tasks, pictures:
+            tasks.start_soon(ask, "timeline")
+            tasks.start_soon(ask, "scene")
+            await until("both wait", lambda: pictures.statistics().tasks_waiting == 2)
+            assert (await system.get("/healthz")).status_code == 200
+            assert replies == []
+        assert replies == [200, 200]
