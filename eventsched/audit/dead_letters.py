@@ -7,7 +7,7 @@ Read next: lua/retry_dead_letters.lua, lua/discard_dead_letters.lua, history/dea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -76,9 +76,14 @@ async def choose(store: Store, text: str, limit: int) -> list[dict[str, Any]]:
     async for letter in read_dead_letters(store):
         if len(chosen) == limit:
             break
-        if text.lower() in " ".join(str(letter[field]) for field in FIELDS).lower():
+        if matches(letter, text):
             chosen.append(letter)
     return chosen
+
+
+def matches(letter: Mapping[str, Any], text: str) -> bool:
+    """Return whether a text occurs in the kind, the entry or the reason of a dead letter."""
+    return text.lower() in " ".join(str(letter[field]) for field in FIELDS).lower()
 
 
 async def find(store: Store, entry_ids: Sequence[str]) -> list[dict[str, Any]]:

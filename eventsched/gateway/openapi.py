@@ -36,6 +36,7 @@ PARAMETERS = {
     "id": "Id of the entity.",
     "job": "Job key, or SESSION:UTTERANCE:TARGET.",
     "kind": "Name of a read model: session, group, job, node, or another installed one.",
+    "match": "Text in the kind, the entry or the reason of the dead letters.",
     "node": "Id of a node.",
     "nodes": "Greatest number of nodes of each class: those that drain, then the busiest.",
     "path": "Path of a file; empty for the page.",

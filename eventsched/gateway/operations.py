@@ -18,7 +18,13 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from eventsched.audit.dead_letters import discard_dead_letter, retry_dead_letter
+from eventsched.audit.dead_letters import (
+    LetterOutcome,
+    discard_dead_letter,
+    discard_dead_letters,
+    retry_dead_letter,
+    retry_dead_letters,
+)
 from eventsched.errors import InvalidMessage, NodeUnknown, NotFound
 from eventsched.gateway.frames import FrameDecoder
 from eventsched.gateway.rebuilds import RebuildReply
@@ -36,6 +42,8 @@ BY_BYTES_MAX = 200
 PAGE = "docs/gateway.md"
 _Why: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
 _RequestId: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_-]{0,48}\Z")]
+_EntryId: TypeAlias = Annotated[str, msgspec.Meta(max_length=41)]
+_ChosenBy: TypeAlias = Annotated[str, msgspec.Meta(max_length=100)]
 _Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 Body = TypeVar("Body", bound="ActRequest")
 
@@ -74,6 +82,28 @@ class RetryRequest(ActRequest, frozen=True, kw_only=True, forbid_unknown_fields=
     """Retry even an entry that was processed partially."""
 
 
+class PortionRequest(ActRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of an act on some dead letters of a cell."""
+
+    ids: Annotated[list[_EntryId], msgspec.Meta(min_length=1, max_length=500)]
+    """Their entry ids, the part of `id` after the cell."""
+    chosen_by: _ChosenBy = ""
+    """How the operator chose them; the event records it."""
+
+    def act(self, claims: Claims, verb: str) -> Act:
+        """Return who does it and why. Raises InvalidMessage."""
+        if not self.chosen_by.isprintable():
+            raise InvalidMessage.of("chosen_by", "a control character", "leave it out")
+        return ActRequest.act(self, claims, verb)
+
+
+class PortionReply(msgspec.Struct, frozen=True, kw_only=True):
+    """What an act did with each of some dead letters."""
+
+    outcomes: list[LetterOutcome]
+    """In the order of the ids. A dead letter that stays says why."""
+
+
 class DrainRequest(ActRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body of a drain."""
 
@@ -103,6 +133,7 @@ class DrainReply(msgspec.Struct, frozen=True, kw_only=True):
 
 _ACT: FrameDecoder[ActRequest] = FrameDecoder(ActRequest, page=PAGE)
 _RETRY: FrameDecoder[RetryRequest] = FrameDecoder(RetryRequest, page=PAGE)
+_PORTION: FrameDecoder[PortionRequest] = FrameDecoder(PortionRequest, page=PAGE)
 _DRAIN: FrameDecoder[DrainRequest] = FrameDecoder(DrainRequest, page=PAGE)
 _REBUILD: FrameDecoder[RebuildRequest] = FrameDecoder(RebuildRequest, page=PAGE)
 
@@ -120,6 +151,22 @@ async def discard(request: Request, gateway: Gateway, claims: Claims) -> Respons
     body = await _body(request, _ACT)
     store, entry_id = _dead_letter(request, gateway)
     return json_reply(await discard_dead_letter(store, entry_id, body.act(claims, "discard")))
+
+
+async def retry_portion(request: Request, gateway: Gateway, claims: Claims) -> Response:
+    """Process some dead letters again; one that was processed partially stays."""
+    body = await _body(request, _PORTION)
+    act, store = body.act(claims, "retry_portion"), _cell(request, gateway)
+    outcomes = await retry_dead_letters(store, body.ids, act, chosen_by=body.chosen_by)
+    return json_reply(PortionReply(outcomes=outcomes))
+
+
+async def discard_portion(request: Request, gateway: Gateway, claims: Claims) -> Response:
+    """Delete some dead letters; one that is work stays."""
+    body = await _body(request, _PORTION)
+    act, store = body.act(claims, "discard_portion"), _cell(request, gateway)
+    outcomes = await discard_dead_letters(store, body.ids, act, chosen_by=body.chosen_by)
+    return json_reply(PortionReply(outcomes=outcomes))
 
 
 async def drain(request: Request, gateway: Gateway, claims: Claims) -> Response:
@@ -154,6 +201,14 @@ async def rebuild(request: Request, gateway: Gateway, claims: Claims) -> Respons
     )
     shown = msgspec.structs.replace(reply, request=request_id)
     return json_reply(shown, 202 if reply.is_running else 200)
+
+
+def _cell(request: Request, gateway: Gateway) -> Store:
+    """Return the cell in the path of a request. Raises NotFound."""
+    cell = request.path_params["cell"]
+    if cell not in gateway.connection.stores:
+        raise NotFound(f"no cell {cell}")
+    return gateway.connection.stores[cell]
 
 
 def _dead_letter(request: Request, gateway: Gateway) -> tuple[Store, str]:

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 
+from eventsched.audit.dead_letters import matches
 from eventsched.audit.service import why as explain
 from eventsched.errors import Forbidden, InvalidMessage, NotFound, UnreadableRecord
 from eventsched.gateway.cursor import format_cursor, parse_cursor
@@ -38,6 +39,8 @@ EVENTS_MAX = 1_000
 LETTERS_MAX = 1_000
 LETTERS_BYTES_MAX = 4 * 2**20
 """Bytes of the dead letters of one page; the last one may go beyond them."""
+LETTERS_LOOKED_AT_MAX = 10_000
+"""Dead letters that one page looks at."""
 NODES_MAX = 10_000
 ENTRIES_MAX = 50_000
 """Entries that are folded for an explanation: a tenth of a second of the server's time."""
@@ -62,8 +65,8 @@ class DeadLetterList(msgspec.Struct, frozen=True, kw_only=True):
 
     dead_letters: list[dict[str, Any]]
     next: str
-    """Pass it as `after` to read on; empty if these are all. A list ends early after 4 MiB of them.
-    """
+    """Pass it as `after` to read on; empty if these are all. A list may have no item and go on, and
+    ends early after 4 MiB of them."""
 
 
 class CellGroups(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,19 +122,25 @@ async def consumer_groups(request: Request, gateway: Gateway, claims: Claims) ->
 
 @in_turn
 async def dead_letters(request: Request, gateway: Gateway, claims: Claims) -> Response:
-    """Entries of a cell that could not be processed (`eventsched dead-letters`)."""
+    """Entries of a cell that could not be processed (`eventsched dead-letters`).
+
+    With `match`, those in whose kind, entry or reason the text occurs, of 10,000 for a page.
+    """
     cell = cell_of(request, gateway)
     cells = gateway.connection.cells
     after = parse_cursor("after", request.query_params.get("after", ""), cells)
-    count = count_of(request, LETTERS_MAX)
+    count, match = count_of(request, LETTERS_MAX), request.query_params.get("match", "")
     letters: list[dict[str, Any]] = []
-    size = 0
-    async for letter in read_dead_letters(gateway.connection.stores[cell], after.get(cell, "")):
-        if len(letters) == count or size >= LETTERS_BYTES_MAX:
-            last = letters[-1]["id"].partition("/")[2]
+    looked_at, size, last = 0, 0, ""
+    async for each in read_dead_letters(gateway.connection.stores[cell], after.get(cell, "")):
+        is_full = len(letters) == count or size >= LETTERS_BYTES_MAX
+        if is_full or looked_at == LETTERS_LOOKED_AT_MAX:
             return json_reply(DeadLetterList(dead_letters=letters, next=f"{cell}={last}"))
-        letters.append(letter if claims.texts else without_reason(letter))
-        size += len(letter["data"])
+        looked_at, last = looked_at + 1, each["id"].partition("/")[2]
+        letter = each if claims.texts else without_reason(each)
+        if matches(letter, match):  # what is hidden cannot be searched for
+            letters.append(letter)
+            size += len(letter["data"])
     return json_reply(DeadLetterList(dead_letters=letters, next=""))
 
 

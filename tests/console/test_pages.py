@@ -77,6 +77,26 @@ async def test_an_operator_discards_a_dead_letter_with_a_reason(console: Console
     assert await store.transport.command("XLEN", letters, key=letters) == 0
 
 
+async def test_dead_letters_are_discarded_by_keys_and_all_at_once(console: Console) -> None:
+    letters = [await add_dead_letter(console.system, console.cell, "log", "K") for _ in range(4)]
+    page = await console.show("dead-letters?match=k")
+    await page.until("document.querySelectorAll('tbody tr').length === 4")
+    await page.evaluate("document.querySelector('tbody button').focus()")
+    await press(page, "ArrowDown", "d")
+    await page.until(f"document.activeElement.closest('form')?.ariaLabel?.includes('{letters[1]}')")
+    await page.call("Input.insertText", text="read and done")  # no key of it acts
+    await press(page, "Enter")
+    await page.until("document.querySelectorAll('tbody tr').length === 3")
+    await page.click("p.acts .act:last-child button")
+    await page.until("document.querySelector('p.acts form input') !== null")
+    await page.evaluate("document.querySelector('p.acts form input').focus()")
+    await page.call("Input.insertText", text="all of them are known")
+    await check_axe(page)
+    await press(page, "Enter")
+    await page.until(f"{TEXT}.includes('No dead letter has this text')")
+    assert page.messages == []
+
+
 async def test_axe_finds_nothing_on_any_page(console: Console) -> None:
     session = await console.speak()
     paths = ("", "sessions", "history", "nodes", "waiting", "projections")

@@ -57,6 +57,33 @@ async def test_a_dead_letter_is_discarded_once_for_each_request(server: Server, 
         assert (reply.status_code, reply.json()["error"]["code"]) == (409, "ACT_REFUSED")
 
 
+async def test_a_portion_of_dead_letters_is_one_act(server: Server, cell: str) -> None:
+    async with gateway_system(server.url, cell) as system:
+        view = [await add_dead_letter(system, cell, "log", "SessionOpened") for _ in range(2)]
+        work = await add_dead_letter(system, cell, "dispatch", "fill")
+        listed = await system.json(
+            "/v1/dead-letters", system.token("viewer"), match="sessionOPENED"
+        )
+        assert [each["id"] for each in listed["dead_letters"]] == [f"{cell}/{id_}" for id_ in view]
+        assert listed["next"] == ""
+        path = f"/v1/dead-letters/{cell}/discard"
+        body = WHY | {"ids": [*view, work], "chosen_by": "match x", "request": "portion-1"}
+        for _ in range(2):
+            reply = await post(system, path, body)
+            assert reply.status_code == 200, reply.text
+            outcomes = [each["outcome"] for each in reply.json()["outcomes"]]
+            assert outcomes == ["discarded", "discarded", "work"]
+        (event,) = await events_of(system, "DeadLettersDiscarded")
+        assert (event["count"], event["filter"], event["by"]) == (2, "match x", "test")
+        bodies: list[dict[str, Any]] = [
+            {"ids": []}, {"ids": ["x"]}, {"ids": view, "chosen_by": "\n"},
+        ]  # fmt: skip
+        for bad in bodies:
+            assert (await post(system, path, WHY | bad)).status_code == 400, bad
+        reply = await post(system, "/v1/dead-letters/none/retry", WHY | {"ids": view})
+        assert (reply.status_code, reply.json()["error"]["code"]) == (404, "NOT_FOUND")
+
+
 async def test_a_node_is_drained(server: Server, cell: str) -> None:
     async with gateway_system(server.url, cell) as system, serving(system.es, echo(f"{cell}.n1")):
         for _ in range(2):

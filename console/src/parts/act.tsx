@@ -1,5 +1,5 @@
 // An act of an operator: it asks for a reason, sends the request, and shows the outcome.
-import { useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { ApiError, post } from "../api";
 
 interface ActProps {
@@ -11,14 +11,20 @@ interface ActProps {
   body?: object;
   /** The act may go on after the reply, which then says so; the request is repeated until its end. */
   isLong?: boolean;
+  /** What the reply says; `done` if it is left out. */
+  outcomeOf?: (reply: never) => string;
 }
 
-export function Act({ name, label, path, body = {}, isLong }: ActProps) {
+export function Act({ name, label, path, body = {}, isLong, outcomeOf }: ActProps) {
   const [isOpen, setOpen] = useState(false);
   const [why, setWhy] = useState("");
   const [outcome, setOutcome] = useState("");
   // A repeated request with this id is one act: a lost reply is no second act.
   const [request, setRequest] = useState("");
+  const reason = useRef<HTMLInputElement>(null);
+  useEffect(() => {
+    if (isOpen) reason.current?.focus(); // a browser heeds `autofocus` when the page is loaded only
+  }, [isOpen]);
   const open = () => {
     setOutcome("");
     setRequest([...crypto.getRandomValues(new Uint8Array(12))].map((byte) => byte.toString(16).padStart(2, "0")).join(""));
@@ -31,7 +37,7 @@ export function Act({ name, label, path, body = {}, isLong }: ActProps) {
       const act = () => post<{ is_running?: boolean }>(path, { ...body, why, request });
       let reply = await act();
       while (isLong && reply.is_running) reply = await act();
-      setOutcome("done");
+      setOutcome(outcomeOf?.(reply as never) ?? "done");
       setOpen(false);
     } catch (error) {
       setOutcome(error instanceof ApiError ? error.message : String(error));
@@ -49,7 +55,7 @@ export function Act({ name, label, path, body = {}, isLong }: ActProps) {
   return (
     <form class="act" onSubmit={send} aria-label={`${name}: ${label}`}>
       <label>
-        Reason <input value={why} onInput={(event) => setWhy(event.currentTarget.value)} required maxLength={500} autofocus />
+        Reason <input value={why} onInput={(event) => setWhy(event.currentTarget.value)} required maxLength={500} ref={reason} />
       </label>
       <button type="submit">{name}</button>
       <button type="button" onClick={() => setOpen(false)}>
