@@ -1,6 +1,7 @@
 // One node: its record and its events.
 import { useNews } from "../live";
 import { Events } from "../parts/events";
+import { Fields } from "../parts/fields";
 import { Empty, Loaded } from "../parts/notes";
 import { Pager } from "../parts/pager";
 import { useReply } from "../reply";
@@ -24,7 +25,7 @@ export function Node({ place }: PageProps) {
             <summary>
               <span class="badge">{String(view.status ?? "live")}</span> The record of the node
             </summary>
-            <pre>{JSON.stringify(view, null, 1)}</pre>
+            <Fields record={view} />
           </details>
         )}
       </Loaded>

@@ -1,6 +1,7 @@
 // The record of a session at any of its events: a slider over their ids, and a field for an id or time.
 import { useEffect, useState } from "preact/hooks";
-import { clock, msOf, time } from "../format";
+import { clock, msOf } from "../format";
+import { Fields } from "./fields";
 import { Loaded } from "./notes";
 import { useReply } from "../reply";
 import { link, type Place } from "../route";
@@ -51,29 +52,13 @@ export function StateAt({ place, events }: { place: Place; events: LogEvent[] })
               <p class="dim">
                 The record after <code>{record.at}</code>
               </p>
-              <dl class="fields">
-                {Object.entries(record.view).map(([name, value]) => (
-                  <div key={name} class={isShort(value) ? "" : "wide"}>
-                    <dt>{name}</dt>
-                    <dd>{isShort(value) ? textOf(name, value) : <pre>{JSON.stringify(value, null, 1)}</pre>}</dd>
-                  </div>
-                ))}
-              </dl>
+              <Fields record={record.view} />
             </>
           )}
         </Loaded>
       )}
     </section>
   );
-}
-
-const isShort = (value: unknown) => JSON.stringify(value).length <= 40;
-
-/** A value of a record; one in milliseconds since 1970 as a time. */
-function textOf(name: string, value: unknown): string {
-  if (name.endsWith("_ms") && typeof value === "number" && value > 1e12) return `${time(value)} (${value})`;
-  if (Array.isArray(value)) return value.join(", ") || "none";
-  return value === "" ? "–" : typeof value === "object" ? JSON.stringify(value) : String(value);
 }
 
 /** Whether an id of the log is not after a position, which is an id or a time. */
