@@ -2,6 +2,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { duration, number, plural, time } from "../format";
 import { useNews } from "../live";
+import { meaningOf } from "../meanings";
 import { Loaded } from "../parts/notes";
 import { Table } from "../parts/table";
 import { useReply } from "../reply";
@@ -73,13 +74,15 @@ function Stages({ stages }: { stages: Stage[] }) {
 }
 
 function DecisionView({ decision }: { decision: Decision }) {
+  const meaning = meaningOf(decision.rule || decision.reason);
   return (
     <section>
       <h2>
         Attempt {decision.attempt}: {decision.node ? `to ${decision.node}` : "wait"}
       </h2>
       <p>
-        <code>{decision.rule || decision.reason}</code> {decision.detail}
+        <code>{decision.rule || decision.reason}</code>
+        {meaning && `: ${meaning}.`} {decision.detail}
         {decision.ahead > 0 && ` ${plural(decision.ahead, "job")} before it in the queue.`}{" "}
         <code class="dim">{decision.id}</code>
       </p>

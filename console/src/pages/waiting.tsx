@@ -1,5 +1,6 @@
 // Jobs that wait for a node: by requirement with the reason, then one by one.
 import { duration, number, time } from "../format";
+import { meaningOf } from "../meanings";
 import { Filter } from "../parts/filter";
 import { Empty, Loaded } from "../parts/notes";
 import { Pager } from "../parts/pager";
@@ -11,11 +12,6 @@ import type { PageProps } from "./index";
 import { NO_NODES, STATUS_MS } from "./overview";
 
 const LIST_MS = 4_000;
-const REASONS: Record<string, string> = {
-  NO_POOL_FOR_LANG_PAIR: "No node declares these languages.",
-  NO_AVAILABLE_NODE: "All nodes that declare them are busy.",
-};
-
 export function Waiting({ place }: PageProps) {
   const status = useReply<Status>("status", NO_NODES, STATUS_MS);
   const jobs = useReply<Page>("jobs", { count: "50", ...place.query }, LIST_MS);
@@ -40,7 +36,7 @@ export function Waiting({ place }: PageProps) {
                   name: "Reason",
                   cell: (each) => (
                     <>
-                      <code>{each.reason}</code> {REASONS[each.reason]}
+                      <code>{each.reason}</code> {meaningOf(each.reason)}
                     </>
                   ),
                 },

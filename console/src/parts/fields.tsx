@@ -1,5 +1,5 @@
 // The fields of a record: plain values beside each other, a list of records as a table.
-import { time } from "../format";
+import { plural, time } from "../format";
 import { Table } from "./table";
 
 type Row = Record<string, unknown>;
@@ -13,7 +13,7 @@ export function Fields({ record }: { record: Row }) {
         return (
           <div key={name} class={isShort ? "" : "wide"}>
             <dt>{name}</dt>
-            <dd>{rows ? <Rows name={name} rows={rows} /> : isShort ? textOf(name, value) : <pre>{JSON.stringify(value, null, 1)}</pre>}</dd>
+            <dd>{rows ? <Rows rows={rows} /> : isShort ? textOf(name, value) : <pre>{JSON.stringify(value, null, 1)}</pre>}</dd>
           </div>
         );
       })}
@@ -21,14 +21,14 @@ export function Fields({ record }: { record: Row }) {
   );
 }
 
-function Rows({ name, rows }: { name: string; rows: Row[] }) {
+function Rows({ rows }: { rows: Row[] }) {
   const names = [...new Set(rows.flatMap((row) => Object.keys(row)))];
   const columns = names.map((each) => ({
     name: each || "of",
     isNumber: rows.every((row) => typeof row[each] === "number" && !isTime(each, row[each])),
     cell: (row: Row) => textOf(each, row[each] ?? ""),
   }));
-  return <Table title={`${name}: ${rows.length}`} rows={rows} columns={columns} />;
+  return <Table title={plural(rows.length, "row")} rows={rows} columns={columns} />;
 }
 
 const isRow = (value: unknown): value is Row => typeof value === "object" && value !== null && !Array.isArray(value);

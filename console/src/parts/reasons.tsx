@@ -1,4 +1,5 @@
 // Why each attempt of a job went where it went, in a line each.
+import { meaningOf } from "../meanings";
 import { ErrorNote } from "./notes";
 import { useReply } from "../reply";
 import { link } from "../route";
@@ -14,7 +15,7 @@ export function Reasons({ job, news }: { job: string; news: number }) {
           {data.decisions.map((each) => (
             <li key={each.id}>
               Attempt {each.attempt}: {each.node ? <a href={link("node", each.node)}>{each.node}</a> : "waits"} ·{" "}
-              <code>{each.rule || each.reason}</code> {each.detail}
+              <code>{each.rule || each.reason}</code> {each.detail || meaningOf(each.rule || each.reason)}
               {each.nodes.length > 0 &&
                 ` (${each.nodes.map((node) => `${node.node} ${node.verdict}`).slice(0, 4).join(", ")})`}
             </li>
