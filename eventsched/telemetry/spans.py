@@ -34,6 +34,8 @@ from eventsched.schema.trace_context import (
     trace_of,
 )
 
+MS_MAX = 2**63 // 10**6
+"""The last time that a span can have: collectors count ns in 64 bits."""
 JOBS_MAX = 50_000
 """Jobs whose attempts are remembered; the history has those of the others."""
 Kind: TypeAlias = Literal["internal", "producer", "consumer"]
@@ -56,6 +58,12 @@ class Span(NamedTuple):
     """The span of the same trace that made it necessary: a retry names the attempt before."""
     error: str = ""
     """Why it failed: a code or a reason; empty if it did not."""
+
+
+def is_exportable(span: Span) -> bool:
+    """Whether its times and numbers are possible: those of a forged event may not be."""
+    numbers = [value for value in span.attributes.values() if isinstance(value, int)]
+    return 0 <= span.start_ms <= span.end_ms <= MS_MAX and all(0 <= n < 2**63 for n in numbers)
 
 
 class _Attempt(NamedTuple):

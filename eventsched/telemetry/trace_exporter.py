@@ -31,7 +31,7 @@ from eventsched.store.cell import Store
 from eventsched.store.retry import Backoff
 from eventsched.store.transport import Entry
 from eventsched.telemetry.otlp import Collector
-from eventsched.telemetry.spans import HANDLED, Span, Spans
+from eventsched.telemetry.spans import HANDLED, Span, Spans, is_exportable
 
 GROUP = "telemetry"
 """The consumer group of all exporters of a cell."""
@@ -125,7 +125,11 @@ class TraceExporter:
             if isinstance(event, Event):
                 if self._spans.needs_history(event):
                     await self._backoff.call(partial(self._load_history, event))
-                spans += self._spans.of(event)
+                made = self._spans.of(event)
+                if not all(map(is_exportable, made)):
+                    log.warning("event has impossible times, no span", id=event.id, type=event.type)
+                    continue
+                spans += made
         for start in range(0, len(spans), SPANS_MAX):
             send = partial(self._collector.send, spans[start : start + SPANS_MAX])
             await self._until_sent(send)

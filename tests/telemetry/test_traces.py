@@ -17,6 +17,7 @@ from opentelemetry.trace import set_tracer_provider
 import eventsched
 from eventsched.client.client import Client
 from eventsched.projection.fold import decode_event
+from eventsched.schema.codec import encode
 from eventsched.schema.events import (
     AttemptEnded,
     Event,
@@ -127,6 +128,37 @@ async def is_acknowledged(store: Store) -> bool:
     groups = {fields["name"]: fields for fields in map(named_fields_of, reply)}
     group = groups.get(GROUP.encode())
     return group is not None and bool(group["pending"] == group["lag"] == 0)
+
+
+FORGED = (
+    JobDispatched(
+        utterance=0, target="es", delivery_no=0, turn=0, source="en", attempt=1, epoch=1,
+        audio_ms=1, deadline_ms=1, rule="fill", policy=1, age_ms=2**53 - 1,
+    ),
+    UtteranceFinalized(
+        utterance=-1, turn=-1, first="0-1", first_seq=0, last="0-1", count=-1, bytes=-1, ms=-9,
+        reason="final", targets=[],
+    ),
+)  # fmt: skip
+"""Events that no script appends: one who may write to the log does."""
+
+
+async def test_events_with_impossible_times_have_no_span_and_hold_nothing_up(
+    server: Server, cell: str
+) -> None:
+    with http_collector() as collector:
+        async with system(server.url, cell) as es, serving(es, flaky()):
+            store = store_of(es)
+            for data in FORGED:
+                session, job = f"{cell}.x", f"acme:{cell}.x:0:translation:es:none"
+                event = Event(id="", type=type(data).__name__, session=session, job=job, data=data)
+                pairs = [part for pair in encode(event).items() for part in pair]
+                await store.transport.command("XADD", store.keys.log, "*", *pairs, key=cell)
+            await speak(es)
+            async with exporting(store, collector):
+                await until("all is exported", partial(is_acknowledged, store))
+        assert {span.name for span in collector.spans} >= {"finalize", "process"}
+        assert not [span for span in collector.spans if span.start_ns > span.end_ns]
 
 
 @pytest.mark.parametrize("protocol", sorted(COLLECTORS))
