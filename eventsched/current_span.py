@@ -13,10 +13,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
+
+_name_of: Any = type.__dict__["__name__"].__get__
+"""The name of a class, whatever its metaclass answers."""
 
 
 def current_traceparent() -> str:
@@ -78,7 +81,7 @@ def batch_span(jobs: Mapping[str, str]) -> Iterator[None]:
             yield
         except BaseException as error:
             # The message of an exception may quote what was spoken.
-            span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+            span.set_status(Status(StatusCode.ERROR, _name_of(type(error))))
             raise
 
 
