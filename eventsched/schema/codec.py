@@ -8,12 +8,14 @@ Never does: I/O. Read next: events.py, upcasting.py, nesting.py.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 import msgspec
 
 from eventsched.schema import events
+from eventsched.schema.keys import FULL_ID
 from eventsched.schema.nesting import check_json, check_msgpack
 from eventsched.schema.upcasting import upcast
 
@@ -22,6 +24,7 @@ _DECODERS: dict[bytes, tuple[str, Callable[[bytes], Any]]] = {
     for kind in get_args(events.AnyData)
 }
 """Stored type -> its name and the decoder of its data."""
+_is_full_id = re.compile(FULL_ID.pattern.encode()).fullmatch
 _TEXT = msgspec.msgpack.Decoder(events.Text)
 _CURRENT_VERSION = str(events.SCHEMA_VERSION).encode()
 
@@ -62,6 +65,8 @@ def decode(entry_id: bytes | str, fields: Sequence[bytes]) -> events.Event:
     if decoder is None:
         raise _undecodable(id_, f"unknown type {kind.decode(errors='replace')}", session)
     name, decode_data = decoder
+    if (session and not _is_full_id(session)) or (node and not _is_full_id(node)):
+        raise _undecodable(id_, f"{name}: session or node is no full id", session)
     try:
         check_json(data)
         if version != _CURRENT_VERSION:
@@ -82,7 +87,8 @@ def decode(entry_id: bytes | str, fields: Sequence[bytes]) -> events.Event:
 
 
 def _undecodable(id_: str, reason: str, session: bytes) -> UndecodableEvent:
-    return UndecodableEvent(id_, reason, session.decode(errors="replace"))
+    """The session of the error is empty if it is no full id, which would be of any session."""
+    return UndecodableEvent(id_, reason, session.decode() if _is_full_id(session) else "")
 
 
 def encode(event: events.Event) -> dict[str, bytes]:

@@ -98,6 +98,7 @@ CELLS = f"{LAYOUT}:cells"
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 CELL = re.compile(r"[a-z0-9]{1,16}")
+FULL_ID = re.compile(rf"{CELL.pattern}\.{NAME.pattern}")
 _JOB_KEY_PARTS = 6
 LANGUAGE = re.compile(r"auto|[a-z]{2,3}(-[A-Za-z0-9]{2,8})?")
 
