@@ -103,7 +103,7 @@ def one_chunk(
         InvalidMessage: The payload is malformed, or not 20 to 1,000 ms.
         ChunkTooLarge: The payload exceeds `bytes_max`.
     """
-    ms = opus_ms(split_opus(payload)) if encoding == "opus" else pcm_ms(len(payload), rate)
+    ms = _opus_chunk_ms(payload) if encoding == "opus" else pcm_ms(len(payload), rate)
     check_chunk(payload, ms, bytes_max, end_of_utterance=end_of_utterance)
     return AudioChunk(ms, payload)
 
@@ -213,9 +213,28 @@ def opus_ms(packets: Sequence[bytes]) -> int:
     return max(1, (half_ms + 1) // 2) if packets else 0
 
 
+def _opus_chunk_ms(payload: bytes) -> int:
+    """Duration of an Opus payload.
+
+    A packet has 2.5 ms at least, so that at most 401 are read. Raises InvalidMessage if the payload
+    is malformed or longer than a chunk.
+    """
+    half_ms = 0
+    for packet in _opus_packets(payload):
+        half_ms += packet_half_ms(packet)
+        if half_ms > 2 * CHUNK_MS_MAX:
+            raise InvalidMessage.of(
+                "audio", f"at most {CHUNK_MS_MAX} ms a chunk, got more", "send shorter chunks"
+            )
+    return max(1, (half_ms + 1) // 2) if half_ms else 0
+
+
 def split_opus(payload: bytes) -> list[bytes]:
     """Split an Opus payload into its packets."""
-    packets: list[bytes] = []
+    return check_packets(list(_opus_packets(payload)))
+
+
+def _opus_packets(payload: bytes) -> Iterator[bytes]:
     at = 0
     while at < len(payload):
         if at + 2 > len(payload):
@@ -224,9 +243,8 @@ def split_opus(payload: bytes) -> list[bytes]:
         at += 2
         if at + size > len(payload):
             raise _bad_opus(f"a packet of {size} bytes expected, {len(payload) - at} left")
-        packets.append(bytes(payload[at : at + size]))
+        yield bytes(payload[at : at + size])
         at += size
-    return check_packets(packets)
 
 
 def join_opus(packets: Sequence[bytes]) -> bytes:

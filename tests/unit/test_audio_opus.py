@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventsched.audio.chunks import join_opus, opus_ms, packet_half_ms, split_audio, split_opus
+from eventsched.audio.chunks import (
+    join_opus,
+    one_chunk,
+    opus_ms,
+    packet_half_ms,
+    split_audio,
+    split_opus,
+)
 from eventsched.errors import InvalidMessage
 
 # RFC 6716, table 2: frame sizes in ms by configuration number.
@@ -104,6 +111,19 @@ def test_more_than_a_second_is_cut_between_packets() -> None:
     chunks = split_audio(packets, "opus", 16_000)
     assert [chunk.ms for chunk in chunks] == [100] * 10 + [75]
     assert [packet for chunk in chunks for packet in split_opus(chunk.payload)] == packets
+
+
+def test_a_chunk_beyond_a_second_is_refused_before_all_of_it_is_read() -> None:
+    """A gateway reads chunks in its event loop: 65,536 bytes may have 21,845 packets."""
+    full = [TWO_AND_A_HALF_MS] * 400
+    assert one_chunk(join_opus(full), "opus", 16_000).ms == 1_000
+    packet = join_opus([bytes([toc(16, 0)])])
+    malformed = b"\xff\xff"
+    for payload in (packet * 401 + malformed, packet * 21_845):
+        with pytest.raises(InvalidMessage, match="at most 1000 ms a chunk, got more"):
+            one_chunk(payload, "opus", 16_000)
+    with pytest.raises(InvalidMessage, match="a packet of 65535 bytes expected"):
+        one_chunk(packet * 400 + malformed, "opus", 16_000)
 
 
 def test_a_rest_too_short_alone_stays_with_the_chunk_before() -> None:
