@@ -92,16 +92,23 @@ class Tree:
         return root
 
 
-def prove(leaves: Sequence[bytes], index: int) -> list[bytes]:
-    """The audit path of a leaf, from its sibling up."""
-    path: list[bytes] = []
-    level, at = list(leaves), index
-    while len(level) > 1:
-        sibling = at ^ 1
-        if sibling < len(level):
-            path.append(level[sibling])
-        level, at = _level_above(level), at >> 1
-    return path
+class Paths:
+    """The audit paths of all leaves of a tree. Each level is hashed once, for all of them."""
+
+    def __init__(self, leaves: Sequence[bytes]) -> None:
+        self._levels = [leaves]
+        while len(self._levels[-1]) > 1:
+            self._levels.append(_level_above(self._levels[-1]))
+
+    def of(self, index: int) -> list[bytes]:
+        """The audit path of a leaf, from its sibling up."""
+        path: list[bytes] = []
+        for level in self._levels[:-1]:
+            sibling = index ^ 1
+            if sibling < len(level):
+                path.append(level[sibling])
+            index >>= 1
+        return path
 
 
 def root_by_path(leaf: bytes, index: int, size: int, path: Sequence[bytes]) -> bytes | None:

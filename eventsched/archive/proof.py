@@ -80,15 +80,15 @@ def prove_all(folder: ArchiveFolder, cell: str, entry_ids: Iterable[str]) -> Ite
     if not wanted:
         return
     records = segments[:]
-    leaves = merkle.leaf_hashes(each.summary.leaf() for each in records)
+    paths = merkle.Paths(merkle.leaf_hashes(each.summary.leaf() for each in records))
     for n in sorted(wanted):
-        yield from _proofs(folder.cell(cell), records, leaves, n, wanted[n])
+        yield from _proofs(folder.cell(cell), records, paths.of(n), n, wanted[n])
 
 
 def _proofs(
-    cell: CellFolder, records: Sequence[Record], segments: list[bytes], n: int, wanted: set[str]
+    cell: CellFolder, records: Sequence[Record], path: list[bytes], n: int, wanted: set[str]
 ) -> Iterator[Proof]:
-    """The proofs of some entries of segment `n`; `segments` has the leaf of each segment."""
+    """The proofs of some entries of segment `n`; `path` leads from it to the root of the head."""
     from eventsched.archive.sealed_file import open_sealed
     from eventsched.archive.segment import read_entries
 
@@ -99,16 +99,16 @@ def _proofs(
         ids = [decode_entry(data)[0] for data in entries]
     except ValueError as error:
         raise ArchiveError(f"segment {record.n} of {record.cell}: {error}") from error
-    leaves = merkle.leaf_hashes(entry_leaves(entries))
+    paths = merkle.Paths(merkle.leaf_hashes(entry_leaves(entries)))
     for position, entry_id in enumerate(ids):
         if entry_id in wanted:
             yield Proof(
                 id=entry_id,
                 entry=_base64(zlib.compress(entries[position], 9)),
                 position=position,
-                path=_base64(b"".join(merkle.prove(leaves, position))),
+                path=_base64(b"".join(paths.of(position))),
                 segment=record.summary,
-                segment_path=_base64(b"".join(merkle.prove(segments, n))),
+                segment_path=_base64(b"".join(path)),
                 head=records[-1].head,
             )
 

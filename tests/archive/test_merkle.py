@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from eventsched.archive.merkle import (
     EMPTY,
+    Paths,
     Tree,
     leaf_hash,
     leaf_hashes,
     node_hash,
-    prove,
     root_by_path,
     root_of,
 )
@@ -59,7 +59,7 @@ def test_growing_and_defining_agree_and_every_leaf_is_provable(size: int) -> Non
     root = root_of(leaves)
     assert root == split_root(leaves) == Tree(leaves).root()
     for index, leaf in enumerate(leaves):
-        assert root_by_path(leaf, index, size, prove(leaves, index)) == root
+        assert root_by_path(leaf, index, size, Paths(leaves).of(index)) == root
 
 
 def test_a_growing_tree_keeps_few_hashes() -> None:
@@ -73,7 +73,7 @@ def test_a_path_proves_one_leaf_at_one_place_of_one_tree(data: st.DataObject) ->
     size = data.draw(st.integers(1, 40))
     index = data.draw(st.integers(0, size - 1))
     leaves = [leaf_hash(b"%d" % n) for n in range(size)]
-    root, path = root_of(leaves), prove(leaves, index)
+    root, path = root_of(leaves), Paths(leaves).of(index)
     other = data.draw(st.integers(-2, size + 2).filter(lambda n: n != index))
     assert root_by_path(leaves[index], other, size, path) != root
     assert root_by_path(leaf_hash(b"another"), index, size, path) != root
