@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import opentelemetry.trace  # noqa: F401 - once it is imported, spans see each exception as well
 import pytest
 import structlog
 
