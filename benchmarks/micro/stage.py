@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import anyio
 import anyio.to_thread
@@ -126,6 +126,12 @@ class Stage:
             ratios=rounds.ratios,
             curves=curves,
         )
+
+
+async def server_cpu_s(stage: Stage) -> float:
+    """Return the processor time of the server so far."""
+    info: dict[str, Any] = await stage.redis.info("cpu")
+    return float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
 
 
 def machine() -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.micro import growth_classes, sessions, stage
+from benchmarks.micro import console_reads, console_viewers, growth_classes, sessions, stage
 from benchmarks.micro.growth import FLOOD, ROWS, exponent
 from benchmarks.micro.growth_row import lowest_cost
 from benchmarks.micro.measure import in_rounds
@@ -24,15 +24,22 @@ PER_ITEM = {
 }  # fmt: skip
 OTHER_FIGURES = {
     "growth": {"exponent", "at most"},
-    "console": {"server_ms", "gateway_ms", "kilobytes"},
+    "console": set(),  # requests have others than viewers
 }
 PARTS = {
     "append": {"append", "xadd pipelined"},
     "archive": {"redis to sealed", "gather and fold", "seal", "verify", "one session"},
     "console": {
-        "overview, nodes: status", "sessions: first page", "session: record", "session: timeline",
-        "session: events", "session: events of a job", "job: why", "nodes: list",
-        "waiting: first page", "dead letters: first page", "projections", "control log: a page",
+        *(f"request: {name}" for name in (
+            "overview: status", "overview: status again", "nodes: status", "status, with all nodes",
+            "sessions: first page", "session: record", "session: timeline", "session: events",
+            "session: events of a job", "job: why", "node: events", "nodes: list",
+            "waiting: first page", "dead letters: first page", "projections", "control log: a page",
+        )),
+        *(f"viewers: {name}" for name in (
+            "nobody", "overview", "sessions", "nodes", "node", "waiting", "dead letters",
+            "projections",
+        )),
     },
     "dispatch": {"dispatch"},
     "gateway": {"echo", "gateway", "direct results", "gateway results"},
@@ -65,6 +72,10 @@ def test_a_benchmark_prints_one_json_object(
     """Without the warm-up, which is the same round again (test_measure.py)."""
     monkeypatch.setattr(stage, "in_rounds", partial(in_rounds, warm_up=False))
     monkeypatch.setattr(growth_classes, "NODES", 64)
+    monkeypatch.setattr(console_viewers, "WARM_UP_S", 0.0)
+    monkeypatch.setattr(console_reads, "VIEWED_S", 0.05)
+    monkeypatch.setattr(console_reads, "VIEWERS_PERCENT_MAX", 1e6)  # of so short a time
+    monkeypatch.setattr(console_reads, "can_paint", lambda gateway: False)
     assert main([name, "--json", "--rounds", "1", "--scale", "0.01"]) == 0
     report = json.loads(capfdbinary.readouterr().out)
     assert report["bench"] == name
