@@ -32,14 +32,18 @@ local payload_max, outcomes_max, chunk_outcomes_max = 65536, 1024, 64
 -- The sessions of which this call stores no more chunks; nil for none.
 local postponed
 
--- Why the chunk is refused because of the open outcomes of its session, or nil.
+local too_many = 'BACKPRESSURE cause=session_outcomes retry_after_ms=1000'
+
+-- Why the chunk is refused because of the open outcomes of its session, or nil. The utterances since
+-- the oldest open one are bounded as well: those without a target have no outcome.
 local function outcomes_refusal(s, chunk, ms)
-  local count = delivery.count(s.name)
+  local count, oldest = delivery.count(s.name), delivery.oldest_utterance(s.name)
+  if oldest and s.utterance - oldest >= outcomes_max then return too_many end
   if count <= outcomes_max - chunk_outcomes_max then return nil end
   local is_final = chunk.end_of_utterance ~= '0'
   local _, opened = utterances.count_finalizes(s, ms, is_final, #chunk.payload)
   if count < outcomes_max and count + opened <= outcomes_max then return nil end
-  return 'BACKPRESSURE cause=session_outcomes retry_after_ms=1000'
+  return too_many
 end
 
 -- Returns why the chunk is refused, or nil; then true if the chunk is a duplicate.

@@ -130,8 +130,8 @@ class JobsRetired(Data, frozen=True, kw_only=True):
     first: Int
     """The first of these utterances; all their outcomes are delivered."""
     last: Int
-    targets: list[str]
-    """Languages of the session's jobs."""
+    targets: list[str] = []
+    """Languages of the session's jobs; none if its utterances had no listener so far."""
 
 
 class SessionRetired(Data, frozen=True, kw_only=True):

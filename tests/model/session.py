@@ -310,7 +310,9 @@ def _check_chunk(w: World, view: Session, state: SessionState, chunk: Chunk) -> 
     if not chunk.payload and not chunk.end_of_utterance:
         raise invalid("payload")
     count = len(view.open_outcomes) + _to_open(w, name_of(chunk.session), chunk)[1]
-    if len(view.open_outcomes) >= OUTCOMES_MAX or count > OUTCOMES_MAX:
+    oldest = min((each.utterance for each in view.open_outcomes.values()), default=view.utterance)
+    is_far = view.utterance - oldest >= OUTCOMES_MAX
+    if is_far or len(view.open_outcomes) >= OUTCOMES_MAX or count > OUTCOMES_MAX:
         fields = {"cause": "session_outcomes", "retry_after_ms": "1000"}
         raise Refused("BACKPRESSURE", fields)
 
@@ -437,7 +439,7 @@ def finalize(w: World, name: str, reason: Reason, traceparent: str = "") -> int:
     trim_audio(w, name)
     if open_targets:
         utterance_jobs.dispatch(w, _dispatch_entry_of(view, traceparent, data, log_id))
-        utterance_jobs.retire(w, name)
+    utterance_jobs.retire(w, name)
     return utterance
 
 

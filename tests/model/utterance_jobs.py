@@ -69,7 +69,7 @@ def retire(w: World, name: str) -> None:
         ]
     )
     targets = sorted(view.allocated)
-    step = max(1, min(KEPT_UTTERANCES, RETIRED_JOBS_MAX // len(targets)))
+    step = max(1, min(KEPT_UTTERANCES, RETIRED_JOBS_MAX // max(1, len(targets))))
     if before < view.retired_to + step:
         return
     data = JobsRetired(

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from eventsched.errors import Backpressure
 from eventsched.schema import codec
-from eventsched.schema.events import JobsRetired, Text
+from eventsched.schema.events import JobsRetired, SessionRetired, Text
 from eventsched.schema.keys import job_key
 from eventsched.store.client import Client
 from eventsched.store.node_commands import NodeGrant, NodeResult
-from eventsched.store.session_commands import SessionGrant
+from eventsched.store.session_commands import Chunk, SessionGrant
 from tests.fixtures_store import TimedStore
 from tests.scripts.calls import contents
 from tests.scripts.cell_state import check
@@ -72,6 +73,48 @@ async def test_rule_10_an_open_session_keeps_the_records_of_its_newest_utterance
     kept = {(utterance, target) for utterance in range(80, 100) for target in TARGETS}
     assert await records(store, redis) == kept
     await check(store)
+
+
+async def test_rule_10_utterances_without_a_target_are_retired_before_the_first_listener(
+    store: TimedStore, redis: Client
+) -> None:
+    """Otherwise the end of the session would name each of them in each of its languages."""
+    room = store.keys.full("acme/r1")
+    node = await store.join(slots=256, targets=TARGETS)
+    speaker = await store.open("speaker", targets=[], room=room)
+    for seq in range(100):
+        await store.say(speaker, seq, ms=20, end_of_utterance=True)
+    assert (await retired(store))[-1] == (64, 79)
+    await check(store)
+    await store.open("listener", targets=[], room=room, listen_language="es")
+    for seq in range(100, 150):
+        await speak(store, speaker, seq)
+        await answer_all(store, node)
+    assert await records(store, redis) == {(utterance, "es") for utterance in range(128, 150)}
+    await store.close_session(speaker.session, 1)
+    store.tick(2 * HOUR_MS)
+    await store.timers()
+    (ended,) = [e.data for e in await store.log("SessionRetired") if e.session == speaker.session]
+    assert isinstance(ended, SessionRetired)
+    assert (ended.first, ended.utterances, ended.targets) == (128, 150, ["es"])
+    await check(store)
+
+
+async def test_rule_33_a_session_has_at_most_1024_utterances_since_its_oldest_open_one(
+    store: TimedStore,
+) -> None:
+    """A listener leaves while its first job waits: later utterances have no target."""
+    room = store.keys.full("acme/r1")
+    speaker = await store.open("speaker", targets=[], room=room)
+    listener = await store.open("listener", targets=[], room=room, listen_language="es")
+    await store.say(speaker, 0, ms=20, end_of_utterance=True)
+    await store.close_session(listener.session, 1)
+    for seq in range(1, 1_024):
+        await store.say(speaker, seq, ms=20, end_of_utterance=True)
+    chunk = Chunk(session=speaker.session, epoch=1, seq=1_024, ms=20, payload=b"\x01" * 640)
+    (refused,) = await store.append_audio([chunk])
+    assert isinstance(refused, Backpressure)
+    assert refused.fields["cause"] == "session_outcomes"
 
 
 async def test_rule_10_a_session_of_64_targets_keeps_the_records_of_16_to_18_utterances(

@@ -89,7 +89,8 @@ end
 -- `targets` is a table; `first` and `last` are numbers.
 function events.JobsRetired(s, targets, first, last)
   return append_of_session('JobsRetired', s.full, s.tp, { tenant = s.tenant,
-    features_hash = s.features_hash, first = first, last = last, targets = targets })
+    features_hash = s.features_hash, first = first, last = last,
+    targets = json.optional_list(targets) })
 end
 
 -- `targets` is a table.

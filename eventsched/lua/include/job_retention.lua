@@ -33,22 +33,27 @@ local function count_ended(records)
 end
 
 -- An utterance of the session has been finalized: delete the records of older ones, 16 utterances
--- or 128 records at once, in the order of the utterances. The field `retired_to` of the session is
+-- or 128 records at once, in the order of the utterances. Utterances without a target count as well,
+-- so that the end of the session names few utterances, whatever targets it has by then. The field `retired_to` of the session is
 -- written last: after a failed write the next finalize appends the event again.
 function job_retention.retire(s)
   local before = s.utterance - retained_utterances
   local oldest = delivery.oldest_utterance(s.name)
   if oldest and oldest < before then before = oldest end
   if before <= s.retired_to then return end
-  local count = delivery.target_count(s.name)
-  local step = math.max(1, math.min(utterances_max, math.floor(jobs_max / count)))
-  if count == 0 or before < s.retired_to + step then return end
+  local count, last = delivery.target_count(s.name), nil
+  local step = math.max(1, math.min(utterances_max, math.floor(jobs_max / math.max(count, 1))))
+  if before < s.retired_to + step then return end
   local targets, first = delivery.targets(s.name), s.retired_to
   local records = job_retention.keys_of(s, targets, first, first + step - 1)
-  local last = first + math.floor(count_ended(records) / count) - 1
+  if count == 0 then
+    last = first + step - 1
+  else
+    last = first + math.floor(count_ended(records) / count) - 1
+  end
   if last < first then return end
   events.JobsRetired(s, targets, first, last)
-  write('DEL', unpack(records, 1, (last - first + 1) * count))
+  if count > 0 then write('DEL', unpack(records, 1, (last - first + 1) * count)) end
   s.retired_to = last + 1
   write('HSET', keys.of('session', s.name), 'retired_to', as_text[last + 1])
 end

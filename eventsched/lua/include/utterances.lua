@@ -102,7 +102,10 @@ function utterances.finalize(s, reason, tp)
   if reason ~= 'max_duration' then s.turn = s.turn + 1 end
   s.has_new_utterance = true
   empty_buffer(s)
-  if not targets[1] then return session_audio.trim(s) end
+  if not targets[1] then
+    session_audio.trim(s)
+    return job_retention.retire(s)
+  end
   eager_dispatch.dispatch({ is_new = true, session = s.full, name = s.name, utterance = utterance,
     turn = turn, ms = ms, tenant = s.tenant, source = s.source, features_hash = s.features_hash,
     log = id,
