@@ -34,8 +34,8 @@ local postponed
 
 local too_many = 'BACKPRESSURE cause=session_outcomes retry_after_ms=1000'
 
--- Why the chunk is refused because of the open outcomes of its session, or nil. The utterances since
--- the oldest open one are bounded as well: those without a target have no outcome.
+-- Why the chunk is refused because of the open outcomes of its session, or nil. The utterances
+-- since the oldest open one are bounded as well: those without a target have no outcome.
 local function outcomes_refusal(s, chunk, ms)
   local count, oldest = delivery.count(s.name), delivery.oldest_utterance(s.name)
   if oldest and s.utterance - oldest >= outcomes_max then return too_many end

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from eventsched.errors import ServerAway
+from eventsched.errors import EventschedError
 from eventsched.schema.events import Event
 from eventsched.store.client import Client
 from eventsched.store.operator_commands import Act
@@ -123,10 +123,12 @@ async def test_without_a_dispatcher_jobs_wait_in_the_dispatch_queue(store: Timed
 async def test_a_dispatcher_that_cannot_dispatch_is_not_there(store: TimedStore) -> None:
     await store.join()
     key = store.keys.dispatch
-    await store.transport.command("XGROUP", "DESTROY", key, "dispatch", key=key)
-    await speak(store, "s1")
-    with pytest.raises(ServerAway, match="NOGROUP"):
+    await store.transport.command("DEL", key, key=key)
+    await store.transport.command("SET", key, "no stream", key=key)
+    with pytest.raises(EventschedError, match="WRONGTYPE"):
         await store.dispatch_jobs(LEASE_MS)
+    await store.transport.command("DEL", key, key=key)
+    await speak(store, "s1")
     await speak(store, "s2")
     assert await queue_length(store) == 2
     assert await order_of_dispatch(store) == []

@@ -33,9 +33,10 @@ local function count_ended(records)
 end
 
 -- An utterance of the session has been finalized: delete the records of older ones, 16 utterances
--- or 128 records at once, in the order of the utterances. Utterances without a target count as well,
--- so that the end of the session names few utterances, whatever targets it has by then. The field `retired_to` of the session is
--- written last: after a failed write the next finalize appends the event again.
+-- or 128 records at once, in the order of the utterances. Utterances without a target count as
+-- well, so that the end of the session names few utterances, whatever targets it has by then. The
+-- field `retired_to` of the session is written last: after a failed write the next finalize appends
+-- the event again.
 function job_retention.retire(s)
   local before = s.utterance - retained_utterances
   local oldest = delivery.oldest_utterance(s.name)

@@ -39,9 +39,20 @@ local function delete_jobs(s, targets)
   return upto
 end
 
+-- The session, or nil. A record that is retired may be damaged, for a repair retires a session that
+-- the log does not have: what it lacks has no keys to delete.
+local function session_of(name, full)
+  local stored = redis.call('HMGET', keys.of('session', name), 'status', 'tenant', 'utterance',
+    'retired_to', 'features_hash')
+  if stored[1] ~= 'retired' then return sessions.get(name, true) end
+  return { name = name, full = full, status = 'retired', tenant = stored[2] or '',
+    utterance = tonumber(stored[3]) or 0, retired_to = tonumber(stored[4]) or 0,
+    features_hash = stored[5] or '' }
+end
+
 function retire_timer.retire(full)
   local name = keys.name(full)
-  local s = sessions.get(name, true)
+  local s = session_of(name, full)
   if not s or (s.status ~= 'closed' and s.status ~= 'retired') then return end
   local session = keys.of('session', name)
   -- A repair marks a session as retired that the log does not have; its outbox may be counted.

@@ -5,7 +5,7 @@
 local validate = {}
 local find, gsub, match = string.find, string.gsub, string.match
 -- Characters of two, three and four bytes. Of the latter, the wrong pairs of first and second bytes
--- are overlong, half of a surrogate pair, or above the last code point. They are by their first byte.
+-- are overlong, half of a surrogate pair, or above the last code point; they are by the first byte.
 local two_bytes = '[\194-\223][\128-\191]'
 local more_bytes = { '[\224-\239][\128-\191][\128-\191]',
   '[\240-\244][\128-\191][\128-\191][\128-\191]' }
@@ -68,8 +68,8 @@ end
 
 -- Whether text is valid UTF-8. ASCII text, the most frequent, needs one match: a repeated class is
 -- several times as fast as a search for a byte beyond it. Otherwise each character becomes a blank,
--- by the number of its bytes, and ASCII is left: a loop over the characters would take several times
--- as long. Most texts with other characters have those of two bytes alone.
+-- by the number of its bytes, and ASCII is left: a loop over the characters would take several
+-- times as long. Most texts with other characters have those of two bytes alone.
 function validate.is_utf8(text)
   if is_ascii(text) then return true end
   text = gsub(text, two_bytes, ' ')
