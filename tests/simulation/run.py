@@ -351,8 +351,10 @@ BY_OPERATORS = (
 draws the first one; tests/verify/test_repair.py has the second, tests/scripts/test_dead_letters.py
 and tests/projector/test_projector.py have the others."""
 
-TO_DRAINED_NODES = {"NODE_DRAINED"}
-"""Refusals of nodes that an operator has drained; tests/scripts/test_nodes.py has them."""
+TESTED_ELSEWHERE = {"NODE_DRAINED", "STATE_DAMAGED"}
+"""Refusals of nodes that an operator has drained (tests/scripts/test_nodes.py), and of records that
+no script writes (tests/verify/test_damaged_records.py).
+"""
 
 
 def report(verdicts: list[Verdict]) -> dict[str, Any]:
@@ -366,7 +368,7 @@ def report(verdicts: list[Verdict]) -> dict[str, Any]:
         for name, counter in totals.items():
             counter.update(getattr(verdict, name))
     wanted = {kind.__name__ for kind in get_args(AnyData) if kind not in BY_OPERATORS}
-    wanted |= (set(BY_CODE) - TO_DRAINED_NODES) | FAULTS | FOREIGN
+    wanted |= (set(BY_CODE) - TESTED_ELSEWHERE) | FAULTS | FOREIGN
     seen = set().union(*totals.values())
     return {
         "seeds": len(verdicts),
