@@ -18,6 +18,8 @@ import h11
 
 HEAD_BYTES_MAX = 65_536
 """Bytes of the head of a request, with the names and values of its header."""
+TARGET_BYTES_MAX = 8_192
+"""Bytes of the path and the query, which are parsed before the token is checked."""
 HEAD_LINES_MAX = 100
 """Lines of the head of a request; the parser keeps some hundred bytes for each."""
 BODY_CHUNKS_MAX = 256
@@ -58,6 +60,8 @@ class RequestParser(h11.Connection):
             if self._chunks > BODY_CHUNKS_MAX or self._unread > UNREAD_BYTES_MAX:
                 raise h11.RemoteProtocolError("a body of too many parts", 413)
         elif isinstance(event, h11.Request):
+            if len(event.target) > TARGET_BYTES_MAX:
+                raise h11.RemoteProtocolError("a path and query of too many bytes", 414)
             self._chunks = self._unread = 0
             self._is_chunked = _is_chunked(event)
         elif isinstance(event, h11.EndOfMessage) and before:

@@ -60,6 +60,31 @@ async def test_a_request_that_other_servers_may_read_differently_is_refused(
         assert (await reply_to(CHUNKED + b"0\r\nA: b\r\n\r\n")).endswith(b'{"ok":true}')
 
 
+@pytest.mark.parametrize("server", ["embedded"], indirect=True)
+async def test_a_long_path_is_refused_and_long_cookies_are_not_parsed(
+    server: Server, cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before any token; Python's parser of cookies takes seconds for a quoted value of 60 KiB."""
+
+    def parse(_: str) -> dict[str, str]:
+        raise AssertionError("cookies are parsed")
+
+    monkeypatch.setattr("starlette.requests.cookie_parser", parse)
+    async with gateway_system(server.url, cell, roles=()) as system:
+
+        async def status_of(path: bytes, *headers: bytes) -> bytes:
+            async with client(system) as (reader, writer):
+                lines = [b"GET %s HTTP/1.1" % path, b"Host: x", b"Connection: close", *headers]
+                writer.write(b"\r\n".join([*lines, b"", b""]))
+                return (await read_to_end(reader)).split()[1]
+
+        quoted = b'Cookie: eventsched_80="' + b"\\" * 60_000 + b'"'
+        assert await status_of(b"/v1/who", quoted) == b"401"
+        assert await status_of(b"/v1/who", b"Cookie: " + b";" * 60_000) == b"401"
+        assert await status_of(b"/healthz?" + b"a&" * 4_000) == b"200"
+        assert await status_of(b"/healthz?" + b"a&" * 4_100) == b"400"
+
+
 def read_all(parser: RequestParser, data: bytes, size: int) -> None:
     """Give the parser pieces of a size, and read all events."""
     for start in range(0, len(data), size):
