@@ -8,6 +8,7 @@ import pytest
 
 from tests.console.consoles import Console, check_axe, press
 from tests.js.chromium import Page
+from tests.systems import SECOND
 
 pytestmark = [
     pytest.mark.browser,
@@ -106,6 +107,30 @@ async def test_the_slider_shows_the_record_after_an_event(console: Console) -> N
     await page.evaluate("document.querySelector('input[name=at]').value = 'yesterday'")
     await page.click(".state button[type=submit]")
     await page.until("document.querySelector('.state [role=alert]') !== null")
+
+
+async def test_events_that_arrive_do_not_move_the_slider_that_a_user_moves(
+    console: Console,
+) -> None:
+    slider = "document.querySelector('input[type=range]')"
+    shown = "document.querySelector('.slider').innerText"
+    async with console.system.es.session("acme", "en", ["es"]) as session:
+        page = await console.show(f"session/{session.id}")
+        await page.until("document.querySelector('.facts .badge.good')?.textContent === 'live'")
+        await session.append(SECOND, end_of_utterance=True)
+        await page.until(f"Number({slider}?.max) >= 3")
+        # A pointer that moves the slider, and is not released yet.
+        await page.evaluate(f"{slider}.value = 0; {slider}.dispatchEvent(new Event('input'))")
+        await page.until(f"({shown}).includes('After event 1 of')")
+        before = await page.evaluate(f"Number({slider}.max)")
+        await session.append(SECOND, end_of_utterance=True)
+        await page.until(f"Number({slider}.max) >= {before + 3}")
+        assert await page.evaluate(f"{slider}.value") == "0"
+        assert "After event 1 of" in await page.evaluate(shown)
+        await page.evaluate(f"{slider}.dispatchEvent(new Event('change'))")
+        await page.until("document.querySelector('.fields dt') !== null")
+        assert "After event 1 of" in await page.evaluate(shown)
+        session.detach()
 
 
 async def test_the_audio_of_an_utterance_plays_from_a_blob(console: Console) -> None:

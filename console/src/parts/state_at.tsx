@@ -1,5 +1,5 @@
 // The record of a session at any of its events: a slider over their ids, and a field for an id or time.
-import { useEffect, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import { clock, msOf } from "../format";
 import { Fields } from "./fields";
 import { Loaded } from "./notes";
@@ -10,10 +10,12 @@ import type { LogEvent, State } from "../types";
 export function StateAt({ place, events }: { place: Place; events: LogEvent[] }) {
   const at = place.query.at ?? "";
   const last = events.length - 1;
-  const found = at ? events.findLastIndex((event) => isUpTo(event.id, at)) : last;
-  const [index, setIndex] = useState(found);
-  useEffect(() => setIndex(found), [found]);
-  const shown = events[Math.max(0, Math.min(index, last))];
+  // The event under the slider until the address names it. Events that arrive meanwhile do not move the slider.
+  const [moved, setMoved] = useState({ at, id: "" });
+  if (moved.at !== at) setMoved({ at, id: "" });
+  const position = moved.id || at;
+  const index = position ? events.findLastIndex((event) => isUpTo(event.id, position)) : last;
+  const shown = events[Math.max(0, index)];
   const state = useReply<State>(at ? `sessions/${encodeURIComponent(place.id)}` : "", { at });
   const go = (id: string) => location.replace(link("session", place.id, { ...place.query, at: id }));
   const onSubmit = (event: SubmitEvent) => {
@@ -33,7 +35,7 @@ export function StateAt({ place, events }: { place: Place; events: LogEvent[] })
             min="0"
             max={last}
             value={index}
-            onInput={(event) => setIndex(Number(event.currentTarget.value))}
+            onInput={(event) => setMoved({ at, id: events[Number(event.currentTarget.value)]!.id })}
             onChange={(event) => go(events[Number(event.currentTarget.value)]!.id)}
           />
         </label>
