@@ -51,6 +51,10 @@ def arguments_of(mark: str) -> dict[int, list[str]]:
     return {pid: words[pid] for pid in marked if pid in words}
 
 
+SERVER = "-server"
+"""The end of the name of each server program."""
+
+
 class Processes:
     """All processes that were running at one of the checks."""
 
@@ -139,9 +143,7 @@ def test_embedded_server_and_its_watchdog_show_no_secret(tmp_path: Path, folder:
     data = tmp_path / folder
     with program(data, "up", "--json", env={MARK: processes.mark}) as up:
         output = up.first_json()
-        wait_for(
-            "the watchdog and the server run", lambda: processes.names("watchdog.py", "valkey")
-        )
+        wait_for("the watchdog and the server run", lambda: processes.names("watchdog.py", SERVER))
         announced = (data / "server.json").read_text()
     assert output["url"].startswith("unix://")
     assert "redis://" not in announced  # so there is no password at all
@@ -156,9 +158,7 @@ def test_embedded_server_on_loopback_shows_no_password(tmp_path: Path) -> None:
     env = {MARK: processes.mark, "XDG_RUNTIME_DIR": str(runtime)}
     with program(data, "up", "--json", env=env) as up:
         assert up.first_json()["url"].startswith("redis://127.0.0.1:")
-        wait_for(
-            "the watchdog and the server run", lambda: processes.names("watchdog.py", "valkey")
-        )
+        wait_for("the watchdog and the server run", lambda: processes.names("watchdog.py", SERVER))
         announced = (data / "server.json").read_text()
         secret = announced.partition("redis://:")[2].partition("@")[0]
     assert len(secret) == 32

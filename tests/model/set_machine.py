@@ -312,7 +312,12 @@ class SetMachine(RuleBasedStateMachine):
             streams = dict(self.wire.call(*call, self.store.keys.log, ">") or [])
             return [entry_id.decode() for entries in streams.values() for entry_id, _ in entries]
 
-        self.decided("read group", read, lambda s: sets.read_group(s, name, consumer, count))
+        creates = self.wire.version >= (7, 2)
+        self.decided(
+            "read group",
+            read,
+            lambda s: sets.read_group(s, name, consumer, count, creates=creates),
+        )
 
     @rule(name=st.sampled_from([LIVE, ARCHIVE]), back=which)
     def move_group(self, name: str, back: int) -> None:

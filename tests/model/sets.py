@@ -145,11 +145,15 @@ def _restore(s: Sets, name: str, passed: int) -> bool:
 # --- other programs -------------------------------------------------------------------------------
 
 
-def read_group(s: Sets, name: str, consumer: str, count: int) -> list[str]:
-    """Read without acknowledgement: the group moves past the entries."""
+def read_group(s: Sets, name: str, consumer: str, count: int, *, creates: bool) -> list[str]:
+    """Read without acknowledgement: the group moves past the entries.
+
+    `creates` says whether a read without entries creates the consumer, as from Redis 7.2 on.
+    """
     group = s.groups[name]
-    group.consumers.add(consumer)
     entries = _after(s, group.position)[:count]
+    if entries or creates:
+        group.consumers.add(consumer)
     for entry_id in entries:
         place = s.log.index(entry_id) + 1
         if group.read is not None:

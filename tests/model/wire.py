@@ -55,6 +55,14 @@ def run(call: Coroutine[Any, Any, T]) -> T:
     raise AssertionError("it waits")
 
 
+def _version(client: Sync) -> tuple[int, int]:
+    """The version of Redis whose commands the server has, as (major, minor)."""
+    facts: Any = client.info("server")
+    one = facts if "redis_version" in facts else next(iter(facts.values()))
+    major, minor, *_ = one["redis_version"].split(".")
+    return int(major), int(minor)
+
+
 class Wire:
     """A transport over a blocking client."""
 
@@ -66,6 +74,7 @@ class Wire:
         """Types of the events that were appended."""
         self.drained_max = 0
         """Most held results that a call has delivered."""
+        self.version = _version(client)
 
     async def run(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
         self.called.add(script)

@@ -404,7 +404,10 @@ async def test_a_destroyed_group_is_created_again_at_the_position_of_the_views(
     with pytest.raises(ServerUnavailable):
         await projector.step()
     assert (await projector.step()).state == "idle"
-    assert await group_of(store, "core") == before
+    after = await group_of(store, "core")
+    for group in (before, after):  # a read without entries creates a consumer from Redis 7.2 on
+        del group["consumers"]
+    assert after == before
     await store.open("s2")
     assert (await projector.step()).count == 1
     group = await group_of(store, "core")
