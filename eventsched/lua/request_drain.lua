@@ -19,9 +19,7 @@
 --   ResultDelivered
 -- Bound: 16 leases, 8 fills each; 1,025 requests
 -- include: attempts
--- include: cache
 -- include: clock
--- include: keys
 -- include: nodes
 -- include: operator
 -- include: timers
@@ -37,8 +35,11 @@ local node = nodes.get(name)
 if not node or node.status == 'gone' then return validate.refuse('NODE_UNKNOWN') end
 
 timers.set(clock.now() + within, 'drain', name)
-if node.status == 'alive' then nodes.start_drain(node, by, why) end
-cache.write_stable('HSET', keys.of('node', name), 'drained_by', by)
+if node.status == 'alive' then
+  nodes.start_drain(node, by, why)
+else
+  nodes.join_drain(node, by, why)
+end
 if within == 0 then attempts.requeue_leases(name, node.epoch, 'drained') end
 nodes.finish_drain(node)
 return operator.record(request, act, { node.epoch, nodes.lease_count(node) })

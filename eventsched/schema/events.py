@@ -449,7 +449,10 @@ class NodeRegistered(Data, frozen=True, kw_only=True):
 
 
 class NodeDraining(Data, frozen=True, kw_only=True):
-    """The node gets no new attempts and finishes those that it has. By the node or an operator."""
+    """The node gets no new attempts and finishes those that it has. By the node or an operator.
+
+    A second event of a registration that drains already names the operator who also asked.
+    """
 
     epoch: Int
     by: str = ""

@@ -15,8 +15,8 @@ S  ephemeral state: it may be lost.
     inbox:<node>            stream D  assignments and cancels of one node
     outbox:<session>        stream S  results for the session's listeners; bounded
     partials:<session>      stream S  the newest 32 partial results for the session's listeners
-    session:<session>       hash   D  + S fields buffer, w:*, out_*, confirmed, archived,
-                                     retire_at, playbacks_started, resumes_until
+    session:<session>       hash   D  + S fields buffer, out_*, confirmed, archived, retire_at,
+                                     resumes_until, missing
     outcomes:<session>      hash   D  `<target>/<delivery_no>` -> utterance|first chunk|recipients
     out_of_order:<session>  hash   D  results after a gap: same fields, and `…/body`, `…/audio`
     out_of_order_at:<session>:<target> zset D  delivery numbers after a gap, by ready time
@@ -24,7 +24,7 @@ S  ephemeral state: it may be lost.
     room:<tenant>/<room>    hash   D  member session -> language that it listens to
     job:<job_key>           string D  the job; its existence is the idempotency key
                                    + S while it runs: the deadline of the attempt's lease
-    node:<node>             hash   D  + S fields seen, load, unreadable (count|since), drained_by,
+    node:<node>             hash   D  + S fields seen, load, unreadable (count|since),
                                      failures (count|session|tenant|spread|suspensions)
     leases:<node>:<epoch>   zset   D  live attempts, by time of dispatch
     classes                 set    D  ids of capability classes

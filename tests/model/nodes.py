@@ -281,8 +281,11 @@ def lose(w: World, name: str, reason: str) -> None:
 
 def begin_drain(w: World, name: str, act: Act | None = None) -> None:
     node = w.nodes[name]
-    if node.status == "alive":
-        by, why = (act.by, act.why) if act else ("", "")
+    by, why = (act.by, act.why) if act else ("", "")
+    is_first_operator = bool(by) and not w.processes[name].drained_by
+    if is_first_operator:
+        w.processes[name].drained_by = by
+    if node.status == "alive" or is_first_operator:
         w.emit(NodeDraining(epoch=node.epoch, by=by, why=why), node=node.node)
 
 

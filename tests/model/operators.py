@@ -163,7 +163,6 @@ def request_drain(w: World, node: str, act: Act, *, within_ms: int) -> DrainRepl
         raise Refused("NODE_UNKNOWN")
     nodes.begin_drain(w, name, act)
     w.set_timer(w.now + within_ms, "drain", name)
-    w.processes[name].drained_by = act.by
     if within_ms == 0:
         attempts.requeue_leases(w, name, view.epoch, "drained")
     nodes.finish_drain(w, name)

@@ -607,6 +607,25 @@ async def test_rule_13_a_node_that_is_lost_in_a_drain_of_an_operator_stays_away(
     assert (await refusal(beat)).code == "NODE_DRAINED"
 
 
+async def test_rule_13_the_first_operator_of_a_drain_has_an_event_and_the_field(
+    store: TimedStore,
+) -> None:
+    """Also if the node drains already: its process does not return, and the log says by whom."""
+    node = await store.join()
+    await speak(store, "s1")
+    await store.dispatch()
+    await store.drain_node(node.node, node.epoch, within_ms=60_000)
+    await store.request_drain(node.node, ACT, within_ms=60_000)
+    await store.request_drain(node.node, Act.of("bob@host", "me too"), within_ms=60_000)
+    by = [event.data.by for event in await logged(store, "NodeDraining")]
+    assert by == ["", "ann@host"]
+    stored = await store.read_hash(store.keys.node("n1"))
+    assert stored["drained_by"] == "ann@host"
+    await check(store)
+    await finish_one(store, node)
+    assert (await refusal(store.join())).code == "NODE_DRAINED"
+
+
 async def test_rule_13_a_repeated_request_drains_no_later_registration(store: TimedStore) -> None:
     node = await store.join()
     first = await store.request_drain(node.node, ACT, within_ms=0)

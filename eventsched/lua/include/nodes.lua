@@ -253,19 +253,30 @@ function nodes.retire(node)
   call.or_else(complete, complete)
 end
 
--- The node gets no new jobs. `by` and `why` are those of an operator; nil if the node asks.
+-- The node gets no new jobs. `by` and `why` are those of an operator; nil if the node asks. The
+-- field `drained_by` has the first operator who asked: the process of the node is then refused.
 function nodes.start_drain(node, by, why)
   node.status = 'draining'
-  cache.write_stable('HSET', keys.of('node', node.name), 'status', 'draining')
+  cache.write_stable('HSET', keys.of('node', node.name), 'status', 'draining', 'drained_by',
+    by or '')
   class_nodes.set_load(node.class, node.name, nil)
   cache.write_stable('HINCRBY', keys.of('class', node.class), 'draining', 1)
   class_nodes.evict(node.class)
   call.or_else(function()
     node.status = 'alive'
-    cache.write_stable('HSET', keys.of('node', node.name), 'status', 'alive')
+    cache.write_stable('HSET', keys.of('node', node.name), 'status', 'alive', 'drained_by', '')
     cache.write_stable('HINCRBY', keys.of('class', node.class), 'draining', -1)
     nodes.publish_load(node)
   end, events.NodeDraining, node, by, why)
+end
+
+-- An operator drains a node that drains already. The first operator counts, and has an event.
+function nodes.join_drain(node, by, why)
+  local key = keys.of('node', node.name)
+  if (redis.call('HGET', key, 'drained_by') or '') ~= '' then return end
+  cache.write_stable('HSET', key, 'drained_by', by)
+  call.or_else(function() cache.write_stable('HSET', key, 'drained_by', '') end,
+    events.NodeDraining, node, by, why)
 end
 
 -- A draining node without leases is gone.

@@ -58,10 +58,16 @@ end
 function playback.start(s, field, origin, target, utterance)
   local until_ms, playing = clock.now() + settings.playback_ms, keys.of('playing', s.name)
   timers.set(until_ms, 'playback', s.full .. '|' .. field)
-  write('HINCRBY', keys.of('session', s.name), 'playbacks_started', 1)
   write('HSET', playing, field, string.format('%d', until_ms))
-  call.or_else(function() write('HDEL', playing, field) end, events.PlaybackStarted, s,
-    origin, target, utterance, until_ms)
+  local is_counted = false
+  call.or_else(function()
+    write('HDEL', playing, field)
+    if is_counted then write('HINCRBY', keys.of('session', s.name), 'playbacks_started', -1) end
+  end, function()
+    write('HINCRBY', keys.of('session', s.name), 'playbacks_started', 1)
+    is_counted = true
+    events.PlaybackStarted(s, origin, target, utterance, until_ms)
+  end)
 end
 
 -- `reason` is ended, deadline or closed. A field of another form is removed without an event.
