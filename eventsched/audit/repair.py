@@ -30,6 +30,7 @@ from eventsched.audit.repair_session import (
     facts_of,
     unknown_session,
 )
+from eventsched.audit.state_diff import outbox_fields
 from eventsched.audit.stream_checks import Chunks, Outbox
 from eventsched.audit.verify import Report, Verifier
 from eventsched.history.log import EntryFilter, History
@@ -191,7 +192,10 @@ class Plan(Verifier):
                 self.changes += uncancelled(job, name, at)
         elif kind == "node" and found:
             node = records.nodes.get(name)
-            repair_node = NodeRepair(name, keys.full(name), node, stored, records.nodes, at)
+            repair_node = NodeRepair(
+                name, keys.full(name), node, stored, records.nodes,
+                self._log_facts.drained_by.get(name), at,
+            )  # fmt: skip
             self.changes += repair_node.changes(reason)
             if node is not None:
                 self._plan_slots(name, node)
@@ -238,6 +242,25 @@ class Plan(Verifier):
         view = self._records.sessions[name]
         at = self.report.last_id
         self.changes += undelivered_changes(name, view, outbox, events, undelivered, stored, at)
+
+    async def _note_outbox_counters(
+        self, name: str, stored: Mapping[str, Any], found: Sequence[Violation]
+    ) -> None:
+        """Count from the newest entry on; all unread bytes count as unread again."""
+        session: Mapping[str, str] = stored["hash"]
+        counters = outbox_fields(stored, is_new=self._has_no_delivery(name))
+        if not counters:  # no entry says how many there were
+            number, total = session.get("out_no", ""), session.get("out_bytes", "")
+            counters = {"out_no": number if number.isdecimal() else "0"}
+            counters["out_bytes"] = total if total.isdecimal() else "0"
+        changed = counters | {"out_low": "0"}
+        self._add(
+            where=f"outbox:{name}", what="set its counters",
+            reason="; ".join(each.what for each in found[:3]),
+            session=self._store.keys.full(name),
+            guards=((f"session:{name}", "out_no", session.get("out_no", "")),),
+            writes=tuple(set_fields(f"session:{name}", changed)),
+        )  # fmt: skip
 
     async def _plan_buffer(self, name: str, full: str, reason: str) -> None:
         """Count the stored chunks."""

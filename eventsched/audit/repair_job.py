@@ -12,14 +12,14 @@ from typing import Any
 
 import msgspec
 
+from eventsched.audit.log_facts import UtteranceFacts, job_core, job_details
 from eventsched.audit.repair_change import Change, Write
 from eventsched.audit.repair_session import SessionFacts, job_timer
+from eventsched.audit.state_diff import queue_place, stored_outcome
 from eventsched.schema.keys import name_of
 from eventsched.schema.settings import Settings
 from projections.job import Job
 from projections.session import Session
-
-_OUTCOMES = {"result": "ok"}
 
 
 class JobRepair:
@@ -104,8 +104,8 @@ class JobRepair:
         if not node and view.attempts:  # of a waiting or released job: the last attempt
             node, epoch = name_of(view.attempts[-1].node), view.attempts[-1].epoch
         status, dispatched, deadline, place, outcome = view.status, "", "", "", ""
-        if view.member and view.status != "ended":
-            place = f"{view.priority},{view.tag},{view.member[:16]}"
+        if view.status != "ended":
+            place = queue_place(view)
         if view.status == "released":  # as before its end: lua/repair_job.lua starts the next one
             status, dispatched = "running", str(view.attempts[-1].dispatched_ms)
             deadline = str(view.attempts[-1].deadline_ms)
@@ -116,45 +116,28 @@ class JobRepair:
         elif view.status == "backoff":
             dispatched, deadline = str(view.not_before_ms), str(view.avoid_until_ms)
         else:
-            outcome = _OUTCOMES.get(view.outcome, view.outcome)
+            outcome = stored_outcome(view)
         refused = self._stored.get("hash", {}).get("refused", "")
+        if self._facts is not None:
+            refused = self._facts.refused.get(self._key, "")
         parts = (status, attempt, node, epoch or "", dispatched, deadline, place, outcome, refused)
         return "|".join(map(str, parts)) + "|" + self._core(view)
 
     def _core(self, view: Job) -> str:
-        stored = self._stored.get("core", "")
-        if stored and '"tenant":' in stored and view.status != "ended":
-            return str(stored)
-        fields: dict[str, Any] = {"session": view.session, "utterance": view.utterance}
-        fields |= {"target": view.target, "delivery_no": view.delivery_no}
-        finalized_ms = self._facts.finalized_ms(view.utterance) if self._facts else 0
-        fields["finalized"] = finalized_ms or view.created_ms
-        fields["tp"] = self._facts.traceparent_of(view.utterance) if self._facts else ""
-        if view.status == "ended":
-            if view.code:
-                fields["code"] = view.code
-            return msgspec.json.encode(fields).decode()
-        assert self._session is not None
-        assert self._facts is not None
-        return msgspec.json.encode(fields | details(self._session, self._facts, view)).decode()
+        utterance = self._facts.utterances.get(view.utterance) if self._facts else None
+        core = job_core(view, self._session, utterance)
+        if core is None:  # the log does not have the utterance
+            stored = self._stored.get("core", "")
+            if stored and '"tenant":' in stored and view.status != "ended":
+                return str(stored)
+            facts = UtteranceFacts("", view.created_ms, 0, 0, "", "", 0, 0, 0)
+            core = job_core(view, self._session, facts)
+            assert core is not None
+        return msgspec.json.encode(core).decode()
 
 
 def _requirement(view: Job) -> str:
     return f"{view.source}:{view.target}:{','.join(view.features)}"
-
-
-def details(session: Session, facts: SessionFacts, job: Job) -> dict[str, Any]:
-    """The part of the core that another attempt needs, in the order of the record."""
-    utterance = facts.finalized[job.utterance]
-    fields: dict[str, Any] = {"tenant": session.tenant, "turn": utterance.turn}
-    fields |= {"source": session.source, "ms": utterance.ms, "priority": session.priority}
-    fields |= {"encoding": session.encoding, "sample_rate": session.sample_rate}
-    if session.features:
-        fields["features"] = list(session.features)
-    if session.key:
-        fields["key"] = session.key
-    fields |= {"first": utterance.first, "last": utterance.last, "count": utterance.count}
-    return fields | {"bytes": utterance.bytes, "padding_ms": utterance.padding_ms}
 
 
 def next_attempt(view: Job, key: str, at: str) -> Change:
@@ -187,22 +170,18 @@ def uncancelled(view: Job, key: str, at: str) -> Iterator[Change]:
 
 def dispatch_entry(session: Session, facts: SessionFacts, utterance: int) -> Write | None:
     """The entry of the dispatch queue for the open outcomes of an utterance without jobs."""
-    event = facts.finalized.get(utterance)
-    if event is None:
+    uttered = facts.utterances.get(utterance)
+    if uttered is None:
         return None
     targets = [
         key for key, each in session.open_outcomes.items()
         if each.utterance == utterance and not each.outcome
     ]  # fmt: skip
-    job = Job(
-        job="", session=session.session, utterance=utterance, target="", delivery_no=0,
-        source=session.source, features=session.features, created_ms=0, status="queued", attempt=1,
-    )  # fmt: skip
-    traced = {"tp": facts.traceparent_of(utterance)}
-    rest = msgspec.json.encode(traced | details(session, facts, job)).decode()
+    traced = {"tp": uttered.traceparent}
+    rest = msgspec.json.encode(traced | job_details(session, uttered)).decode()
     words = (
         session.session, utterance, facts.finalized_ids[utterance], session.tenant,
-        session.features_hash, session.source, event.turn, event.ms, session.priority,
+        session.features_hash, session.source, uttered.turn, uttered.ms, session.priority,
         ",".join(session.features), ",".join(targets),
     )  # fmt: skip
     return ("XADD", "dispatch", "k", "utterance", "d", " ".join(map(str, words)) + " " + rest[1:])

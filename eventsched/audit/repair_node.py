@@ -27,8 +27,10 @@ class NodeRepair:
         view: Node | None,
         stored: Mapping[str, Any],
         nodes: Mapping[str, Node],
+        drained_by: str | None,
         at: str,
     ) -> None:
+        self._drained_by = drained_by
         self._name, self._full, self._view = name, full, view
         self._hash: Mapping[str, str] = stored.get("hash", {})
         parts = ("leases", "lease_timers", "lost_timers", "suspension_timers")
@@ -80,10 +82,10 @@ class NodeRepair:
         )  # fmt: skip
 
     def _fields(self, view: Node) -> dict[str, str]:
-        fields = node_fields(view)
+        fields = node_fields(view, self._drained_by)
         changed = {key: text for key, text in fields.items() if self._hash.get(key) != text}
         if not self._hash:
-            changed |= {"token": "", "version": view.version, "inbox_from": "0-0", "load": "0"}
+            changed |= {"token": "", "inbox_from": "0-0", "load": "0"}
             changed["seen"] = str(ms_of(self._at))
         return changed
 

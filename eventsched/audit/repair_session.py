@@ -12,18 +12,23 @@ from typing import Any
 
 import msgspec
 
+from eventsched.audit.log_facts import UtteranceFacts, refused_report
 from eventsched.audit.missing_timers import missing_job_timers, missing_session_timers
 from eventsched.audit.repair_change import Change, Write, delete_fields, set_fields, set_timer
 from eventsched.audit.state_diff import (
+    carried_fields,
     outcome_fields,
     scores_of,
     session_fields,
+    stored_carried_fields,
     stored_session_fields,
 )
 from eventsched.schema.events import (
     Event,
     JobFailed,
+    PlaybackStarted,
     ResultRecorded,
+    ResultRefused,
     ResultReplaced,
     SessionOpened,
     UtteranceFinalized,
@@ -54,11 +59,12 @@ class SessionFacts(msgspec.Struct, frozen=True):
     """What the log and the streams of a session say beyond its record."""
 
     traceparent: str
-    traceparents: Mapping[int, str]
-    """Number of an utterance -> its traceparent."""
-    finalized: Mapping[int, UtteranceFinalized]
+    playbacks_started: int
+    utterances: Mapping[int, UtteranceFacts]
     finalized_ids: Mapping[int, str]
     """Number of an utterance -> id of its UtteranceFinalized."""
+    refused: Mapping[str, str]
+    """Job key -> its refused reports, as its record stores them."""
     endings: Mapping[str, Event]
     """Job key -> the event that ended the job."""
     chunks: Sequence[StoredChunk]
@@ -67,7 +73,8 @@ class SessionFacts(msgspec.Struct, frozen=True):
 
     def traceparent_of(self, utterance: int) -> str:
         """That of the utterance; that of the session if the log does not say."""
-        return self.traceparents.get(utterance, self.traceparent)
+        facts = self.utterances.get(utterance)
+        return facts.traceparent if facts else self.traceparent
 
     def finalized_ms(self, utterance: int) -> int:
         """When the utterance was finalized; 0 if the log does not say."""
@@ -78,16 +85,20 @@ def facts_of(
     events: Sequence[Event], chunks: Sequence[StoredChunk], outbox: tuple[int, int, int]
 ) -> SessionFacts:
     """The facts of a session, from its events in order."""
-    opened = [event for event in events if isinstance(event.data, SessionOpened)]
+    traceparent, started, refused = "", 0, dict[str, str]()
+    for event in events:
+        if isinstance(event.data, SessionOpened):
+            traceparent, started = event.traceparent, 0
+        elif isinstance(event.data, PlaybackStarted):
+            started += 1
+        elif isinstance(event.data, ResultRefused):
+            refused[event.job] = refused.get(event.job, "") + refused_report(event, event.data)
     return SessionFacts(
-        traceparent=opened[0].traceparent if opened else "",
-        traceparents={
-            event.data.utterance: event.traceparent
-            for event in events
-            if isinstance(event.data, UtteranceFinalized)
-        },
-        finalized={
-            event.data.utterance: event.data
+        traceparent=traceparent,
+        playbacks_started=started,
+        refused=refused,
+        utterances={
+            event.data.utterance: UtteranceFacts.of(event, event.data)
             for event in events
             if isinstance(event.data, UtteranceFinalized)
         },
@@ -206,12 +217,17 @@ class SessionRepair:
         wanted, stored = session_fields(self._view), stored_session_fields(self._hash)
         changed = {field: value for field, value in wanted.items() if stored.get(field) != value}
         extra = sorted(stored.keys() - wanted.keys())
+        carried = carried_fields(self._facts.traceparent, self._facts.playbacks_started)
+        changed |= {
+            field: value
+            for field, value in carried.items()
+            if stored_carried_fields(self._hash)[field] != value
+        }
         if not self._hash:
             out_no, out_bytes, out_low = map(str, self._facts.outbox)
             changed |= {"out_no": out_no, "out_bytes": out_bytes, "out_low": out_low}
             empty = ("used", "targets", "features", "room", "listen_language", "key", "tokens")
             changed |= {field: "" for field in empty if field not in changed}
-            changed["tp"] = self._facts.traceparent
             if self._view.status == "closed":
                 changed["retire_at"] = str(self._due_ms("retire"))
         if not self._hash or "utterance" in changed or self._misses_chunks():

@@ -10,13 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import msgspec
+
 from eventsched.audit.invariants import Violation
+from eventsched.audit.log_facts import LogFacts, SessionLogFacts, job_core
 from eventsched.audit.missing_timers import (
     missing_job_timers,
     missing_node_timers,
     missing_session_timers,
 )
 from eventsched.schema.keys import name_of
+from eventsched.schema.nesting import check_json
 from projections.job import Job
 from projections.node import Node
 from projections.session import Session
@@ -27,8 +31,13 @@ LEASE_MS_MAX = 300_000
 """From dispatch to the end of the lease, with all its extensions (rule 19, lease duration)."""
 
 
-def session_differences(name: str, view: Session | None, stored: Stored) -> Iterator[Violation]:
-    """One session: its fields, its open outcomes, and the timers that end them."""
+def session_differences(
+    name: str, view: Session | None, stored: Stored, facts: SessionLogFacts | None = None
+) -> Iterator[Violation]:
+    """One session: its fields, its open outcomes, and the timers that end them.
+
+    Without `facts`, what they say is not compared.
+    """
     where = f"session:{name}"
     status = stored.get("hash", {}).get("status", "retired")
     if view is None or status == "retired":
@@ -41,6 +50,9 @@ def session_differences(name: str, view: Session | None, stored: Stored) -> Iter
     yield from _differences(
         "I7", where, session_fields(view), stored_session_fields(stored["hash"])
     )
+    if facts is not None:
+        carried = carried_fields(facts.traceparent, facts.playbacks_started)
+        yield from _differences("I7", where, carried, stored_carried_fields(stored["hash"]))
     yield from _differences(
         "I7", f"outcomes:{name}", outcome_fields(view), stored["outcomes"] or {}
     )
@@ -101,7 +113,45 @@ def session_fields(view: Session) -> dict[str, str]:
     assert set(fields) == _SESSION_FIELDS
     fields |= {f"a:{target}": number for target, number in view.allocated.items()}
     fields |= {f"d:{target}": number for target, number in view.delivered.items()}
+    ready = [key for key, outcome in view.open_outcomes.items() if outcome.outcome]
+    fields |= {f"w:{key.rpartition('/')[0]}": "1" for key in ready}
     return {field: str(value) for field, value in fields.items() if str(value)}
+
+
+def carried_fields(traceparent: str, playbacks_started: int) -> dict[str, str]:
+    """The fields of a session's hash that events carry and no record has."""
+    return {"tp": traceparent, "playbacks_started": str(playbacks_started)}
+
+
+def stored_carried_fields(session: Mapping[str, str]) -> dict[str, str]:
+    """The same fields as they are stored."""
+    return {
+        "tp": session.get("tp", ""),
+        "playbacks_started": session.get("playbacks_started") or "0",
+    }
+
+
+def outbox_fields(stored: Stored, *, is_new: bool) -> dict[str, str]:
+    """The counters of a session that its newest outbox entry has.
+
+    Without an entry they are 0 if the log has none for the session either, `is_new`; otherwise
+    nothing says what they are.
+    """
+    number, _, total = stored.get("newest", "").partition(":")
+    if not total and is_new:
+        number = total = "0"
+    return {"out_no": number, "out_bytes": total} if total else {}
+
+
+def outbox_differences(name: str, stored: Stored, *, is_new: bool) -> Iterator[Violation]:
+    """The counters of an outbox are those of its newest entry, and the unread bytes lie within."""
+    session, counters = stored["hash"], outbox_fields(stored, is_new=is_new)
+    found = {field: session.get(field, "") for field in counters}
+    yield from _differences("I9", f"outbox:{name}", counters, found)
+    low, total = session.get("out_low", ""), session.get("out_bytes", "")
+    if not (low.isdecimal() and total.isdecimal() and int(low) <= int(total)):
+        what = f"the unread bytes begin at {low!r} of {total!r}"
+        yield Violation("I9", f"outbox:{name}", what)
 
 
 def _open_outcomes(view: Session) -> str:
@@ -137,7 +187,7 @@ def stored_session_fields(session: Mapping[str, str]) -> dict[str, str]:
     return {
         field: value
         for field, value in session.items()
-        if value and (field in _SESSION_FIELDS or field[:2] in ("a:", "d:"))
+        if value and (field in _SESSION_FIELDS or field[:2] in ("a:", "d:", "w:"))
     }
 
 
@@ -178,8 +228,17 @@ def utterances_without_job(view: Session, stored: Stored) -> set[int]:
     }
 
 
-def job_differences(key: str, view: Job | None, stored: Stored) -> Iterator[Violation]:
-    """One job: its state, its token, its place in the queue."""
+def job_differences(
+    key: str,
+    view: Job | None,
+    stored: Stored,
+    session: Session | None = None,
+    facts: LogFacts | None = None,
+) -> Iterator[Violation]:
+    """One job: its state, its token, its place in the queue, and what its next attempt needs.
+
+    Without `session` or `facts`, what they say is not compared.
+    """
     where = f"job:{key}"
     job = stored.get("hash")
     if view is None or job is None:
@@ -187,19 +246,12 @@ def job_differences(key: str, view: Job | None, stored: Stored) -> Iterator[Viol
             folded = "no job" if view is None else view.status
             yield Violation("I7", where, f"folded: {folded}, stored: {job}")
         return
-    fields = {"status": view.status, "attempt": str(view.attempt)}
-    if view.status == "running":
-        fields |= {"node": name_of(view.node), "epoch": str(view.epoch)}
-        fields |= {"dispatched": str(view.dispatched_ms)}
-        lease_end_ms = int(job["deadline"] or 0)
-        if not view.deadline_ms <= lease_end_ms <= view.dispatched_ms + LEASE_MS_MAX:
-            fields |= {"deadline": str(view.deadline_ms)}
-    elif view.status == "released":  # the record stays until the next attempt starts
-        ended = view.attempts[-1]
-        fields |= {"status": "running", "node": name_of(ended.node), "epoch": str(ended.epoch)}
-    elif view.status == "queued":
-        fields |= _place_fields(view) | {"deadline": str(view.deadline_ms)}
-        fields |= {"dispatched": str(view.avoid_until_ms or "")}
+    fields = job_fields(view)
+    if view.status in ("running", "released") and _is_lease_end(view, job["deadline"]):
+        del fields["deadline"]
+    if facts is not None and (refused := facts.refused(view)) is not None:
+        fields["refused"] = refused
+    if view.status == "queued":
         if stored.get("tag") != str(view.tag):
             yield Violation("I7", where, f"its finish tag in the queue is {stored.get('tag')}")
         if stored.get("tag_of_all") != str(view.tag):
@@ -207,30 +259,88 @@ def job_differences(key: str, view: Job | None, stored: Stored) -> Iterator[Viol
             yield Violation("I7", where, f"its finish tag among all waiting jobs is {tag}")
         if "head_fault" in stored:
             yield Violation("I7", where, f"of its requirement: {stored['head_fault']}")
-    elif view.status == "backoff":
-        fields |= _place_fields(view) | {"deadline": str(view.avoid_until_ms)}
-        fields |= {"dispatched": str(view.not_before_ms)}
-        if stored.get("backoff") != str(view.not_before_ms):
-            ends = stored.get("backoff")
-            yield Violation("I7", where, f"the end of its backoff among all backoffs is {ends}")
-    else:
-        fields |= {"outcome": view.outcome}
-        job = {**job, "outcome": _outcome(job.get("outcome", ""))}
+    elif view.status == "backoff" and stored.get("backoff") != str(view.not_before_ms):
+        ends = stored.get("backoff")
+        yield Violation("I7", where, f"the end of its backoff among all backoffs is {ends}")
     yield from _differences("I7", where, fields, {field: job.get(field, "") for field in fields})
+    if job["status"] != "unreadable" and facts is not None:
+        core = job_core(view, session, facts.utterance_of(view))
+        yield from _core_differences(where, core, stored.get("core", ""))
 
 
-def _place_fields(view: Job) -> dict[str, str]:
-    """The place of a waiting job in the queue, as its record has it."""
-    return {"priority": str(view.priority), "tag": str(view.tag), "member": view.member}
+def job_fields(view: Job) -> dict[str, str]:
+    """The authoritative parts of a job's record before its core, without the refused reports."""
+    last = view.attempts[-1] if view.attempts else None
+    fields = {
+        "status": view.status,
+        "attempt": str(view.attempt),
+        "node": name_of(last.node) if last else "",
+        "epoch": str(last.epoch) if last else "",
+        "dispatched": "",
+        "deadline": "",
+        "place": queue_place(view),
+        "outcome": "",
+    }
+    if view.status == "running":
+        fields |= {"dispatched": str(view.dispatched_ms), "deadline": str(view.deadline_ms)}
+    elif view.status == "released":  # the record stays until the next attempt starts
+        ended = view.attempts[-1]
+        fields |= {"status": "running", "dispatched": str(ended.dispatched_ms)}
+        fields |= {"deadline": str(ended.deadline_ms)}
+    elif view.status == "queued":
+        fields |= {"dispatched": str(view.avoid_until_ms or ""), "deadline": str(view.deadline_ms)}
+    elif view.status == "backoff":
+        fields |= {"dispatched": str(view.not_before_ms), "deadline": str(view.avoid_until_ms)}
+    else:
+        fields |= {"outcome": stored_outcome(view), "place": ""}
+    return fields
 
 
-def _outcome(status: str) -> str:
-    """The outcome of a job's stored status, which names a result `ok`."""
-    return "result" if status == "ok" else status
+def _is_lease_end(view: Job, deadline: str) -> bool:
+    """Whether the lease of the last attempt, with its extensions, can end then."""
+    last = view.attempts[-1]
+    latest_ms = last.dispatched_ms + LEASE_MS_MAX
+    return deadline.isdecimal() and last.deadline_ms <= int(deadline) <= latest_ms
 
 
-def node_differences(name: str, view: Node | None, stored: Stored) -> Iterator[Violation]:
-    """One node: its registration and class, and that its leases are its live attempts."""
+def queue_place(view: Job) -> str:
+    """The last place of a job in the queue, as its record has it; empty if it never waited."""
+    return f"{view.priority},{view.tag},{view.member[:16]}" if view.member else ""
+
+
+def stored_outcome(view: Job) -> str:
+    """The outcome of an ended job as its record has it: a result is `ok`."""
+    return "ok" if view.outcome == "result" else view.outcome
+
+
+def _core_differences(
+    where: str, core: Mapping[str, Any] | None, stored: str
+) -> Iterator[Violation]:
+    """Without a core, nothing is compared."""
+    if core is None:
+        return
+    try:
+        found = msgspec.json.decode(check_json(stored.encode()))
+    except msgspec.DecodeError:
+        found = None
+    if not isinstance(found, dict):
+        yield Violation("I7", where, "its core is no JSON object")
+        return
+    for field in sorted(core.keys() | found.keys()):
+        if field == "finalized" and field not in found:
+            continue  # an earlier release did not write it
+        if core.get(field) != found.get(field):
+            what = f"{field}: folded {core.get(field)!r}, stored {found.get(field)!r}"
+            yield Violation("I7", where, what)
+
+
+def node_differences(
+    name: str, view: Node | None, stored: Stored, drained_by: str | None = None
+) -> Iterator[Violation]:
+    """One node: its registration and class, and that its leases are its live attempts.
+
+    `drained_by` is the operator who drained it; None if that is not known.
+    """
     where = f"node:{name}"
     node = stored.get("hash")
     if view is None or node is None:
@@ -238,7 +348,7 @@ def node_differences(name: str, view: Node | None, stored: Stored) -> Iterator[V
             folded = "no node" if view is None else view.status
             yield Violation("I7", where, f"folded: {folded}, stored: {node}")
         return
-    fields = node_fields(view)
+    fields = node_fields(view, drained_by)
     yield from _differences("I7", where, fields, {field: node.get(field, "") for field in fields})
     yield from _lease_differences(name, view, stored)
     if "wrong_item" in stored:
@@ -248,13 +358,15 @@ def node_differences(name: str, view: Node | None, stored: Stored) -> Iterator[V
         yield Violation("I8", where, f"{timer.state} without a {timer.kind} timer")
 
 
-def node_fields(view: Node) -> dict[str, str]:
-    """The authoritative fields of a node's hash."""
-    return {
+def node_fields(view: Node, drained_by: str | None) -> dict[str, str]:
+    """The authoritative fields of a node's hash; the operator only if that is known."""
+    known = {} if drained_by is None else {"drained_by": drained_by}
+    return known | {
         "status": view.status,
         "epoch": str(view.epoch),
         "class": view.cls,
         "slots": str(view.slots),
+        "version": view.version,
         **signature_fields(view),
     }
 

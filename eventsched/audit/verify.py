@@ -22,10 +22,13 @@ import msgspec
 from eventsched.audit.group_checks import GroupChecks
 from eventsched.audit.incomplete import Incomplete
 from eventsched.audit.invariants import Hole, Records, Violation, holes_of, violations_of
+from eventsched.audit.log_facts import LogFacts
 from eventsched.audit.missing_timers import retry_timer
 from eventsched.audit.state_diff import (
+    Stored,
     job_differences,
     node_differences,
+    outbox_differences,
     room_differences,
     session_differences,
     tenant_differences,
@@ -51,7 +54,7 @@ from eventsched.schema.keys import name_of, session_of_job, tenant_of_job
 from eventsched.store.lag import ConsumerLag
 from eventsched.store.replies import fields_of
 from eventsched.store.transport import Entry
-from projections.job import retired_jobs
+from projections.job import Job, retired_jobs
 from projections.node import Node
 from projections.session import Session
 
@@ -168,6 +171,7 @@ class Verifier:
         self._not_compared: set[str] = set()
         """Sessions with a key of another type."""
         self._incomplete = Incomplete()
+        self._log_facts = LogFacts()
         self._compared_rooms: set[str] = set()
         self._other_type: set[str] = set()
         """Keys of another type, after the prefix of the cell."""
@@ -241,6 +245,7 @@ class Verifier:
             self._check_event(event)
             failed = self._folding.fold(event, atomic=False)
             self._drop_retired_jobs(event)
+            self._log_facts.fold(event)
             self._note_delivery(event)
             self._note_trim(event)
             self._note_retired_epoch(event)
@@ -428,12 +433,27 @@ class Verifier:
 
     async def _compare_state(self) -> None:
         self.report.sessions = await self._compare_kind(
-            "session", self._records.sessions, session_differences
+            "session", self._records.sessions, self._session_differences
         )
-        self.report.jobs = await self._compare_kind("job", self._records.jobs, job_differences)
-        self.report.nodes = await self._compare_kind("node", self._records.nodes, node_differences)
+        jobs, nodes = self._records.jobs, self._records.nodes
+        self.report.jobs = await self._compare_kind("job", jobs, self._job_differences)
+        self.report.nodes = await self._compare_kind("node", nodes, self._node_differences)
         await self._compare_tenants()
         await self._compare_rooms()
+
+    def _session_differences(
+        self, name: str, view: Session | None, stored: Stored
+    ) -> Iterable[Violation]:
+        return session_differences(name, view, stored, self._log_facts.sessions.get(name))
+
+    def _job_differences(self, key: str, view: Job | None, stored: Stored) -> Iterable[Violation]:
+        session = self._records.sessions.get(name_of(view.session)) if view is not None else None
+        return job_differences(key, view, stored, session, self._log_facts)
+
+    def _node_differences(
+        self, name: str, view: Node | None, stored: Stored
+    ) -> Iterable[Violation]:
+        return node_differences(name, view, stored, self._log_facts.drained_by.get(name))
 
     async def _compare_tenants(self) -> None:
         """The number of waiting jobs of every tenant for which one is folded or stored."""
@@ -619,6 +639,21 @@ class Verifier:
             self.report.add([Violation("I9", f"outbox:{name}", what)])
         if undelivered:
             await self._note_undelivered(name, outbox, undelivered, stored)
+        elif stored.get("hash") and not outbox.holes:  # else the counters are repaired with these
+            found = list(outbox_differences(name, stored, is_new=self._has_no_delivery(name)))
+            self.report.add(found)
+            if found:
+                await self._note_outbox_counters(name, stored, found)
+
+    def _has_no_delivery(self, name: str) -> bool:
+        """Whether the fold has the whole session, and nothing for its outbox."""
+        is_open = self._records.sessions[name].status == "open"
+        return is_open and name in self._log_facts.sessions and not self._deliveries.get(name)
+
+    async def _note_outbox_counters(
+        self, name: str, stored: Mapping[str, Any], found: Sequence[Violation]
+    ) -> None:
+        """Called for a session with other counters than its outbox. A repair plans its changes."""
 
     async def _note_undelivered(
         self, name: str, outbox: Outbox, undelivered: Sequence[str], stored: Mapping[str, Any]

@@ -89,6 +89,13 @@ local function held_of(name)
   return kinds
 end
 
+-- Number and bytes of the newest entry of the outbox, as `number:bytes`; empty without an entry.
+local function newest_of(outbox)
+  if not has_type(outbox, 'stream') then return '' end
+  local newest = redis.call('XREVRANGE', outbox, '+', '-', 'COUNT', 1)[1]
+  return newest and reply.by_name(newest[2]).i or ''
+end
+
 local read = {}
 
 function read.session(name)
@@ -112,7 +119,7 @@ function read.session(name)
     playback_timers[field] = due('playback|' .. full .. '|' .. field)
   end
   has_type(keys.of('audio', name), 'stream')
-  has_type(keys.of('outbox', name), 'stream')
+  local newest = newest_of(keys.of('outbox', name))
   local room_key = keys.room(s.room)
   local room = room_key and has_type(room_key, 'hash') and redis.call('HGET', room_key, full)
   local of_same_tenant = keys.of('tenant_sessions', s.tenant or '')
@@ -120,7 +127,7 @@ function read.session(name)
     and redis.call('SISMEMBER', of_same_tenant, name) == 1
   return { counted = is_counted, hash = s, outcomes = outcomes, jobs = outcome_jobs,
     ready = ready, gaps = gaps, held = held_of(name), playing = playing,
-    playback_timers = playback_timers,
+    playback_timers = playback_timers, newest = newest,
     room = room or nil, idle = due('idle|' .. full), pause = due('pause|' .. full),
     close = due('close|' .. full), retire = due('retire|' .. full) }
 end

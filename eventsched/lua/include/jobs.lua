@@ -59,10 +59,20 @@ local function check_core(key, core, types)
   end
 end
 
+-- Whether the core is a table without features, or with a list of texts.
+local function has_features(core)
+  if type(core) ~= 'table' or type(core.features or {}) ~= 'table' then return false end
+  for _, feature in ipairs(core.features or {}) do
+    if type(feature) ~= 'string' then return false end
+  end
+  return true
+end
+
 -- Read the core with cjson: its free text has characters that JSON escapes.
 local function decode_core(job)
   local is_json, core = pcall(cjson.decode, string.sub(job.stored, job.core_at))
   if not is_json or type(core) ~= 'table' then damage.raise('job:' .. job.key, 'core') end
+  if not has_features(core) then damage.raise('job:' .. job.key, 'features') end
   check_core(job.key, core, head_fields)
   if job.status ~= 'ended' then check_core(job.key, core, body_fields) end
   for name, value in pairs(core) do
@@ -165,12 +175,13 @@ function jobs.fields(key)
     string.match(stored, record_pattern)
   local text = string.sub(stored, core_at or 1)
   local is_readable, core = pcall(cjson.decode, text)
-  if not status or not is_readable or not jobs.find(key) then
+  if not status or not is_readable or not has_features(core) or not jobs.find(key) then
     return { status = 'unreadable', attempt = '', deadline = '', outcome = '' }, {}, ''
   end
   local priority, tag, entry = string.match(place, '^(%d+),(%d+),(%d+)$')
   return { status = status, attempt = attempt, node = node, epoch = epoch, dispatched = at,
-    deadline = deadline, priority = priority, tag = tag, member = entry and entry .. ':' .. key,
+    deadline = deadline, place = place, priority = priority, tag = tag,
+    member = entry and entry .. ':' .. key,
     outcome = outcome, refused = refused, code = core.code or '' }, core, text
 end
 
