@@ -64,6 +64,7 @@ RESERVED_PART = 8
 """One file descriptor of so many is for the server, the log and the archive."""
 FEW = 2_000
 """A gateway that may have fewer connections warns."""
+BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _ABORT = "eventsched.abort"
 _OWN = "eventsched.own"
 _ALL_SENT = "eventsched.all_sent"
@@ -243,6 +244,22 @@ class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
         self._limits.remove(self.transport)
         self._rate.stop()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have arrived: the whole head of the request at first, then frames."""
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_complete:
+            self._refuse_head()
+
+    def _refuse_head(self) -> None:
+        """End a connection whose head is none of a WebSocket, which uvicorn would leave open.
+
+        The parser has a reply to a line that is too long (8 KiB), and none to a head with a body.
+        """
+        self.handshake_complete = self.close_sent = True
+        reply = b"".join(self.conn.data_to_send())
+        self.transport.write(reply or BAD_REQUEST)
+        self.transport.close()
 
     def handle_connect(self, event: Request) -> None:
         """A request has arrived: parse no frame until it is answered."""

@@ -37,6 +37,14 @@ REFUSED = {
 }
 """Form -> a request without a reply of its own; what follows it must not be served."""
 
+HANDSHAKE = (
+    b"Host: x",
+    b"Upgrade: websocket",
+    b"Connection: Upgrade",
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    b"Sec-WebSocket-Version: 13",
+)
+
 
 @pytest.mark.parametrize("server", ["embedded"], indirect=True)
 async def test_a_request_that_other_servers_may_read_differently_is_refused(
@@ -83,6 +91,29 @@ async def test_a_long_path_is_refused_and_long_cookies_are_not_parsed(
         assert await status_of(b"/v1/who", b"Cookie: " + b";" * 60_000) == b"401"
         assert await status_of(b"/healthz?" + b"a&" * 4_000) == b"200"
         assert await status_of(b"/healthz?" + b"a&" * 4_100) == b"400"
+
+
+@pytest.mark.parametrize("server", ["embedded"], indirect=True)
+async def test_a_handshake_that_the_parser_of_websockets_refuses_gets_a_reply_and_ends(
+    server: Server, cell: str
+) -> None:
+    """Before any token; uvicorn would leave the connection open without a reply."""
+    async with gateway_system(server.url, cell, roles=()) as system:
+
+        async def status_of(path: bytes, *headers: bytes) -> bytes:
+            async with client(system) as (reader, writer):
+                lines = [b"GET %s HTTP/1.1" % path, *HANDSHAKE, *headers]
+                writer.write(b"\r\n".join([*lines, b"", b""]))
+                return (await read_to_end(reader)).split()[1]
+
+        socket = b"/v1/sessions"
+        long = b"a" * 60_000
+        assert await status_of(socket, b"Origin: http://" + long) == b"431"
+        assert await status_of(socket, b"Sec-WebSocket-Protocol: " + long) == b"431"
+        assert await status_of(socket + b"?" + b"a" * (8_192 - len(socket) - 1)) == b"414"
+        assert await status_of(socket, b"Content-Length: 5") == b"400"
+        assert await status_of(socket, b"Transfer-Encoding: chunked") == b"400"
+        assert await status_of(socket, b"Origin: http://" + b"a" * 8_000) == b"403"
 
 
 def read_all(parser: RequestParser, data: bytes, size: int) -> None:
