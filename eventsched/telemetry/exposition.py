@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from socket import SHUT_RDWR
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import start_http_server
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
 OPTION = "--metrics-listen"
 SCRAPES_MAX = 8
 """Connections at a time; each has a thread and a file descriptor of the process."""
-SILENCE_S = 5.0
-"""Time after which a peer that sends or takes nothing is dropped."""
+SCRAPE_S = 5.0
+"""Time for a request and its reply; then the connection ends, also if bytes still come or go."""
 log = get_logger("eventsched.telemetry")
 
 
@@ -74,29 +76,44 @@ def metrics_listening(address: str) -> Iterator[str]:
 
 
 def _bound(server: Any) -> None:
-    """Bound the connections of the server in number and time."""
+    """Bound the connections of the server in number and time.
+
+    The thread that accepts connections ends those whose time is over, twice a second. A timeout of
+    the socket would begin anew with each byte.
+    """
     free = threading.BoundedSemaphore(SCRAPES_MAX)
+    ends_s: dict[socket, float] = {}
     start_thread, serve = server.process_request, server.process_request_thread
 
     def process_request(request: socket, client_address: Any) -> None:
         if not free.acquire(blocking=False):
             server.shutdown_request(request)
             return
+        ends_s[request] = time.monotonic() + SCRAPE_S
         try:
             start_thread(request, client_address)
         except BaseException:  # no thread can be started, so none releases it
+            ends_s.pop(request, None)
             free.release()
             raise
 
     def process_request_thread(request: socket, client_address: Any) -> None:
         try:
-            request.settimeout(SILENCE_S)
             serve(request, client_address)
         finally:
+            ends_s.pop(request, None)
             free.release()
+
+    def end_overdue() -> None:
+        now_s = time.monotonic()
+        for request, end_s in list(ends_s.items()):
+            if now_s >= end_s:
+                with suppress(OSError):  # its thread may have closed it
+                    request.shutdown(SHUT_RDWR)
 
     server.process_request = process_request
     server.process_request_thread = process_request_thread
+    server.service_actions = end_overdue
 
 
 def _local_only(app: WSGIApplication, name: str) -> WSGIApplication:

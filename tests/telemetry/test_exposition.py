@@ -88,7 +88,7 @@ def test_a_scraper_that_resets_its_connection_leaves_no_traceback(
 
 
 def test_idle_connections_take_a_bounded_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exposition, "SILENCE_S", 0.5)
+    monkeypatch.setattr(exposition, "SCRAPE_S", 0.5)
     threads = threading.active_count()
     with metrics_listening("127.0.0.1:0") as url:
         address = urlsplit(url)
@@ -102,6 +102,30 @@ def test_idle_connections_take_a_bounded_number_of_threads(monkeypatch: pytest.M
         )
         for each in idle:
             each.close()
+    instruments.observer = None
+
+
+def test_a_peer_that_sends_a_byte_now_and_then_holds_no_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(exposition, "SCRAPE_S", 0.3)
+    with metrics_listening("127.0.0.1:0") as url:
+        address = urlsplit(url)
+        with socket.create_connection((address.hostname, address.port)) as slow:
+            slow.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
+            slow.settimeout(0.05)
+
+            def is_dropped() -> bool:
+                """Send one more byte; return whether the server has ended the connection."""
+                try:
+                    slow.sendall(b"a")
+                    return slow.recv(1) == b""
+                except TimeoutError:
+                    return False
+                except ConnectionError:
+                    return True
+
+            wait_for("the peer is dropped while it sends", is_dropped, within_s=20)
     instruments.observer = None
 
 
