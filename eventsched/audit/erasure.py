@@ -5,9 +5,10 @@ Must not: remove ciphertexts from the log, the views or the archive. The archive
 bytes, and without the key they cannot be decrypted.
 Read next: encryption/keystore.py, lua/erase_session.lua.
 
-The key is destroyed first. After a crash between the two steps, the session cannot be decrypted but
-SessionErased is not recorded yet; the key store keeps a tombstone until it is. Every step may be
-repeated.
+The server is asked first whether the session is closed, because anybody with the rights of a
+producer can append an event to the log. Then the key is destroyed. After a crash between this and
+the next step, the session cannot be decrypted but SessionErased is not recorded yet; the key store
+keeps a tombstone until it is. Every step may be repeated.
 """
 
 from __future__ import annotations
@@ -48,15 +49,11 @@ class ErasureState(msgspec.Struct, frozen=True):
 
     session: str
     key: str
-    """Id of its key; empty if the session is not encrypted."""
+    """Id of its key; empty if the session is not encrypted. If several events SessionOpened name
+    keys, it is the one in the key store, or that of the first event."""
     closed_ms: int
     """0 until the session is closed."""
     is_erased: bool
-
-    @property
-    def is_erasable(self) -> bool:
-        """Whether the session is encrypted and closed."""
-        return bool(self.key and self.closed_ms)
 
 
 class Eraser:
@@ -89,13 +86,15 @@ class Eraser:
                 "cannot be removed; open sessions with encrypt, see docs/privacy.md"
             )
         if not state.closed_ms:
-            raise NotErasable(f"{session} is not closed yet: close it, then erase it")
+            raise _not_closed(session)
         return state
 
     async def older_than(
         self, age_ms: int, sessions: Sequence[str], progress: Progress
     ) -> AsyncIterator[ErasureState]:
         """Yield the sessions that closed at least `age_ms` ago, by the clocks of their cells.
+
+        `erase` raises NotErasable for those of which the server, or the key store, says otherwise.
 
         Args:
             age_ms: The age.
@@ -107,9 +106,9 @@ class Eraser:
         for count, session in enumerate(sessions, 1):
             state = await self._find_state(session)
             progress(count)
-            if state is None or await self._other_key(state):
+            if state is None:
                 self.unknown += 1
-            elif state.is_erasable and now_ms[keys.cell_of(session)] - state.closed_ms >= age_ms:
+            elif state.closed_ms and now_ms[keys.cell_of(session)] - state.closed_ms >= age_ms:
                 yield state
 
     async def _find_state(self, session: str) -> ErasureState | None:
@@ -124,7 +123,8 @@ class Eraser:
         """Destroy the session's key and record SessionErased, if it is not recorded yet.
 
         Raises:
-            NotErasable: The key in the store is not the session's key; nothing was changed.
+            NotErasable: The key in the store is not the session's key, or the session is not closed
+                by the server's own record; nothing was changed.
             KeyMissing: The key store has never had the key.
             KeyStoreError: The key store cannot be written.
         """
@@ -134,6 +134,7 @@ class Eraser:
                 f"the key of {state.session} is {state.key or 'none'}, and this key store has "
                 f"{other} for it: that is the key of another server's session"
             )
+        await self._check_record(state)
         try:
             await self._key_store.destroy(state.session)
         except KeyMissing:
@@ -146,33 +147,54 @@ class Eraser:
         await self._key_store.settle(state.session)
         return "erased" if reply == "ok" else "already_erased"
 
+    async def _check_record(self, state: ErasureState) -> None:
+        """Raise NotErasable if the function erase_session would refuse the session."""
+        store = self._connection.store_of(state.session)
+        record = await store.read_hash(store.keys.session(keys.name_of(state.session)))
+        if not record or record.get("status") == "retired":
+            return
+        if record.get("status") != "closed":
+            raise _not_closed(state.session)
+        if record.get("key", "") != state.key:
+            raise NotErasable(f"the server has another key for {state.session} than {state.key}")
+
     async def _other_key(self, state: ErasureState) -> str:
         """The id of the key in the store if it is not the session's; otherwise an empty text."""
+        stored = await self._stored_key(state.session)
+        return stored if stored != state.key else ""
+
+    async def _stored_key(self, session: str) -> str:
+        """The id of the session's key in the store; empty if it has none."""
         try:
-            key = await self._key_store.get(state.session)
+            return (await self._key_store.get(session)).id
         except KeyMissing:
             return ""
-        return key.id if key.id != state.key else ""
 
     async def _state(self, session: str) -> ErasureState:
         """Read the state from the history. Raises NotFound if SessionOpened is not in it."""
-        key: str | None = None
+        opened_with: list[str] = []
         closed_ms, is_erased = 0, False
         async for event in self._reader.history(EventFilter(session=session)):
             if not isinstance(event, Event):
                 continue
             match event.data:
                 case SessionOpened():
-                    key = event.data.key
+                    opened_with.append(event.data.key)
                 case SessionClosed():
                     closed_ms = event.ms
                 case SessionErased():
                     is_erased = True
-        if key is None:
+        if not opened_with:
             raise NotFound(
                 f"SessionOpened of {session}, which names its key, is trimmed from the log"
             )
+        stored = await self._stored_key(session)
+        key = stored if stored and stored in opened_with else opened_with[0]
         return ErasureState(session, key, closed_ms, is_erased)
+
+
+def _not_closed(session: str) -> NotErasable:
+    return NotErasable(f"{session} is not closed yet: close it, then erase it")
 
 
 async def rewrite_files(store: Store, progress: Progress) -> int | None:

@@ -49,10 +49,10 @@ async def erase(
     """Erase an encrypted session by destroying its key: its texts and audio become unreadable.
 
     The event SessionErased records the erasure. Afterwards the server rewrites its append-only
-    file. The command may be repeated.
+    file. The command may be repeated. It fails if a session was not erased, and erases the others.
     """
     from eventsched.archive.layout import ArchiveFolder
-    from eventsched.audit.erasure import Eraser
+    from eventsched.audit.erasure import Eraser, NotErasable
     from eventsched.cli.output import notes, print_json, print_line
     from eventsched.encryption.keystore import VARIABLE, find_key_store
     from eventsched.formatting import plural
@@ -66,21 +66,39 @@ async def erase(
     folder = ArchiveFolder.open(archive) if archive is not None else None
     async with options.connect() as connection:
         eraser = Eraser(connection, key_store, folder)
-        count = 0
+        count, refused = 0, 0
         async for due in _due(eraser, key_store, session, age_ms):
-            word = await eraser.erase(due)
+            try:
+                word = await eraser.erase(due)
+            except NotErasable as error:
+                if session is not None:
+                    raise
+                refused += 1
+                _print_refused(options, due.session, str(error))
+                continue
             count += 1
             if options.json:
                 print_json({"session": due.session, "outcome": word})
             else:
                 print_line(f"{due.session}: {word.replace('_', ' ')}")
-        if age_ms is not None and not count and not options.json:
+        if age_ms is not None and not count and not refused and not options.json:
             print_line(f"no session with a key has been closed for {older_than}")
         if eraser.unknown:
             keys_text = plural(eraser.unknown, "key")
             notes().print(f"{keys_text} not destroyed: not the keys of this server's sessions")
         if count:
             await _rewrite(connection, options)
+        if refused:
+            raise NotErasable(f"{plural(refused, 'session')} not erased")
+
+
+def _print_refused(options: Options, session: str, reason: str) -> None:
+    from eventsched.cli.output import print_json, print_line
+
+    if options.json:
+        print_json({"session": session, "outcome": "not_erased", "reason": reason})
+    else:
+        print_line(f"{session}: not erased: {reason}")
 
 
 def age_of(text: str) -> int:

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import anyio
 import pytest
 
-from eventsched.encryption.keystore import Key
+from eventsched.encryption.keystore import Key, KeyFolder
 from tests.cli.programs import json_lines_of, json_of, program, run, write_wav
 
 
@@ -106,6 +107,21 @@ def test_history_names_the_error_of_a_key_store(
     assert done.returncode == 1
     assert done.stderr.decode().count("\n") == 1
     assert message in done.stderr.decode()
+
+
+def test_sessions_that_are_not_erased_are_listed_and_the_exit_code_is_1(
+    system: System, tmp_path: Path
+) -> None:
+    store = KeyFolder(tmp_path / "other")
+    anyio.run(store.put, system.secret, Key.new())
+    words = ("erase", "--older-than", "0m", "--keys", str(store.path))
+    done = run(system.data, *words)
+    assert done.returncode == 1
+    assert done.stdout.decode().startswith(f"{system.secret}: not erased: the key of ")
+    assert done.stderr.decode().endswith("1 session not erased\n")
+    (line,) = json_lines_of(run(system.data, *words, "--json"))
+    assert (line["session"], line["outcome"]) == (system.secret, "not_erased")
+    assert anyio.run(store.sessions) == [system.secret]
 
 
 def test_a_session_is_erased_and_the_file_rewritten(system: System) -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import anyio
+import msgspec
 import pytest
 from anyio import to_thread
 
@@ -35,7 +36,7 @@ from eventsched.history.source import HistorySource
 from eventsched.projection.store import ProjectionStore
 from eventsched.roles.rebuild import Rebuild
 from eventsched.roles.runner import running
-from eventsched.schema.events import Event, SessionErased
+from eventsched.schema.events import Event, SessionErased, SessionOpened
 from eventsched.schema.keys import name_of
 from eventsched.server.testing import LocalServer
 from eventsched.store.cell import Store
@@ -77,7 +78,15 @@ class Secret:
 class ErasureSystem:
     """A server with all roles, an archive, a node, and sessions with utterances."""
 
-    def __init__(self, connection: Connection, es: Client, key_store: KeyFolder, path: Path):
+    def __init__(
+        self,
+        server: LocalServer,
+        connection: Connection,
+        es: Client,
+        key_store: KeyFolder,
+        path: Path,
+    ) -> None:
+        self.server = server
         self.connection = connection
         self.es = es
         self.key_store = key_store
@@ -119,6 +128,11 @@ class ErasureSystem:
         await seal_all(archiver)
         await archiver.release()
 
+    async def events(self, session: str) -> list[Event]:
+        """The events of the session, oldest first."""
+        history = Reader(HistorySource(self.connection)).history(EventFilter(session=session))
+        return [entry async for entry in history if isinstance(entry, Event)]
+
     async def erase(self, session: str) -> str:
         return await self.eraser.erase(await self.eraser.find(session))
 
@@ -155,7 +169,7 @@ async def erasure_system_of(
         running(connection),
         running_client(Client(connection.stores, url=server.url, keys=key_store)) as es,
     ):
-        erasure_system = ErasureSystem(connection, es, key_store, tmp_path / "archive")
+        erasure_system = ErasureSystem(server, connection, es, key_store, tmp_path / "archive")
         async with serving(es, erasure_system.node()):
             yield erasure_system
 
@@ -324,10 +338,49 @@ async def test_the_key_of_another_server_s_session_is_not_destroyed(
         eraser = Eraser(target.connection, foreign)
         with pytest.raises(NotErasable, match=f"this key store has {key.id} for it"):
             await eraser.erase(await eraser.find(session))
-        assert [state async for state in eraser.older_than(0, [session], lambda _: None)] == []
-        assert eraser.unknown == 1
+        async for state in eraser.older_than(0, [session], lambda _: None):
+            with pytest.raises(NotErasable):
+                await eraser.erase(state)
         assert (await foreign.get(session)).secret == key.secret
         assert await erased(target, session) == []
+
+
+async def test_a_forged_close_does_not_destroy_the_key_of_an_open_session(
+    own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
+) -> None:
+    async with erasure_system_of(own_server, tmp_path, key_store) as target:
+        session, _ = await target.talk(encrypt=True, close=False)
+        forge(target, session, "SessionClosed", "{}")
+        with pytest.raises(NotErasable, match="is not closed yet"):
+            await target.erase(session)
+        assert await key_store.sessions() == [session]
+        assert await erased(target, session) == []
+
+
+async def test_a_forged_opening_with_another_key_does_not_prevent_an_erasure(
+    own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
+) -> None:
+    async with erasure_system_of(
+        own_server, tmp_path, key_store, session_retention_ms=200
+    ) as target:
+        session, _ = await target.talk(encrypt=True)
+        await target.retired(session)
+        key = await key_store.get(session)
+        (opened,) = [each for each in await target.events(session) if each.type == "SessionOpened"]
+        assert isinstance(opened.data, SessionOpened)
+        forged = msgspec.structs.replace(opened.data, key="0123456789abcdef")
+        forge(target, session, "SessionOpened", msgspec.json.encode(forged).decode())
+        (state,) = [s async for s in target.eraser.older_than(0, [session], lambda _: None)]
+        assert state.key == key.id
+        assert await target.eraser.erase(state) == "erased"
+        assert await key_store.sessions() == []
+
+
+def forge(target: ErasureSystem, session: str, kind: str, data: str) -> None:
+    """Append an event to the log, as a client with the rights of a producer can."""
+    fields = {"t": kind, "v": "1", "s": session, "j": "", "n": "", "c": "", "tp": "", "d": data}
+    words = [word for pair in {**fields, "b": ""}.items() for word in pair]
+    target.server.call("XADD", target.store.keys.log, "*", *words)
 
 
 async def test_age_counts_from_the_close_and_unknown_sessions_are_skipped(
@@ -362,12 +415,7 @@ async def test_age_counts_from_the_close_and_unknown_sessions_are_skipped(
 
 
 async def erased(target: ErasureSystem, session: str) -> list[Event]:
-    history = Reader(HistorySource(target.connection)).history(EventFilter(session=session))
-    return [
-        entry
-        async for entry in history
-        if isinstance(entry, Event) and isinstance(entry.data, SessionErased)
-    ]
+    return [each for each in await target.events(session) if isinstance(each.data, SessionErased)]
 
 
 # --- the append-only file ------------------------------------------------------------------
