@@ -21,7 +21,11 @@ from eventsched.gateway.cursor import format_cursor, parse_cursor
 from eventsched.gateway.read_limit import in_turn
 from eventsched.gateway.replies import json_reply
 from eventsched.gateway.service import Gateway
-from eventsched.gateway.tenant_view import event_for_tenant, explanation_for_tenant
+from eventsched.gateway.tenant_view import (
+    event_for_tenant,
+    explanation_for_tenant,
+    state_for_tenant,
+)
 from eventsched.history.consumer_groups import ConsumerGroupStatus
 from eventsched.history.dead_letters import read_dead_letters, without_reason
 from eventsched.history.event_filter import make_filter
@@ -193,6 +197,8 @@ async def _state(request: Request, gateway: Gateway, claims: Claims, kind: str) 
         fields = named(await reader.state(kind, entity, position))
     except UnreadableRecord as error:
         raise error if claims.texts else UnreadableRecord.of(kind, entity, HIDDEN_REASON) from None
+    if claims.tenant != ALL_TENANTS:
+        fields = state_for_tenant(kind, fields)
     return json_reply(fields if claims.texts else _without_texts(fields))
 
 

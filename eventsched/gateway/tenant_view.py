@@ -1,12 +1,12 @@
 """What a token of one tenant sees of decisions that concern other tenants as well.
 
-Owns: the fields of events and explanations that such a token may see.
+Owns: the fields of events, records and explanations that such a token may see.
 Must not: do I/O.
 Read next: reading.py, event_feed.py (use it), audit/explain.py.
 
 The choice of a node compares nodes and waiting jobs of all tenants, and the log has the evidence.
-So a token of one tenant gets these events with the listed fields only: a field that is added later
-is not shown until it is listed here.
+So a token of one tenant gets these events, and the records that are folded from them, with the
+listed fields only: a field that is added later is not shown until it is listed here.
 """
 
 from __future__ import annotations
@@ -28,6 +28,23 @@ SHOWN_FIELDS = {
     }),
 }  # fmt: skip
 """Type of event -> the fields of its data that are shown. Other types name one tenant only."""
+
+SHOWN_RECORD_FIELDS = {
+    "job": frozenset({
+        "job", "session", "utterance", "target", "delivery_no", "source", "features", "created_ms",
+        "status", "attempt", "node", "epoch", "dispatched_ms", "deadline_ms", "not_before_ms",
+        "reason", "priority", "outcome", "code", "ended_ms", "refused", "attempts",
+    }),
+}  # fmt: skip
+"""Read model -> the fields of its records that are shown. Other records have one tenant's data."""
+
+
+def state_for_tenant(kind: str, state: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of a record, as `named` makes it, without what it tells of other tenants."""
+    shown, record = SHOWN_RECORD_FIELDS.get(kind), state["view"]
+    if shown is None or record is None:
+        return state
+    return state | {"view": {name: value for name, value in record.items() if name in shown}}
 
 
 def event_for_tenant(event: dict[str, Any]) -> dict[str, Any]:
