@@ -179,11 +179,19 @@ def local_gateway(
 
     def make() -> tuple[GatewayConfig, TokenKey]:
         # The server runs: its folder exists, and is checked.
+        from eventsched.logs import get_logger
         from eventsched.tokens.keys import PUBLIC_SUFFIX, TokenKey, add_public_key
 
         key = TokenKey.read_or_create(path)
         public = path.with_name(path.name + PUBLIC_SUFFIX)
-        add_public_key(public, key)
+        others = add_public_key(public, key)
+        if others:
+            get_logger("eventsched.gateway").warning(
+                "tokens of other keys count as well",
+                keys=others,
+                file=str(public),
+                remedy="remove the keys that are not yours",
+            )
         config = gateway_config(
             listen=listen or LOOPBACK,
             token_keys=str(public),

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from eventsched.cli import gateway_options
 from eventsched.cli.gateway_options import local_gateway
 from eventsched.cli.options import Options
 from eventsched.errors import MissingDependencyError
 from eventsched.tokens import TokenKey, issue
+from eventsched.tokens.keys import add_public_key
 from tests.cli.programs import program, run
 
 LOOPBACK = ("--listen", "127.0.0.1:0")
@@ -129,3 +131,21 @@ def test_options_that_are_not_acceptable_are_named(
     refused = run(tmp_path / "data", *words)
     assert refused.returncode == 1
     assert reason in refused.stderr
+
+
+def test_the_gateway_of_up_warns_of_other_keys_in_its_key_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("EVENTSCHED_URL", raising=False)
+    make = local_gateway(Options(data=tmp_path), "", None, is_wanted=True)
+    assert make is not None
+    with capture_logs() as lines:
+        make()
+    assert lines == []
+    public = tmp_path / "token.key.jwks.json"
+    add_public_key(public, TokenKey.generate())
+    with capture_logs() as lines:
+        make()
+    assert [(line["log_level"], line["keys"], line["file"]) for line in lines] == [
+        ("warning", 1, str(public))
+    ]
