@@ -126,3 +126,43 @@ def test_nothing_that_exists_is_overwritten(tmp_path: Path, place: int) -> None:
     assert refused.stderr == f"{existing} exists already\n"
     refused = script("backup.sh", *paths, str(existing))
     assert (refused.returncode, refused.stderr) == (1, f"{existing} exists already\n")
+
+
+def files_of(paths: Paths) -> None:
+    """Make folders and files of the kinds that backup.sh copies."""
+    for file in (
+        paths.server / "appendonlydir" / "appendonly.aof.manifest",
+        paths.archive / "segments" / "1.json",
+        paths.archive_key,
+        paths.keys / "c0.s.key",
+    ):
+        file.parent.mkdir(parents=True)
+        file.write_text(file.name)
+
+
+@pytest.mark.parametrize("place", ["archive/segments", "archive/segments/1.json", "keys/c0.s.key"])
+def test_a_copy_is_not_of_links(tmp_path: Path, place: str) -> None:
+    paths, link, copy = Paths(tmp_path / "old"), tmp_path / "old" / place, tmp_path / "copy"
+    files_of(paths)
+    moved = link.rename(tmp_path / "moved")
+    link.symlink_to(moved)
+    refused = script("backup.sh", *paths.all(), str(copy))
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(str(link.parent))
+    assert refused.stderr.endswith(f"{link.name} is a link: put what it points to in its place\n")
+    assert not copy.exists()
+
+
+def test_a_copy_of_folders_that_links_name_has_their_files(tmp_path: Path) -> None:
+    paths, links, copy = Paths(tmp_path / "old"), Paths(tmp_path / "links"), tmp_path / "copy"
+    files_of(paths)
+    (tmp_path / "links" / "archive-key").mkdir(parents=True)
+    for name, target in zip(links.all(), paths.all(), strict=True):
+        Path(name).symlink_to(target)
+    done = script("backup.sh", *links.all(), str(copy))
+    assert done.returncode == 0, done.stderr
+    restored = Paths(tmp_path / "new")
+    done = script("restore.sh", str(copy), *restored.all())
+    assert done.returncode == 0, done.stderr
+    for name in ("archive/segments/1.json", "keys/c0.s.key", "archive-key/archive.key"):
+        assert (tmp_path / "new" / name).read_text() == Path(name).name
