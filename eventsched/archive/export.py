@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import csv
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from eventsched.archive.sql import Query
 from eventsched.private_files import PART
+
+MODE = 0o666
+"""Of a new file, less the umask: it is for whom the user wants."""
 
 
 def write_csv(query: Query, path: Path) -> None:
@@ -30,7 +35,7 @@ def write_csv(query: Query, path: Path) -> None:
         ArchiveError: As `Query.rows`; the file is unchanged.
         OSError: The file cannot be written.
     """
-    with _complete(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+    with _complete(path) as part, TextIOWrapper(part, encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(query.columns)
         writer.writerows(map(_texts, query.rows()))
@@ -63,11 +68,17 @@ def _texts(row: tuple[Any, ...]) -> list[Any]:
 
 
 @contextmanager
-def _complete(path: Path) -> Iterator[Path]:
-    """A file beside `path` that takes its name if the block succeeds, and is removed otherwise."""
-    part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
+def _complete(path: Path) -> Iterator[BinaryIO]:
+    """A new file beside `path` that takes its name if the block succeeds; otherwise it is removed.
+
+    Its name cannot be foreseen, and nothing may have it yet: in a folder that others may write, a
+    link could lead to another file.
+    """
+    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}{PART}")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE)
     try:
-        yield part
+        with open(descriptor, "wb") as file:
+            yield file
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from eventsched import errors
+from eventsched.archive import export
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.archive.sql import Query, QueryLimits, run_query
 from eventsched.errors import ArchiveError, MissingDependencyError
@@ -152,6 +153,24 @@ async def test_a_result_is_written_to_a_file(archived: Archived, tmp_path: Path,
     assert [row[2:] for row in written] == [(row[2], 1.5) for row in expected]
     assert [row[1].replace(tzinfo=None) for row in written] == [row[1] for row in expected]
     assert names_in(tmp_path, "*.part") == []
+
+
+async def test_a_link_beside_the_result_leads_to_no_other_file(
+    archived: Archived, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder that others may write, also if they guess the name of the unfinished file."""
+    await worked(archived)
+    other, path = tmp_path / "other", tmp_path / "events.csv"
+    other.write_text("precious")
+    monkeypatch.setattr("secrets.token_hex", lambda _: "guessed")
+    (tmp_path / "events.csv.guessed.part").symlink_to(other)
+    query = Query(archived.folder, "SELECT 1 AS n")
+    query.execute()
+    with pytest.raises(FileExistsError):
+        export.write_csv(query, path)
+    query.close()
+    assert other.read_text() == "precious"
+    assert not path.exists()
 
 
 def names_in(folder: Path, pattern: str) -> list[str]:
