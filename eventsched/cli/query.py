@@ -7,6 +7,7 @@ Read next: archive/sql.py, archive/export.py (files).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
@@ -22,13 +23,19 @@ from eventsched.errors import InvalidMessage
 if TYPE_CHECKING:
     from eventsched.archive.sql import Query
 
+SQL_BYTES_MAX = 1 << 20
+"""Bytes of a statement that is read from the input."""
 SHOWN_MAX = 1_000
 """Rows in the text output; --json prints all rows."""
 GAP = 2
 """Columns between two columns of a table."""
 
 Sql = Annotated[
-    str, typer.Argument(metavar="[SQL]", help="One SELECT over events, jobs and sessions.")
+    str,
+    typer.Argument(
+        metavar="[SQL]",
+        help="One SELECT over events, jobs and sessions; - reads it from the input.",
+    ),
 ]
 Csv = Annotated[bool, typer.Option("--csv", help="Write CSV to --output.")]
 Parquet = Annotated[bool, typer.Option("--parquet", help="Write Parquet to --output.")]
@@ -113,6 +120,8 @@ async def query(
         raise InvalidMessage.of("--archive", "a folder is needed", "add --archive DIR")
     if bool(sql) == views:
         raise InvalidMessage.of("SQL", "one statement, or --views", "give one of the two")
+    if sql == "-":
+        sql = sys.stdin.buffer.read(SQL_BYTES_MAX).decode("utf-8", "replace")
     show = _form(as_json=options.json, csv=csv, parquet=parquet, output=output)
     limits = QueryLimits(seconds=timeout, memory_mb=memory_mb, rows=rows)
     folder = ArchiveFolder.open(archive)

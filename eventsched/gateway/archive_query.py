@@ -28,6 +28,8 @@ SECONDS_MAX = 20
 MEMORY_MB = 512
 ROWS_MAX = 1_000
 BYTES_MAX = 8 << 20
+FROM_INPUT = "-"
+"""Has the command read the statement from its input: arguments are for all users to see."""
 
 
 class QueryRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,13 +63,17 @@ async def query(request: Request, gateway: Gateway, claims: Claims) -> Response:
     check_texts(claims)
     folder = folder_of(gateway)
     body = _BODY.decode((await read_body(request)).decode("utf-8", "replace"))
+    for name in ("sql", "session", "since", "until"):
+        if "\0" in getattr(body, name):
+            raise InvalidMessage.of(name, "no NUL character", "leave it out")
     options = [
         f"--archive={folder.path}", f"--timeout={SECONDS_MAX}", f"--memory-mb={MEMORY_MB}",
         f"--rows={ROWS_MAX}", f"--session={body.session}", f"--since={body.since}",
         f"--until={body.until}",
     ]  # fmt: skip
     try:
-        async with running_command(["query", "--json", *options, "--", body.sql]) as running:
+        words, sql = ["query", "--json", *options, FROM_INPUT], body.sql.encode()
+        async with running_command(words, text=sql) as running:
             rows = [msgspec.json.decode(line) async for line in running.lines(BYTES_MAX)]
             await running.end(0)
     except CommandFailed as error:

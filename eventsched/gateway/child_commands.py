@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -39,6 +39,13 @@ class Command:
         stream: Any = self.process.stderr
         async for part in stream:
             self._errors = (self._errors + part)[-ERROR_BYTES_MAX:]
+
+    async def write(self, text: bytes) -> None:
+        """Write all that the process reads; nothing is left to do if it reads no more."""
+        stream: Any = self.process.stdin
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+            await stream.send(text)
+            await stream.aclose()
 
     async def lines(self, bytes_max: int) -> AsyncIterator[bytes]:
         """Yield the lines that the command prints.
@@ -77,16 +84,23 @@ class Command:
 
 @asynccontextmanager
 async def running_command(
-    arguments: Sequence[str], environment: Mapping[str, str] | None = None
+    arguments: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    text: bytes | None = None,
 ) -> AsyncIterator[Command]:
     """Run a command of eventsched while the block runs; an error in the block ends the process.
+
+    Args:
+        arguments: The words of the command. All users of the machine can read them.
+        environment: Its environment; none for that of this process.
+        text: What it reads as its input, which no other user can read.
 
     Raises:
         CommandFailed: As `Command.lines` and `Command.end`.
     """
     process = await anyio.open_process(
         [*PROGRAM, *arguments],
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL if text is None else subprocess.PIPE,
         env=dict(environment or os.environ),
         start_new_session=True,
     )
@@ -94,6 +108,8 @@ async def running_command(
     async with process, anyio.create_task_group() as tasks:
         command = Command(process)
         tasks.start_soon(command.read_errors)
+        if text is not None:
+            tasks.start_soon(command.write, text)
         try:
             yield command
         except CommandFailed as error:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import msgspec
 import pytest
@@ -18,7 +19,7 @@ from tests.gateway.sealing import Sealing
 from tests.gateway.test_events import Stream, speak
 from tests.gateway.test_producer import echo
 from tests.server_kinds import Server
-from tests.systems import serving
+from tests.systems import serving, until
 
 pytestmark = pytest.mark.parametrize("server", ["embedded"], indirect=True)
 
@@ -110,6 +111,28 @@ async def test_a_verification_reports_progress_and_what_a_change_affects(
         assert (await each.system.get("/v1/archive/verify", token)).status_code == 429
 
 
+async def test_no_argument_of_a_process_shows_a_statement(
+    server: Server, cell: str, tmp_path: Path
+) -> None:
+    """All users of the machine can read the arguments of a process."""
+    seen: set[str] = set()
+    async with audited(server, cell, tmp_path) as each:
+        archive = f"--archive={each.archive.folder.path}"
+
+        def is_seen() -> bool:
+            for file in Path("/proc").glob("[0-9]*/cmdline"):
+                with suppress(OSError):  # the process has ended
+                    words = file.read_bytes().decode(errors="replace").split("\0")
+                    if archive in words:
+                        seen.update(words)
+            return "query" in seen
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(each.query, "SELECT 'what an auditor looks for' AS text")
+            await until("the process runs", is_seen)
+    assert not any("looks for" in word for word in seen)
+
+
 async def test_a_query_reads_the_archive_and_nothing_else(
     server: Server, cell: str, tmp_path: Path
 ) -> None:
@@ -122,12 +145,15 @@ async def test_a_query_reads_the_archive_and_nothing_else(
             ("DELETE FROM events", "SELECT"),
             ("SELECT * FROM read_text('/etc/passwd')", ""),
             ("SELECT * FROM range(2000)", "1,000 rows"),
+            ("SELECT 1\0", "no NUL character"),
         ):
             refused = await each.query(sql)
             assert refused.status_code == 400, (sql, refused.text)
             error = msgspec.json.decode(refused.content)["error"]
             assert error["field"] == "sql"
             assert message in error["message"]
+        long = f"SELECT length('{'é' * 19_000}') AS n"
+        assert (await each.query(long)).json() == {"rows": [{"n": 19_000}]}
         assert (await each.query("SELECT 1", texts=False)).status_code == 403
         each.system.gateway.archive = None
         assert (await each.query("SELECT 1")).status_code == 404
