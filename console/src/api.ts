@@ -30,7 +30,9 @@ async function call(url: string, init: RequestInit): Promise<Response> {
   if (reply.ok) return reply;
   const body = await reply.json().catch(() => null);
   const error = body?.error ?? {};
-  const message = [error.message, error.remedy].filter(Boolean).join(": ");
+  // The message of a refusal ends with its remedy already.
+  const remedy = error.message?.includes(error.remedy) ? "" : error.remedy;
+  const message = [error.message, remedy].filter(Boolean).join(": ");
   throw new ApiError(reply.status, error.code ?? "INTERNAL", message || `Status ${reply.status}`);
 }
 

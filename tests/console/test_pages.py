@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from urllib.parse import unquote
+from zoneinfo import ZoneInfo
+
 import pytest
 
 from tests.console.consoles import Console, check_axe, press
 from tests.gateway.test_operations import add_dead_letter
+from tests.js.chromium import Page
 
 pytestmark = [
     pytest.mark.browser,
@@ -56,6 +61,57 @@ async def test_the_history_leads_to_the_session_of_an_event(console: Console) ->
     page = await console.show("history", "viewer", "other")
     await page.until(f"{TEXT}.includes('No such event in this time')")
     assert page.messages == []
+
+
+async def test_a_typed_time_is_read_in_the_zone_that_the_page_shows(console: Console) -> None:
+    """Rule of the page: what it shows can be typed back, whatever the zone of the gateway is."""
+    session = await console.speak()
+    page = await console.show("", "auditor", "acme")
+    await page.call("Emulation.setTimezoneOverride", timezoneId="America/New_York")
+    await page.call("Page.reload")
+    await page.until("document.querySelector('.who') !== null")
+    page = await console.show(f"history?about=sessions&of={session}", "auditor", "acme")
+    await page.until("document.querySelector('tbody tr') !== null")
+    head = await page.evaluate("document.querySelector('thead').innerText")
+    assert "New York time" in head
+    opened = await page.evaluate("document.querySelector('tbody td').firstChild.textContent")
+    ms = int((await page.evaluate("document.querySelector('tbody td code').textContent"))[:13])
+    zone = ZoneInfo("America/New_York")
+    assert datetime.fromisoformat(opened).replace(tzinfo=zone).timestamp() * 1_000 == ms
+    for typed in (opened, opened.partition(".")[0]):
+        await _type(page, "until", typed)
+        await page.until(f"document.querySelector('[name=until]').value.startsWith('{typed}')")
+        await page.until(f"{TEXT}.includes('SessionOpened')")
+    utc = datetime.fromtimestamp(ms / 1_000, UTC)
+    assert f"{utc:%Y-%m-%dT%H}" in unquote(await page.evaluate("location.hash")), "for any zone"
+    await _type(page, "until", "yesterday")
+    await page.until("document.querySelector('.filter [role=alert]') !== null")
+    assert await page.evaluate("document.querySelector('[name=until]').value") == "yesterday"
+
+    await console.show(f"session/{session}", "auditor", "acme")
+    await page.until("Number(document.querySelector('input[type=range]')?.max) >= 3")
+    await _type(page, "at", opened.partition(".")[0].replace(" ", "T"))
+    await page.until("document.querySelector('.fields dt') !== null")
+    assert await page.evaluate("document.querySelector('.state [role=alert]')") is None
+    await _type(page, "at", opened)
+    await page.until("document.querySelector('.slider').innerText.includes('After event 1 of')")
+    shown = await page.evaluate("document.querySelector('.state').innerText")
+    assert opened.partition(" ")[2] in shown
+    await _type(page, "at", "yesterday")
+    await page.until("document.querySelector('.state [role=alert]') !== null")
+    shown = await page.evaluate("document.querySelector('.state').innerText")
+    assert "After event 1 of" in shown, "the slider stays"
+    assert shown.count("This is no time") == 1
+    field = "document.querySelector('[name=at]')"
+    assert await page.evaluate(f"{field}.scrollWidth <= {field}.clientWidth")
+
+
+async def _type(page: Page, name: str, text: str) -> None:
+    """Type a text into a field of a form, and send the form."""
+    await page.evaluate(
+        f"(field => {{field.value = {text!r}; field.form.requestSubmit()}})"
+        f"(document.querySelector('[name={name}]'))"
+    )
 
 
 async def test_an_operator_discards_a_dead_letter_with_a_reason(console: Console) -> None:

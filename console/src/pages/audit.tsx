@@ -1,5 +1,5 @@
 // The archive: how far it reaches, whether it was changed, proofs to download, and SQL over it.
-import { number, time, msOf } from "../format";
+import { number, time, msOf, ZONE } from "../format";
 import { useState } from "preact/hooks";
 import { Download } from "../parts/download";
 import { Empty, Loaded } from "../parts/notes";
@@ -34,7 +34,7 @@ export function Audit() {
                 <dl class="tiles">
                   <Tile name="Segments" value={number(cell.segments)} />
                   <Tile name="Events" value={number(cell.events)} />
-                  <Tile name="Reaches to" value={cell.last && time(msOf(cell.last))} />
+                  <Tile name="Reaches to" value={cell.last && `${time(msOf(cell.last))}, ${ZONE}`} />
                   <Tile name="Signed by key" value={cell.key} />
                 </dl>
                 <p>

@@ -108,7 +108,7 @@ export function ControlLog({ place, tenant }: PageProps) {
           title="Acts of operators, newest first"
           rows={shown}
           columns={[
-            { name: "Time", cell: (each) => time(msOf(each.id)) },
+            { name: "Time", isTime: true, cell: (each) => time(msOf(each.id), true) },
             { name: "By", cell: (each) => String(each.data.by) },
             { name: "Act", isWrapped: true, cell: (each) => ACTS[each.type]!(each) },
             { name: "Reason", isWrapped: true, cell: (each) => String(each.data.why) },

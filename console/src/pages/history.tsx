@@ -2,6 +2,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { ApiError, get } from "../api";
 import { number } from "../format";
+import { positionOf } from "../moments";
 import { Events } from "../parts/events";
 import { Filter } from "../parts/filter";
 import { Empty, ErrorNote } from "../parts/notes";
@@ -42,7 +43,7 @@ function useEvents(query: Place["query"]): Found {
       const from = since in SINCE_MS ? new Date(Date.now() - SINCE_MS[since]!).toISOString() : since === "beginning" ? "" : since;
       const asked = new URLSearchParams({ count: String(SHOWN_MAX) });
       const kind = /^[^:]*:[^:]*:/.test(of) ? "job" : of.includes("/") ? "group" : "session";
-      const named = { since: from, until, tenant, [query.node ? "node" : kind]: query.node || of };
+      const named = { since: positionOf(from) ?? from, until: positionOf(until, { isEnd: true }) ?? until, tenant, [query.node ? "node" : kind]: query.node || of };
       for (const [name, value] of Object.entries(named)) if (value) asked.set(name, value);
       for (const type of TOPICS[about] ?? [about]) asked.append("type", type);
       let events: LogEvent[] = [];
@@ -75,7 +76,7 @@ export function History({ place }: PageProps) {
         fields={[
           { name: "about", label: "About", options: Object.keys(TOPICS) },
           { name: "since", label: "Since", options: ["day", "hour", "week", "beginning"] },
-          { name: "until", label: "Until", hint: "2026-01-31T14:05" },
+          { name: "until", label: "Until", isTime: true },
           { name: "of", label: "Session or job" },
           { name: "node", label: "Node" },
           { name: "tenant", label: "Tenant" },

@@ -57,7 +57,7 @@ function Stages({ stages }: { stages: Stage[] }) {
       rows={stages}
       columns={[
         { name: "Stage", cell: (each) => each.name },
-        { name: "From", cell: (each) => time(each.from_ms) },
+        { name: "From", isTime: true, cell: (each) => time(each.from_ms, true) },
         { name: "Took", isNumber: true, cell: (each) => `${duration(each.ms)}${each.is_open ? " so far" : ""}` },
         {
           name: "Share",

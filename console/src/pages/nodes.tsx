@@ -1,5 +1,5 @@
 // Nodes by capability class, with their load; an operator drains a node here.
-import { duration, number, plural, time } from "../format";
+import { duration, number, plural, time, ZONE } from "../format";
 import { Act } from "../parts/act";
 import { Find } from "../parts/find";
 import { Empty, Loaded } from "../parts/notes";
@@ -31,7 +31,7 @@ export function Nodes({ role }: PageProps) {
               .filter((cell) => cell.now_ms - cell.nodes_ms > RECENT_MS)
               .map((cell) => (
                 <p class="dim" key={cell.cell}>
-                  Nodes of cell {cell.cell} as of {time(cell.nodes_ms)}: the more nodes, the less often they are read.
+                  Nodes of cell {cell.cell} as of {time(cell.nodes_ms)}, {ZONE}: the more nodes, the less often they are read.
                 </p>
               ))}
             {cells.flatMap((cell) =>
@@ -91,7 +91,7 @@ function StatusOf({ node }: { node: NodeState }) {
     <>
       <span class="badge">{status}</span>
       {drained_by && ` by ${drained_by}`}
-      {drain_ends_ms > 0 && `, at most until ${time(drain_ends_ms)}`}
+      {drain_ends_ms > 0 && `, at most until ${time(drain_ends_ms)}, ${ZONE}`}
     </>
   );
 }

@@ -69,7 +69,7 @@ export function Projections({ role }: PageProps) {
                     { name: "Failing", isNumber: true, cell: (each) => number(each.failing) },
                     { name: "Standbys", isNumber: true, cell: (each) => number(each.standbys) },
                     { name: "Owner", cell: (each) => <code>{each.owner}</code> },
-                    { name: "Since", cell: (each) => time(each.since_ms) },
+                    { name: "Since", isTime: true, cell: (each) => time(each.since_ms) },
                     { name: "Error", cell: (each) => each.error },
                   ]}
                 />

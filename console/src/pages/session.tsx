@@ -1,14 +1,15 @@
 // One session: its timeline, the text in each language, its events, its state at a moment. What the
 // address selects (an utterance, a job, an event) is shown beside them.
 import { useEffect, useState } from "preact/hooks";
-import { number, time } from "../format";
+import { number, time, ZONE } from "../format";
 import { useNews } from "../live";
+import { timeOf } from "../moments";
 import { Download } from "../parts/download";
 import { Events } from "../parts/events";
 import { Empty, ErrorNote, Loaded } from "../parts/notes";
 import { Pager } from "../parts/pager";
 import { Selection } from "../parts/selection";
-import { StateAt, timeOf } from "../parts/state_at";
+import { StateAt } from "../parts/state_at";
 import { Transcript } from "../parts/transcript";
 import { useReply } from "../reply";
 import { link } from "../route";
@@ -52,7 +53,7 @@ export function Session({ place, role }: PageProps) {
           <p class="facts">
             <span class="badge">{String(view.status ?? "open")}</span> {String(view.source)} →{" "}
             {((view.targets as string[] | undefined) ?? []).join(", ")} · tenant {String(view.tenant)} · opened{" "}
-            {time(Number(view.opened_ms))} <span class={isLive ? "badge good" : "badge"}>{isLive ? "live" : "not live"}</span>
+            {time(Number(view.opened_ms), true)}, {ZONE} <span class={isLive ? "badge good" : "badge"}>{isLive ? "live" : "not live"}</span>
             {role !== "viewer" && (
               <Download text="Prove it: a report with proofs" path={`sessions/${id}/report`} file={`${place.id}.html`} />
             )}

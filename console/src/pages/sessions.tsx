@@ -1,5 +1,6 @@
 // Sessions, live and past, the one with the newest event first.
 import { time } from "../format";
+import { positionOf, timeOf } from "../moments";
 import { Filter } from "../parts/filter";
 import { Find } from "../parts/find";
 import { Empty, Loaded } from "../parts/notes";
@@ -15,7 +16,8 @@ const LIST_MS = 8_000;
 export function Sessions({ place }: PageProps) {
   const { before = "", ...query } = place.query;
   // A position in the list is the time of the newest event, with `/`.
-  const after = query.after || (Date.parse(before) ? `${Date.parse(before)}/` : "");
+  const beforeMs = timeOf(positionOf(before, { isEnd: true }) ?? "");
+  const after = query.after || (beforeMs ? `${beforeMs}/` : "");
   const reply = useReply<Page>("sessions", { count: "50", ...query, after }, LIST_MS);
   const text = (value: unknown) => String(value ?? "");
   return (
@@ -27,7 +29,7 @@ export function Sessions({ place }: PageProps) {
         fields={[
           { name: "tenant", label: "Tenant" },
           { name: "status", label: "Status", options: ["", "open", "closing", "closed"] },
-          { name: "before", label: "Newest event before", hint: "2026-01-31T14:05" },
+          { name: "before", label: "Newest event before", isTime: true },
           { name: "cell", label: "Cell" },
         ]}
       />
@@ -48,8 +50,8 @@ export function Sessions({ place }: PageProps) {
                     cell: ({ record }) => record && `${record.source} → ${(record.targets as string[]).join(", ")}`,
                   },
                   { name: "Utterances", isNumber: true, cell: (each) => text(each.record?.utterance) },
-                  { name: "Opened", cell: (each) => time(Number(each.record?.opened_ms ?? 0)) },
-                  { name: "Newest event", cell: (each) => time(each.time_ms ?? 0) },
+                  { name: "Opened", isTime: true, cell: (each) => time(Number(each.record?.opened_ms ?? 0)) },
+                  { name: "Newest event", isTime: true, cell: (each) => time(each.time_ms ?? 0) },
                 ]}
               />
             )}

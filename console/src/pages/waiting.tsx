@@ -56,7 +56,7 @@ export function Waiting({ place }: PageProps) {
                 columns={[
                   { name: "Job", cell: (each) => <a href={link("job", each.id)}>{each.id}</a> },
                   { name: "Tenant", cell: (each) => each.tenant },
-                  { name: "Created", cell: (each) => time(Number(each.record?.created_ms ?? 0)) },
+                  { name: "Created", isTime: true, cell: (each) => time(Number(each.record?.created_ms ?? 0)) },
                   { name: "Reason", cell: (each) => <code>{String(each.record?.reason ?? "")}</code> },
                 ]}
               />

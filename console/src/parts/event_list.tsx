@@ -1,6 +1,6 @@
 // Events one below the other, for a narrow place: with their cause, and the selected one marked.
 import { useEffect, useRef } from "preact/hooks";
-import { clock, msOf } from "../format";
+import { clock, msOf, ZONE } from "../format";
 import { summary } from "./events";
 import type { LogEvent } from "../types";
 
@@ -24,27 +24,30 @@ export function EventList({ events, selected, hrefOf }: EventListProps) {
   }, [selected, events.length]);
   const typeOf = new Map(events.map((event) => [event.id, event.type]));
   return (
-    <ol class="events">
-      {events.map((event) => (
-        <li key={event.id} ref={event.id === selected ? marked : undefined} class={event.id === selected ? "selected" : ""}>
-          <strong>{event.type ?? "unreadable"}</strong> <span class="dim">{clock(msOf(event.id), true)}</span>{" "}
-          <a href={hrefOf(event.id)} aria-current={event.id === selected || undefined}>
-            <code>{event.id}</code>
-          </a>
-          {event.cause && (
-            <p class="dim">
-              caused by <Cause cause={event.cause} typeOf={typeOf} hrefOf={hrefOf} />
-              {event.node && ` · ${event.node}`}
-            </p>
-          )}
-          {event.text?.text && <p class="text">{event.text.text}</p>}
-          <details>
-            <summary>{event.undecodable ?? summary(event.data)}</summary>
-            <pre>{JSON.stringify(event.data, null, 1)}</pre>
-          </details>
-        </li>
-      ))}
-    </ol>
+    <>
+      <p class="dim">Times are {ZONE}.</p>
+      <ol class="events">
+        {events.map((event) => (
+          <li key={event.id} ref={event.id === selected ? marked : undefined} class={event.id === selected ? "selected" : ""}>
+            <strong>{event.type ?? "unreadable"}</strong> <span class="dim">{clock(msOf(event.id), true)}</span>{" "}
+            <a href={hrefOf(event.id)} aria-current={event.id === selected || undefined}>
+              <code>{event.id}</code>
+            </a>
+            {event.cause && (
+              <p class="dim">
+                caused by <Cause cause={event.cause} typeOf={typeOf} hrefOf={hrefOf} />
+                {event.node && ` · ${event.node}`}
+              </p>
+            )}
+            {event.text?.text && <p class="text">{event.text.text}</p>}
+            <details>
+              <summary>{event.undecodable ?? summary(event.data)}</summary>
+              <pre>{JSON.stringify(event.data, null, 1)}</pre>
+            </details>
+          </li>
+        ))}
+      </ol>
+    </>
   );
 }
 

@@ -1,5 +1,5 @@
 // Events of the log, oldest first, with their cause and data.
-import { clock, msOf, plural, time } from "../format";
+import { clock, msOf, plural, time, ZONE } from "../format";
 import { link } from "../route";
 import type { LogEvent } from "../types";
 
@@ -16,7 +16,7 @@ export function Events({ events, hasSessions }: EventsProps) {
         <caption>{plural(events.length, "event")}</caption>
         <thead>
           <tr role="row">
-            <th role="columnheader" scope="col">Time</th>
+            <th role="columnheader" scope="col">Time, {ZONE}</th>
             <th role="columnheader" scope="col">Event</th>
             <th role="columnheader" scope="col">Of</th>
             <th role="columnheader" scope="col">Data</th>
@@ -26,7 +26,7 @@ export function Events({ events, hasSessions }: EventsProps) {
           {events.map((event) => (
             <tr role="row" key={event.id} id={`event-${event.id}`}>
               <td role="cell" data-label="Time">
-                {hasSessions ? time(msOf(event.id)) : clock(msOf(event.id), true)}
+                {hasSessions ? time(msOf(event.id), true) : clock(msOf(event.id), true)}
                 <br />
                 <code class="dim">{event.id}</code>
               </td>

@@ -1,5 +1,5 @@
 // The fields of a record: plain values beside each other, a list of records as a table.
-import { plural, time } from "../format";
+import { plural, time, ZONE } from "../format";
 import { Table } from "./table";
 
 type Row = Record<string, unknown>;
@@ -12,7 +12,10 @@ export function Fields({ record }: { record: Row }) {
         const isShort = !rows && JSON.stringify(value).length <= 40;
         return (
           <div key={name} class={isShort ? "" : "wide"}>
-            <dt>{name}</dt>
+            <dt>
+              {name}
+              {isTime(name, value) && `, ${ZONE}`}
+            </dt>
             <dd>{rows ? <Rows rows={rows} /> : isShort ? textOf(name, value) : <pre>{JSON.stringify(value, null, 1)}</pre>}</dd>
           </div>
         );
@@ -26,6 +29,7 @@ function Rows({ rows }: { rows: Row[] }) {
   const columns = names.map((each) => ({
     name: each || "of",
     isNumber: rows.every((row) => typeof row[each] === "number" && !isTime(each, row[each])),
+    isTime: rows.some((row) => isTime(each, row[each])),
     cell: (row: Row) => textOf(each, row[each] ?? ""),
   }));
   return <Table title={plural(rows.length, "row")} rows={rows} columns={columns} />;
@@ -45,7 +49,7 @@ const isTime = (name: string, value: unknown) => name.endsWith("_ms") && typeof 
 
 /** A value in one line; one in milliseconds since 1970 as a time. */
 function textOf(name: string, value: unknown): string {
-  if (isTime(name, value)) return time(value as number);
+  if (isTime(name, value)) return time(value as number, true);
   if (Array.isArray(value)) return value.map((each) => textOf("", each)).join(", ") || "none";
   if (isRow(value)) return Object.entries(value).map(([key, each]) => `${key} ${textOf(key, each)}`).join(", ") || "none";
   return value === "" || value === null ? "–" : String(value);

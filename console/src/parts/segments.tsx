@@ -1,5 +1,5 @@
 // The segments of a cell of the archive: on an axis of time, and as a table.
-import { number, plural, time, msOf } from "../format";
+import { number, plural, time, msOf, ZONE } from "../format";
 import { Empty, Loaded } from "./notes";
 import { Table } from "./table";
 import { useReply } from "../reply";
@@ -50,7 +50,9 @@ export function Segments({ cell }: { cell: string }) {
             </svg>
             <p class="ends dim">
               <span>{time(from)}</span>
-              <span>{time(to)}</span>
+              <span>
+                {time(to)}, {ZONE}
+              </span>
             </p>
             <details>
               <summary>
@@ -62,8 +64,8 @@ export function Segments({ cell }: { cell: string }) {
                 rows={segments}
                 columns={[
                   { name: "Segment", isNumber: true, cell: (each) => number(each.n) },
-                  { name: "From", cell: (each) => time(msOf(each.first)) },
-                  { name: "To", cell: (each) => time(msOf(each.last)) },
+                  { name: "From", isTime: true, cell: (each) => time(msOf(each.first)) },
+                  { name: "To", isTime: true, cell: (each) => time(msOf(each.last)) },
                   { name: "Events", isNumber: true, cell: (each) => number(each.events) },
                   { name: "Utterances with audio", isNumber: true, cell: (each) => number(each.utterances) },
                   { name: "Bytes", isNumber: true, cell: (each) => number(each.bytes) },

@@ -1,6 +1,7 @@
 // The record of a session at any of its events: a slider over their ids, and a field for an id or time.
 import { useState } from "preact/hooks";
-import { clock, msOf } from "../format";
+import { clock, msOf, ZONE } from "../format";
+import { NO_TIME, positionOf, shown as fieldText, timeOf, TIME_HINT } from "../moments";
 import { Fields } from "./fields";
 import { Loaded } from "./notes";
 import { useReply } from "../reply";
@@ -8,8 +9,10 @@ import { link, type Place } from "../route";
 import type { LogEvent, State } from "../types";
 
 export function StateAt({ place, events }: { place: Place; events: LogEvent[] }) {
-  const at = place.query.at ?? "";
   const last = events.length - 1;
+  const dayMs = last >= 0 ? msOf(events[0]!.id) : Date.now();
+  const at = positionOf(place.query.at ?? "", { dayMs, isEnd: true }) ?? "";
+  const [problem, setProblem] = useState("");
   // The event under the slider until the address names it. Events that arrive meanwhile do not move the slider.
   const [moved, setMoved] = useState({ at, id: "" });
   if (moved.at !== at) setMoved({ at, id: "" });
@@ -20,7 +23,10 @@ export function StateAt({ place, events }: { place: Place; events: LogEvent[] })
   const go = (id: string) => location.replace(link("session", place.id, { ...place.query, at: id }));
   const onSubmit = (event: SubmitEvent) => {
     event.preventDefault();
-    go(String(new FormData(event.currentTarget as HTMLFormElement).get("at")).trim());
+    const typed = String(new FormData(event.currentTarget as HTMLFormElement).get("at"));
+    const position = positionOf(typed, { dayMs, isEnd: true });
+    setProblem(position === null ? `${NO_TIME}, or the id of an event` : "");
+    if (position !== null) go(position);
   };
   return (
     <section class="state" aria-label="State at a moment">
@@ -42,17 +48,18 @@ export function StateAt({ place, events }: { place: Place; events: LogEvent[] })
       )}
       <form class="filter" onSubmit={onSubmit}>
         <label>
-          Log id or time <input name="at" value={at} key={at} placeholder="2026-01-31T14:05:06" />
+          Log id, or time in {ZONE} <input name="at" class="time" defaultValue={fieldText(at)} key={at} placeholder={TIME_HINT} />
         </label>
         <button type="submit">Show</button>
         {at && <a href={link("session", place.id, { ...place.query, at: "" })}>Now</a>}
+        {problem && <p class="problem" role="alert">{problem}.</p>}
       </form>
       {at && (
         <Loaded reply={state}>
           {(record) => (
             <>
               <p class="dim">
-                The record after <code>{record.at}</code>
+                The record after <code>{record.at}</code> {timeOf(record.at) > 0 && `${clock(timeOf(record.at), true)}, ${ZONE}`}
               </p>
               <Fields record={record.view} />
             </>
@@ -65,12 +72,7 @@ export function StateAt({ place, events }: { place: Place; events: LogEvent[] })
 
 /** Whether an id of the log is not after a position, which is an id or a time. */
 function isUpTo(id: string, at: string): boolean {
-  if (!/^\d+-\d+$/.test(at)) return msOf(id) <= Date.parse(at);
+  if (!/^\d+-\d+$/.test(at)) return msOf(id) <= timeOf(at);
   const [ms, sequence] = [msOf(id) - msOf(at), Number(id.split("-")[1]) - Number(at.split("-")[1])];
   return ms < 0 || (ms === 0 && sequence <= 0);
-}
-
-/** The time that a position names, for a line in the picture; 0 if it names none. */
-export function timeOf(at: string): number {
-  return (/^\d+-\d+$/.test(at) ? msOf(at) : Date.parse(at)) || 0;
 }

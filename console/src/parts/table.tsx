@@ -1,5 +1,6 @@
 // A table. On a narrow screen each row is a block, with the name of the column before each value; the
 // roles say that it still is a table.
+import { ZONE } from "../format";
 import type { ComponentChildren } from "preact";
 
 export interface Column<T> {
@@ -7,6 +8,8 @@ export interface Column<T> {
   isNumber?: boolean;
   /** Whether a long text continues on the next line. */
   isWrapped?: boolean;
+  /** Whether the cells are times: the head names their zone. */
+  isTime?: boolean;
   /** Whether the reader may use the column; true if it is left out. */
   isShown?: boolean;
   cell: (row: T) => ComponentChildren;
@@ -23,6 +26,7 @@ export function Table<T>({ title, columns, rows }: { title: string; columns: Col
             {columns.map((column) => (
               <th role="columnheader" scope="col" class={column.isNumber ? "number" : ""} key={column.name}>
                 {column.name}
+                {column.isTime && `, ${ZONE}`}
               </th>
             ))}
           </tr>

@@ -2,7 +2,7 @@
 // events. Owns: drawing, tooltips, zoom by mouse, touch and keyboard. Never does: decide what a part is.
 import type { ComponentChildren } from "preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { clock } from "../format";
+import { clock, ZONE } from "../format";
 import type { Moment, Scene, Span } from "../types";
 import { lanesOf, linesOf, ticksOf, type Lane } from "./lanes";
 import { useView } from "./view";
@@ -194,7 +194,7 @@ export function Picture({ scene, isSelected, hrefOf, atMs }: PictureProps) {
           Show all
         </button>
         <span class="dim">
-          {clock(view.fromMs, true)} to {clock(view.toMs, true)}
+          {clock(view.fromMs, true)} to {clock(view.toMs, true)}, {ZONE}
         </span>
       </div>
       <div
