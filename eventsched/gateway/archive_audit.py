@@ -8,6 +8,7 @@ Read next: routes.py, archive/verifier.py, archive/audit_text.py, docs/audit.md.
 from __future__ import annotations
 
 import re
+from datetime import datetime
 
 import anyio
 import msgspec
@@ -24,7 +25,8 @@ from eventsched.archive.audit_text import (
     set_aside_text,
     verdict_text,
 )
-from eventsched.archive.layout import ArchiveFolder
+from eventsched.archive.layout import PUBLIC, ArchiveFolder
+from eventsched.archive.signing import public_line
 from eventsched.archive.verifier import AuditReport
 from eventsched.errors import InvalidMessage, NotFound
 from eventsched.gateway.child_commands import CommandFailed, running_command
@@ -34,7 +36,7 @@ from eventsched.gateway.reading import count_of
 from eventsched.gateway.replies import json_reply
 from eventsched.gateway.service import Gateway
 from eventsched.gateway.session_report import check_texts
-from eventsched.schema.ids import is_id
+from eventsched.schema.ids import is_id, parse_id
 from eventsched.tokens.claims import Claims
 
 _SEGMENT_NUMBER = re.compile(r"[0-9]{1,12}")
@@ -81,9 +83,13 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     """The result of a verification, in words: the event `report` of the stream."""
 
     is_clean: bool
+    is_key_checked: bool
+    """Whether a trusted key was named. A gateway has none but the key in the archive."""
     verdict: str
     key: str
     """What the check of the key is worth."""
+    zone: str
+    """The zone of the times in these texts, which is that of the gateway."""
     reach: list[str]
     """By cell, up to which time the events are untouched, and by what."""
     set_aside: list[str]
@@ -141,6 +147,12 @@ async def checkpoint(request: Request, gateway: Gateway, claims: Claims) -> Resp
 
 
 @in_turn
+async def public_key(request: Request, gateway: Gateway, claims: Claims) -> Response:
+    """The public key in the archive, for `eventsched audit`; compare its fingerprint elsewhere."""
+    return _file(public_line(folder_of(gateway).public), PUBLIC, "text/plain")
+
+
+@in_turn
 async def proof(request: Request, gateway: Gateway, claims: Claims) -> Response:
     """A proof that the archive has an event (`eventsched audit prove`)."""
     from eventsched.archive.manifest import encode
@@ -154,17 +166,31 @@ async def proof(request: Request, gateway: Gateway, claims: Claims) -> Response:
     try:
         content = await threads.in_thread(lambda: encode(prove(folder, event, cell)) + b"\n")
     except NotFound:  # its text names a folder of this machine
-        raise NotFound(f"the archive has no event {event}") from None
+        raise NotFound(await threads.in_thread(lambda: _absence(folder, event, cell))) from None
     return _file(content, f"proof-{event}.json")
 
 
-def _file(content: bytes, name: str) -> Response:
+def _absence(folder: ArchiveFolder, event: str, cell: str | None) -> str:
+    """Return why there is no proof: the event may be newer than the archive of a cell."""
+    for name in [cell] if cell else folder.cells():
+        records = folder.cell(name).signed_records()
+        if not records:
+            return f"event {event} is not archived yet: the archive of cell {name} has no segment"
+        if parse_id(records[-1].last) < parse_id(event):
+            last = records[-1].last
+            return (
+                f"event {event} is not archived yet: the archive of cell {name} reaches to {last}"
+            )
+    return f"the archive has no event {event}"
+
+
+def _file(content: bytes, name: str, media_type: str = "application/json") -> Response:
     headers = {
         "cache-control": "no-store",
         "content-disposition": f'attachment; filename="{name}"',
         "x-content-type-options": "nosniff",
     }
-    return Response(content, 200, headers, "application/json")
+    return Response(content, 200, headers, media_type)
 
 
 async def verify(request: Request, gateway: Gateway, claims: Claims) -> Response:
@@ -237,6 +263,8 @@ def in_words(report: AuditReport) -> Verification:
     """Return the report as sentences."""
     return Verification(
         is_clean=not report.problems,
+        is_key_checked=report.is_key_checked,
+        zone=datetime.now().astimezone().tzname() or "",
         verdict=verdict_text(report),
         key=KEYS[report.key_from],
         reach=[f"{each.cell}: {reach_text(each)}" for each in report.reach],

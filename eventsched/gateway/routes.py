@@ -161,6 +161,7 @@ ROUTES: tuple[Route, ...] = (
         ("after", "count"),
     ),
     Route("GET", "/v1/archive/checkpoint", archive_audit.checkpoint, AUDIT),
+    Route("GET", "/v1/archive/public-key", archive_audit.public_key, AUDIT, content="text/plain"),
     Route("GET", "/v1/archive/proof", archive_audit.proof, AUDIT, None, ("event", "cell")),
     Route("GET", "/v1/archive/verify", archive_audit.verify, AUDIT, content="text/event-stream"),
     Route(

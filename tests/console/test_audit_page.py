@@ -33,9 +33,30 @@ async def test_an_auditor_verifies_queries_and_proves_in_the_browser(console: Co
     await page.until(f"{cell} === '{session}'")
     await page.click("section[aria-label=Proofs] .download")
     saved = "document.querySelector('section[aria-label=Proofs] [role=status]').textContent"
-    await page.until(f"{saved} === 'saved'")
+    await page.until(f"{saved} === 'saved as checkpoint.json'")
+    await page.click("section[aria-label=Proofs] .act:nth-child(2) .download")
+    await page.until(f"{TEXT}.includes('saved as archive.pub')")
+    (head,) = await console.system.json("/v1/archive", console.system.token("auditor"))
+    proof = f"proof-{head['last']}.json"
+    for event, expected in (
+        ("9" * 13 + "-0", "is not archived yet"),
+        (head["last"], f"saved as {proof}"),
+    ):
+        await page.evaluate(
+            f"(field => {{field.value = '{event}';"
+            "field.dispatchEvent(new Event('input', {bubbles: true}))})"
+            "(document.querySelector('section[aria-label=Proofs] input'))"
+        )
+        await page.click("section[aria-label=Proofs] .filter .download")
+        await page.until(f"{TEXT}.includes('{expected}')")
+    command = f"eventsched audit check-proof {proof} --key archive.pub"
+    await page.until(f"{TEXT}.includes('{command}')")
+    assert f"fingerprint, {head['key']} here" in await page.evaluate(TEXT)
     await page.click("section[aria-label=Verification] button")
     await page.until(f"{TEXT}.includes('consistent, key not checked')")
+    heading = "document.querySelector('.note.good strong').textContent"
+    assert await page.evaluate(heading) == "No change found. Who signed it is not proven"
+    assert "the zone of the gateway" in await page.evaluate(TEXT)
     await check_axe(page)
     (file,) = (console.archive.path / console.cell).glob("*.events.parquet")
     file.write_bytes(file.read_bytes()[:-1] + b"x")

@@ -158,7 +158,9 @@ async def test_an_auditor_downloads_a_report_and_a_viewer_gets_no_button(console
     page = await console.show(f"session/{session}", "auditor")
     await page.until("document.querySelector('.download') !== null")
     await page.click(".download")
-    await page.until("document.querySelector('.facts [role=status]').textContent === 'saved'")
+    await page.until(
+        "document.querySelector('.facts [role=status]').textContent.startsWith('saved as')"
+    )
 
 
 async def test_a_live_session_grows_without_a_reload(console: Console) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from eventsched.archive.checkpoints import read_checkpoint
 from eventsched.archive.proof import check_proof
+from eventsched.archive.signing import read_public
 from tests.gateway.gateways import GatewaySystem, bearer, gateway_system
 from tests.gateway.sealing import Sealing
 from tests.gateway.test_events import Stream, speak
@@ -86,6 +87,20 @@ async def test_an_auditor_reads_segments_a_checkpoint_and_a_proof(
         for event, status in (("1-0", 404), ("x", 400)):
             reply = await system.get("/v1/archive/proof", token, event=event)
             assert reply.status_code == status
+        for event, reason in (
+            ("1-0", "has no event 1-0"),
+            (
+                "9" * 13 + "-0",
+                f"not archived yet: the archive of cell {cell} reaches to {head['last']}",
+            ),
+        ):
+            reply = await system.get("/v1/archive/proof", token, event=event)
+            assert reply.status_code == 404
+            assert reason in reply.json()["error"]["message"]
+        key = await system.get("/v1/archive/public-key", token)
+        assert key.content == (each.archive.path / "archive.pub").read_bytes()
+        (tmp_path / "archive.pub").write_bytes(key.content)
+        assert read_public(tmp_path / "archive.pub") == public
         hidden = system.token("auditor", texts=False)
         assert (await system.get("/v1/archive/proof", hidden, event="1-0")).status_code == 403
 
@@ -98,6 +113,8 @@ async def test_a_verification_reports_progress_and_what_a_change_affects(
         assert progress[-1]["verified"] == progress[-1]["total"] > 0
         assert report["is_clean"]
         assert report["verdict"].startswith("consistent, key not checked")
+        assert not report["is_key_checked"]
+        assert report["zone"]
         (file,) = (each.archive.path / cell).glob("*.events.parquet")
         file.write_bytes(file.read_bytes()[:-1] + b"x")
         *_, report = await each.verify()

@@ -1,6 +1,7 @@
 // The archive: how far it reaches, whether it was changed, proofs to download, and SQL over it.
 import { number, time, msOf, ZONE } from "../format";
 import { useState } from "preact/hooks";
+import { Command } from "../parts/command";
 import { Download } from "../parts/download";
 import { Empty, Loaded } from "../parts/notes";
 import { Query } from "../parts/query";
@@ -46,7 +47,7 @@ export function Audit() {
             {cells.length > 0 && (
               <>
                 <Verification />
-                <Proofs />
+                <Proofs keys={[...new Set(cells.map((cell) => cell.key))]} />
                 <Query />
               </>
             )}
@@ -66,8 +67,9 @@ function Tile({ name, value }: { name: string; value: string }) {
   );
 }
 
-function Proofs() {
+function Proofs({ keys }: { keys: string[] }) {
   const [event, setEvent] = useState("");
+  const [proof, setProof] = useState("");
   return (
     <section aria-label="Proofs">
       <h2>Checkpoint and proofs</h2>
@@ -75,16 +77,30 @@ function Proofs() {
         A checkpoint is the signed head of each cell. Keep it in another place than the archive: with it, a
         verification by <code>eventsched audit verify --checkpoint</code> also finds segments that were removed.
       </p>
-      <p>
+      <p class="acts">
         <Download text="Download the checkpoint" path="archive/checkpoint" file="checkpoint.json" />
+        <Download text="Download the public key" path="archive/public-key" file="archive.pub" />
       </p>
       <div class="filter">
         <label>
           Id of an event{" "}
           <input value={event} placeholder="1700000000000-0" onInput={(each) => setEvent(each.currentTarget.value.trim())} />
         </label>
-        <Download text="Download its proof" path="archive/proof" query={{ event }} file={`proof-${event}.json`} />
+        <Download text="Download its proof" path="archive/proof" query={{ event }} file={`proof-${event}.json`} onSaved={setProof} />
       </div>
+      {proof && (
+        <div class="note">
+          Check the proof in the folder of both files, without the archive and without this system:
+          <p>
+            <Command text={`eventsched audit check-proof ${proof} --key archive.pub`} />
+          </p>
+          <p>
+            The key is worth what its source is worth: this gateway serves it as it serves the proof. Compare its
+            fingerprint, <code>{keys.join(", ")}</code> here, with the one that the owner of the archive tells you by
+            another way.
+          </p>
+        </div>
+      )}
     </section>
   );
 }

@@ -8,9 +8,11 @@ interface DownloadProps {
   query?: Record<string, string>;
   /** Name of the file. */
   file: string;
+  /** Called when the file is saved. */
+  onSaved?: (file: string) => void;
 }
 
-export function Download({ text, path, query, file }: DownloadProps) {
+export function Download({ text, path, query, file, onSaved }: DownloadProps) {
   const [status, setStatus] = useState("");
   const download = async () => {
     setStatus("…");
@@ -18,7 +20,8 @@ export function Download({ text, path, query, file }: DownloadProps) {
       const url = URL.createObjectURL(await getBlob(path, query));
       Object.assign(document.createElement("a"), { href: url, download: file }).click();
       URL.revokeObjectURL(url);
-      setStatus("saved");
+      setStatus(`saved as ${file}`);
+      onSaved?.(file);
     } catch (error) {
       setStatus(error instanceof ApiError ? error.message : String(error));
     }

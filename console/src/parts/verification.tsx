@@ -1,12 +1,15 @@
 // Verifies the archive on request: the progress, then what is wrong and which events that affects.
 import { useEffect, useRef, useState } from "preact/hooks";
+import { Command } from "./command";
 import { address } from "../api";
 import { number, plural } from "../format";
 
 interface Report {
   is_clean: boolean;
+  is_key_checked: boolean;
   verdict: string;
   key: string;
+  zone: string;
   reach: string[];
   set_aside: string[];
   problems: { where: string; what: string; means: string; affects: string }[];
@@ -67,9 +70,11 @@ export function Verification() {
 }
 
 function ReportView({ report }: { report: Report }) {
+  const isUnproven = report.is_clean && !report.is_key_checked;
   return (
     <div class={report.is_clean ? "note good" : "note error"}>
-      <strong>{report.verdict}</strong>
+      <strong>{isUnproven ? "No change found. Who signed it is not proven" : report.verdict}</strong>
+      {isUnproven && <p>{report.verdict}</p>}
       {report.problems.length > 0 && (
         <ul>
           {report.problems.map((each) => (
@@ -85,7 +90,19 @@ function ReportView({ report }: { report: Report }) {
         {[...report.set_aside.map((text) => `Set aside: ${text}`), ...report.reach, report.key].map((text) => (
           <li key={text}>{text}</li>
         ))}
+        <li>The times here are {report.zone}, the zone of the gateway.</li>
       </ul>
+      {!report.is_key_checked && (
+        <>
+          <p>
+            To prove who signed it, and that no end is missing, verify a copy of the archive with a key and a checkpoint
+            that were stored elsewhere:
+          </p>
+          <p>
+            <Command text="eventsched audit verify ARCHIVE --key archive.pub --checkpoint checkpoint.json" />
+          </p>
+        </>
+      )}
     </div>
   );
 }
