@@ -27,6 +27,7 @@ async def test_an_act_appears_with_its_operator_and_its_reason(console: Console)
     await page.until(f"{TEXT}.includes('discarded 1 dead letter')")
     text = await page.evaluate("document.querySelector('tbody tr').innerText")
     assert "the entry is known" in text
+    assert f"discarded 1 dead letter {letter}" in text
     assert "test" in text
     await post(console.system, f"/v1/nodes/{console.cell}.n1/drain", {"why": "a new driver"})
     await page.until(f"{ROWS} === 2")
@@ -36,7 +37,7 @@ async def test_an_act_appears_with_its_operator_and_its_reason(console: Console)
     page = await console.show("control-log?type=NodeDraining&since=hour", "auditor")
     await page.until(f"{ROWS} === 1")
     page = await console.show("control-log?by=nobody", "auditor")
-    await page.until(f"{TEXT}.includes('No act of an operator')")
+    await page.until(f"{TEXT}.includes('No such act in this time')")
 
 
 async def test_a_token_of_one_tenant_learns_that_acts_concern_the_whole_system(

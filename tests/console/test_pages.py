@@ -8,9 +8,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from tests.console.consoles import Console, check_axe, press
+from tests.console.consoles import Console, check_axe, is_shown, press
 from tests.gateway.test_operations import add_dead_letter
 from tests.js.chromium import Page
+from tests.systems import SECOND
 
 pytestmark = [
     pytest.mark.browser,
@@ -112,6 +113,38 @@ async def _type(page: Page, name: str, text: str) -> None:
         f"(field => {{field.value = {text!r}; field.form.requestSubmit()}})"
         f"(document.querySelector('[name={name}]'))"
     )
+
+
+async def test_a_lost_node_is_shown_as_a_sentence(console: Console) -> None:
+    store = console.system.es.stores[console.cell]
+
+    async def register(token: str) -> None:
+        await store.register_node(
+            node=store.keys.full("lost"), token=token, sources=["en"], targets=["de"],
+            features=[], slots=1, version="",
+        )  # fmt: skip
+
+    await register("first")
+    async with console.system.es.session("acme", "en", ["de"]) as session:
+        await session.append(SECOND, end_of_utterance=True)
+        session.detach()
+    page = await console.show(f"history?about=everything&of={session.id}", "viewer")
+    await _shows(page, f"history?about=everything&of={session.id}", "JobDispatched")
+    await register("second")
+    await _shows(page, f"history?of={session.id}", "AttemptEnded")
+    row = await page.evaluate("document.querySelector('tbody tr').innerText")
+    assert session.id[: session.id.index(".") + 9] in row
+    assert "of acme" in row
+    lost = f"history?about=what+went+wrong&node={store.keys.full('lost')}"
+    await _shows(page, lost, "superseded, 1 job to dispatch again")
+    assert page.messages == []
+
+
+async def _shows(page: Page, path: str, text: str) -> None:
+    """Show a page again until it has the text: it does not follow the log."""
+    while not await page.evaluate(f"{TEXT}.includes('{text}')"):
+        await page.evaluate(f"location.hash = '#/loading'; location.hash = '#/{path}'; 0")
+        await is_shown(page)
 
 
 async def test_an_operator_discards_a_dead_letter_with_a_reason(console: Console) -> None:

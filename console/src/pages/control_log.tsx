@@ -14,8 +14,8 @@ const SHOWN_MAX = 500;
 const SINCE_MS: Record<string, number> = { hour: 3_600_000, day: 86_400_000, week: 604_800_000 };
 /** Type of an event -> what the operator did. */
 const ACTS: Record<string, (event: LogEvent) => string> = {
-  DeadLettersRetried: ({ data }) => `retried ${plural(Number(data.count), "dead letter")}${chosen(data)}`,
-  DeadLettersDiscarded: ({ data }) => `discarded ${plural(Number(data.count), "dead letter")}${chosen(data)}`,
+  DeadLettersRetried: ({ data }) => `retried ${plural(Number(data.count), "dead letter")}${lettersOf(data)}${chosen(data)}`,
+  DeadLettersDiscarded: ({ data }) => `discarded ${plural(Number(data.count), "dead letter")}${lettersOf(data)}${chosen(data)}`,
   RebuildStarted: ({ data }) => `started a rebuild of ${revisions(data)}`,
   RebuildPromoted: ({ data }) => `made ${revisions(data)} live, from ${number(Number(data.entries))} entries`,
   NodeDraining: ({ node }) => `drains ${node}`,
@@ -25,6 +25,7 @@ const ACTS: Record<string, (event: LogEvent) => string> = {
   ArchiveSetAside: ({ data }) => `set ${plural(Number(data.segments), "segment")} of the archive aside`,
 };
 
+const lettersOf = ({ first, last }: Record<string, unknown>) => (first === last ? ` ${first}` : `, ${first} to ${last}`);
 const chosen = (data: Record<string, unknown>) => (data.filter ? ` (${String(data.filter)})` : "");
 const revisions = (data: Record<string, unknown>) =>
   (data.revisions as { projection: string; revision: string }[]).map((each) => `${each.projection} ${each.revision}`).join(", ");
@@ -102,7 +103,7 @@ export function ControlLog({ place, tenant }: PageProps) {
       />
       {error && <ErrorNote error={error} />}
       {!error && !isWhole && <p class={shown.length ? "dim" : "note loading"}>Reading the log …</p>}
-      {isWhole && shown.length === 0 && <Empty>No act of an operator in this time.</Empty>}
+      {isWhole && shown.length === 0 && <Empty>{type || by ? "No such act in this time." : "No act of an operator in this time."}</Empty>}
       {shown.length > 0 && (
         <Table
           title="Acts of operators, newest first"

@@ -32,7 +32,7 @@ export function Job({ place }: PageProps) {
               <span class={job.outcome === "failed" || job.outcome === "missing" ? "badge bad" : "badge"}>
                 {[job.outcome || "open", job.code].filter(Boolean).join(" ")}
               </span>{" "}
-              utterance {job.utterance} in {job.target}, {plural(job.attempts, "attempt")} ·{" "}
+              utterance {job.utterance} → {job.target}, {plural(job.attempts, "attempt")} ·{" "}
               <a href={link("session", job.session, { job: job.job })}>its session</a>
             </p>
             {!job.is_complete && <p class="note">The first events of this job are gone: the stages begin later.</p>}

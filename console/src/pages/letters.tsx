@@ -7,6 +7,7 @@ import { Empty, Loaded } from "../parts/notes";
 import { Pager } from "../parts/pager";
 import { Table } from "../parts/table";
 import { useReply } from "../reply";
+import { link } from "../route";
 import type { Letter, LetterPage } from "../types";
 import type { PageProps } from "./index";
 
@@ -19,6 +20,9 @@ export function Letters({ place, role }: PageProps) {
   return (
     <>
       <h1>Dead letters</h1>
+      <p>
+        The <a href={link("control-log")}>control log</a> has what operators retried and discarded, and why.
+      </p>
       <Filter place={place} fields={[{ name: "match", label: "Text in kind, entry or reason" }, { name: "cell", label: "Cell" }]} />
       <Loaded reply={reply}>
         {({ dead_letters, next }) => (

@@ -1,6 +1,7 @@
 // Events one below the other, for a narrow place: with their cause, and the selected one marked.
 import { useEffect, useRef } from "preact/hooks";
 import { clock, msOf, ZONE } from "../format";
+import { Cause } from "./cause";
 import { summary } from "./events";
 import type { LogEvent } from "../types";
 
@@ -35,13 +36,13 @@ export function EventList({ events, selected, hrefOf }: EventListProps) {
             </a>
             {event.cause && (
               <p class="dim">
-                caused by <Cause cause={event.cause} typeOf={typeOf} hrefOf={hrefOf} />
+                caused by <Cause event={event} typeOf={typeOf} hrefOf={hrefOf} isRead />
                 {event.node && ` · ${event.node}`}
               </p>
             )}
             {event.text?.text && <p class="text">{event.text.text}</p>}
             <details>
-              <summary>{event.undecodable ?? summary(event.data)}</summary>
+              <summary>{event.undecodable ?? summary(event)}</summary>
               <pre>{JSON.stringify(event.data, null, 1)}</pre>
             </details>
           </li>
@@ -49,18 +50,4 @@ export function EventList({ events, selected, hrefOf }: EventListProps) {
       </ol>
     </>
   );
-}
-
-interface CauseProps {
-  /** `STREAM/ID`. */
-  cause: string;
-  typeOf: Map<string, string>;
-  hrefOf: (eventId: string) => string;
-}
-
-/** The event of the log that caused another one, as a link; of another stream, its name. */
-function Cause({ cause, typeOf, hrefOf }: CauseProps) {
-  const [stream = "", id = ""] = cause.split("/");
-  if (stream === "log") return <a href={hrefOf(id)}>{typeOf.get(id) ?? id}</a>;
-  return <>{stream.startsWith("audio:") ? `the chunk of audio ${id}` : cause}</>;
 }

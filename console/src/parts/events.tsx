@@ -1,5 +1,6 @@
 // Events of the log, oldest first, with their cause and data.
 import { clock, msOf, plural, time, ZONE } from "../format";
+import { Cause } from "./cause";
 import { link } from "../route";
 import type { LogEvent } from "../types";
 
@@ -10,6 +11,7 @@ interface EventsProps {
 }
 
 export function Events({ events, hasSessions }: EventsProps) {
+  const typeOf = new Map(events.map((event) => [event.id, event.type]));
   return (
     <div class="scroll" tabIndex={0} role="region" aria-label="Events">
       <table role="table">
@@ -35,14 +37,19 @@ export function Events({ events, hasSessions }: EventsProps) {
                 {event.cause && (
                   <>
                     <br />
-                    <code class="dim">caused by {event.cause}</code>
+                    <span class="dim">
+                      caused by <Cause event={event} typeOf={typeOf} />
+                    </span>
                   </>
                 )}
               </td>
               <td role="cell" data-label="Of">
                 {hasSessions && event.session && (
                   <>
-                    <a href={link("session", event.session, { job: event.job, event: event.id, at: event.id })}>session</a>{" "}
+                    <a href={link("session", event.session, { job: event.job, event: event.id, at: event.id })} title={event.session}>
+                      {shortOf(event.session)}
+                    </a>{" "}
+                    {tenantOf(event) && `of ${tenantOf(event)}`}{" "}
                   </>
                 )}
                 {event.job && <a href={link("job", event.job)}>job</a>}{" "}
@@ -51,7 +58,7 @@ export function Events({ events, hasSessions }: EventsProps) {
               <td role="cell" data-label="Data" class="wrap">
                 {event.text?.text && <p class="text">{event.text.text}</p>}
                 <details>
-                  <summary>{event.undecodable ?? summary(event.data)}</summary>
+                  <summary>{event.undecodable ?? summary(event)}</summary>
                   <pre>{JSON.stringify(event.data, null, 1)}</pre>
                 </details>
               </td>
@@ -63,8 +70,26 @@ export function Events({ events, hasSessions }: EventsProps) {
   );
 }
 
-/** The plain fields of an event in one line. */
-export function summary(data: Record<string, unknown>): string {
+/** The cell and the first characters of a session's id. */
+const shortOf = (session: string) => (session.length > 14 ? `${session.slice(0, session.indexOf(".") + 9)}…` : session);
+/** The tenant of an event, which only the key of its job or the first event of a session names. */
+const tenantOf = ({ job, data }: LogEvent) => String(data.tenant ?? job?.split(":")[0] ?? "");
+
+const MISSING: Record<string, string> = {
+  gap: "no outcome within the timeout of a delivery gap",
+  close: "no outcome when the session closed",
+  no_outcome: "no utterance has this number: a call failed after it had allocated it",
+};
+/** Type of an event -> its sentence, where the plain fields do not say it. */
+const SENTENCES: Record<string, (data: Record<string, unknown>) => string> = {
+  NodeLost: ({ reason, leases }) => `${reason}, ${leases ? `${plural(Number(leases), "job")} to dispatch again` : "no jobs"}`,
+  ResultMissing: ({ utterance, target, reason }) => `utterance ${utterance} → ${target}: ${MISSING[String(reason)] ?? reason} (${reason})`,
+};
+
+/** An event in one line: its sentence, or its plain fields. */
+export function summary({ type, data }: LogEvent): string {
+  const sentence = SENTENCES[type]?.(data);
+  if (sentence) return sentence;
   const plain = Object.entries(data).filter(([, value]) => value !== "" && typeof value !== "object");
   const line = plain.map(([name, value]) => `${name} ${value}`).join(", ");
   return line.length > 120 ? `${line.slice(0, 119)}…` : line || "no plain field";

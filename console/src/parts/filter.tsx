@@ -37,9 +37,9 @@ export function Filter({ place, fields }: { place: Place; fields: Field[] }) {
           {isTime && `, ${ZONE}`}{" "}
           {options ? (
             <select name={name} key={place.query[name]}>
-              {options.map((each) => (
+              {optionsOf(options, place.query[name]).map((each) => (
                 <option value={each} key={each} selected={each === (place.query[name] ?? options[0])}>
-                  {each || "all"}
+                  {shown(each) || "all"}
                 </option>
               ))}
             </select>
@@ -55,3 +55,6 @@ export function Filter({ place, fields }: { place: Place; fields: Field[] }) {
     </form>
   );
 }
+
+/** The options, and what the address has instead of one. */
+const optionsOf = (options: string[], value = "") => (value && !options.includes(value) ? [value, ...options] : options);

@@ -20,7 +20,7 @@ export function Selection({ place, scene, news }: { place: Place; scene: Scene |
   const at = (more: Record<string, string>) => link("session", place.id, { ...rest, ...more });
   return (
     <section class="selection" aria-label="Selection">
-      <h2>{job ? `Utterance ${number} in ${job.split(":")[4]}` : number ? `Utterance ${number}` : "One event"}</h2>
+      <h2>{job ? `Utterance ${number} → ${job.split(":")[4]}` : number ? `Utterance ${number}` : "One event"}</h2>
       <p>
         <a href={at({})}>Close the selection</a>
         {number && finalized && (
