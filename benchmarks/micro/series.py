@@ -24,6 +24,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.micro.figures import BenchFailed
+from eventsched.instruments import instruments
 from eventsched.logs import configure_logs
 from eventsched.projection.installed import load_core
 from eventsched.projection.store import ProjectionStore
@@ -34,7 +35,7 @@ from eventsched.store.connection import open_connection
 from eventsched.store.node_commands import NodeResult
 from eventsched.store.session_commands import Chunk, SessionGrant, hash_secret
 from eventsched.telemetry.cell_metrics import cell_metrics
-from eventsched.telemetry.process_metrics import measure_process
+from eventsched.telemetry.process_metrics import ProcessMetrics
 
 SESSIONS, TENANTS = 10_000, 1_000
 SERIES_MAX = 500
@@ -139,13 +140,17 @@ def series_of(text: bytes) -> set[tuple[str, tuple[tuple[str, str], ...]]]:
 
 async def count_series(url: str, sessions: int, tenants: int) -> tuple[int, int]:
     """Series of a gateway and of the process, after the load."""
-    process = measure_process()
-    async with open_connection(url) as connection:
-        (store,) = connection.stores.values()
-        await Load(store).run(sessions, tenants)
-        for outcome in ("ok", "no_speech", "failed", "cancelled"):
-            process.handler_ended(outcome, 0.1)
-        return len(series_of(await cell_metrics(connection))), len(series_of(process.text()))
+    process, before = ProcessMetrics(), instruments.observer
+    instruments.observer = process
+    try:
+        async with open_connection(url) as connection:
+            (store,) = connection.stores.values()
+            await Load(store).run(sessions, tenants)
+            for outcome in ("ok", "no_speech", "failed", "cancelled"):
+                process.handler_ended(outcome, 0.1)
+            return len(series_of(await cell_metrics(connection))), len(series_of(process.text()))
+    finally:
+        instruments.observer = before
 
 
 def main() -> int:
