@@ -19,7 +19,7 @@ const REQUESTS_MAX = 32;
 const FINAL = new Set(["result", "no_speech", "failed", "missing"]);
 
 /** @typedef {{number: number, frame: Uint8Array, size: number}} Chunk */
-/** @typedef {{after: number, frame: {type: string}}} Request A request after the chunks below `after`. */
+/** @typedef {{after: number, frame: {type: string, traceparent?: string}}} Request A request after the chunks below `after`. */
 
 /** A session that is open at a gateway. `Session.open` and `Session.resume` make it. */
 export class Session {
