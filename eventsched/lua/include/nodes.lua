@@ -272,10 +272,10 @@ end
 
 -- An operator drains a node that drains already. The first operator counts, and has an event.
 function nodes.join_drain(node, by, why)
-  local key = keys.of('node', node.name)
-  if (redis.call('HGET', key, 'drained_by') or '') ~= '' then return end
-  cache.write_stable('HSET', key, 'drained_by', by)
-  call.or_else(function() cache.write_stable('HSET', key, 'drained_by', '') end,
+  local node_key = keys.of('node', node.name)
+  if (redis.call('HGET', node_key, 'drained_by') or '') ~= '' then return end
+  cache.write_stable('HSET', node_key, 'drained_by', by)
+  call.or_else(function() cache.write_stable('HSET', node_key, 'drained_by', '') end,
     events.NodeDraining, node, by, why)
 end
 
