@@ -42,21 +42,32 @@ class Drains(Bench, frozen=True, kw_only=True):
         parts = {f"{OURS}, {part}": await ours.measure(stage, part) for part in PARTS}
         for peer in peers:
             parts[peer.name] = await drain(stage, peer, self.sessions * self.utterances)
-        rates = {part: figures["rate_per_s"] for part, figures in parts.items()}
-        return Round(parts, drain_ratios(rates))
+        return Round(parts, drain_ratios(parts))
 
 
-def drain_ratios(rates: Mapping[str, float]) -> dict[str, float]:
-    """Return our rate divided by the best Python peer's and by BullMQ's, if they were measured."""
-    python = [rates[name] for name in PYTHON_PEERS if name in rates]
+def drain_ratios(parts: Mapping[str, Figures]) -> dict[str, float]:
+    """Return our figures divided by the best Python peer's and by BullMQ's, if they were measured.
+
+    The CPU is that of all processes: the server's and the clients'.
+    """
+    python = [parts[name]["rate_per_s"] for name in PYTHON_PEERS if name in parts]
+    bullmq = parts.get(BULLMQ)
     ratios = {}
     for part in (TWO_VIEWS, NO_VIEWS):
-        ours = rates[f"{OURS}, {part}"]
+        ours = parts[f"{OURS}, {part}"]
         if python:
-            ratios[f"{part} / best Python peer, rate_per_s"] = ours / max(python)
-        if BULLMQ in rates:
-            ratios[f"{part} / {BULLMQ}, rate_per_s"] = ours / rates[BULLMQ]
+            ratios[f"{part} / best Python peer, rate_per_s"] = ours["rate_per_s"] / max(python)
+        if bullmq is not None:
+            ratios[f"{part} / {BULLMQ}, rate_per_s"] = ours["rate_per_s"] / bullmq["rate_per_s"]
+            ratios[f"{part} / {BULLMQ}, all_cpu_us"] = _all_cpu_us(ours) / _all_cpu_us(bullmq)
+    if bullmq is not None:
+        scripts = [each["script_p999_us"] for part, each in parts.items() if part.startswith(OURS)]
+        ratios[f"slowest / {BULLMQ}, script_p999_us"] = max(scripts) / bullmq["script_p999_us"]
     return ratios
+
+
+def _all_cpu_us(figures: Figures) -> float:
+    return figures["redis_cpu_us"] + figures["client_cpu_us"]
 
 
 class Latencies(Bench, frozen=True, kw_only=True):
@@ -90,12 +101,16 @@ class Latencies(Bench, frozen=True, kw_only=True):
 
 
 def _latency_ratios(parts: Mapping[str, Figures], peers: list[Peer], rate: int) -> dict[str, float]:
-    python = [parts[f"{peer.name}, {rate}/s"] for peer in peers if peer.name != BULLMQ]
+    theirs = {peer.name: parts[f"{peer.name}, {rate}/s"] for peer in peers}
+    rivals = {
+        "best Python peer": [theirs[name] for name in PYTHON_PEERS if name in theirs],
+        BULLMQ: [theirs[name] for name in (BULLMQ,) if name in theirs],
+        "best peer": list(theirs.values()),
+    }
     ours = parts[f"{OURS}, {rate}/s"]
     return {
-        f"{rate}/s: {OURS} / best Python peer, {figure}": (
-            ours[figure] / min(peer[figure] for peer in python)
-        )
+        f"{rate}/s: {OURS} / {rival}, {figure}": ours[figure] / min(each[figure] for each in group)
+        for rival, group in rivals.items()
         for figure in ("p50_ms", "p99_ms")
-        if python
+        if group
     }

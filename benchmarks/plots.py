@@ -15,12 +15,13 @@ from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from benchmarks.compare import OURS
 from benchmarks.micro.figures import Point, Spread
+from benchmarks.micro.gateway_sessions import GatewaySessions
 from benchmarks.micro.latency import RATES
-from benchmarks.micro.sessions import P99_MS_MAX
+from benchmarks.micro.sessions import CURVE, P99_MS_MAX, Sessions
 from benchmarks.results import Results
 
 SHARES = {"p50_ms": "50", "p90_ms": "90", "p99_ms": "99", "p999_ms": "99.9"}
-BLUE, GREY, RED = "#1f5fa8", "#9aa5b1", "#b3261e"
+BLUE, GREY, RED, ORANGE = "#1f5fa8", "#9aa5b1", "#b3261e", "#c77700"
 LOOK: Any = {
     "svg.hashsalt": "eventsched",  # the same figures give the same file
     "svg.fonttype": "none",
@@ -103,8 +104,10 @@ def _cost(results: Results) -> Any:
 
 def _sessions(results: Results) -> Any:
     """Return lines of the latency against live sessions, with its limit and the server's load."""
-    points = results.report("sessions").curves["sessions"]
+    points = results.report(Sessions.name).curves[CURVE]
     figure, axes = plt.subplots(figsize=(8, 3.8))
+    through = results.report(GatewaySessions.name).curves[CURVE]
+    _curve(axes, through, "p99_ms", color=ORANGE, label="p99 through one gateway")
     _curve(axes, points, "p99_ms", color=BLUE, label="p99")
     _curve(axes, points, "p50_ms", color=GREY, label="p50")
     axes.axhline(P99_MS_MAX, color=RED, lw=1, ls="--", label=f"p99 of {P99_MS_MAX:g} ms")

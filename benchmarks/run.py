@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,11 @@ import msgspec
 import typer
 
 from benchmarks.compare import Drains, Latencies
-from benchmarks.micro.figures import BenchFailed, Report
+from benchmarks.micro.append import Append
+from benchmarks.micro.console_reads import ConsoleReads
+from benchmarks.micro.dispatch import Dispatch
+from benchmarks.micro.figures import BenchFailed, BoundExceeded, Report
+from benchmarks.micro.project import Project
 from benchmarks.micro.sessions import Sessions
 from benchmarks.micro.stage import Stage, open_stage
 from benchmarks.micro.suite import BENCHES
@@ -33,8 +38,13 @@ from eventsched.runtime import run_async
 
 RESULTS = Path(__file__).parent / "results.json"
 TRIAL_JOBS = 100
-ALONE = [name for name in BENCHES if name not in (Drains.name, Latencies.name)]
+OWN_COMMAND = (ConsoleReads.name,)
+"""Benchmarks that are not in this run, for their length: `python -m benchmarks.micro NAME`."""
+ALONE = [name for name in BENCHES if name not in (Drains.name, Latencies.name, *OWN_COMMAND)]
 """Benchmarks without peers."""
+ROUNDS_ALONE_MAX = 3
+"""Rounds of a benchmark without peers and targets."""
+WITH_TARGETS = (Append.name, Dispatch.name, Project.name)
 ALL_PEERS = ",".join(NAMES)
 Out = Annotated[Path, typer.Option(metavar="FILE", help="Output file.")]
 Rounds = Annotated[int, typer.Option(min=1, max=100, help="Number of rounds.")]
@@ -45,7 +55,7 @@ Traces = Annotated[str, typer.Option(metavar="DIR", help="RTTM files for the pat
 
 def main(
     out: Out = RESULTS,
-    rounds: Rounds = 3,
+    rounds: Rounds = 9,
     scale: Scale = 1.0,
     peers: Peers = ALL_PEERS,
     traces: Traces = "",
@@ -55,12 +65,16 @@ def main(
         if traces:
             stretches_in(Path(traces))  # check the files before the first benchmark
         prepared, left_out = _prepare([name for name in peers.split(",") if name])
-        results = run_async(lambda: _measure(prepared, left_out, rounds, scale, traces))
+        exceeded: list[str] = []
+        results = run_async(lambda: _measure(prepared, left_out, rounds, scale, traces, exceeded))
     except EventschedError as error:
         _print(str(error))
         raise typer.Exit(1) from None
     out.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
     _print(f"written: {out}")
+    if exceeded:
+        _print("\n".join(exceeded))
+        raise typer.Exit(1)
 
 
 def _prepare(names: list[str]) -> tuple[list[Peer], dict[str, str]]:
@@ -77,15 +91,25 @@ def _prepare(names: list[str]) -> tuple[list[Peer], dict[str, str]]:
 
 
 async def _measure(
-    peers: list[Peer], left_out: dict[str, str], rounds: int, scale: float, traces: str
+    peers: list[Peer],
+    left_out: dict[str, str],
+    rounds: int,
+    scale: float,
+    traces: str,
+    exceeded: list[str],
 ) -> Results:
+    """Return the results of all benchmarks; `exceeded` gets what is above its bound."""
     name = ""
     async with open_stage(rounds, lambda done: _print(f"{name}: {done} done")) as stage:
         working = await _try(stage, peers, left_out)
         reports = []
         for name, run in _all(stage, working, scale, traces):
             _print(f"measuring {name}")
-            reports.append(await run())
+            try:
+                reports.append(await run())
+            except BoundExceeded as error:
+                reports.append(error.report)
+                exceeded.append(f"{name}: {error}")
         return Results(
             made=datetime.now(UTC).date().isoformat(),
             server=stage.server,
@@ -119,8 +143,10 @@ def _all(
     yield "jobs", lambda: Drains().scaled(scale).compare(stage, peers)
     yield "latency", lambda: Latencies().scaled(scale).compare(stage, peers)
     for name in ALONE:
-        bench = Sessions(traces=traces) if name == Sessions.name else BENCHES[name]()
-        yield name, partial(bench.scaled(scale).run, stage)
+        kind = BENCHES[name]
+        bench = kind(traces=traces) if issubclass(kind, Sessions) else kind()
+        rounds = stage.rounds if name in WITH_TARGETS else min(stage.rounds, ROUNDS_ALONE_MAX)
+        yield name, partial(bench.scaled(scale).run, replace(stage, rounds=rounds))
 
 
 def _print(message: str) -> None:

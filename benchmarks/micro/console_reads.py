@@ -24,7 +24,7 @@ import httpx
 from benchmarks.micro.console_system import Size, fill
 from benchmarks.micro.console_viewers import pages_of as viewed_pages
 from benchmarks.micro.console_viewers import share_of_server
-from benchmarks.micro.figures import BenchFailed, Figures, Report, Round
+from benchmarks.micro.figures import BenchFailed, BoundExceeded, Figures, Report, Round
 from benchmarks.micro.measure import in_rounds
 from benchmarks.micro.stage import Bench, Stage, server_cpu_s
 from eventsched.gateway.config import GatewayConfig
@@ -67,9 +67,10 @@ class ConsoleReads(Bench, frozen=True, kw_only=True):
             name: {figure: spread.median for figure, spread in figures.items()}
             for name, figures in rounds.parts.items()
         }
+        report = stage.report_of(self, rounds, curves={})
         if problems := _above_bounds(parts):
-            raise BenchFailed("; ".join(problems))
-        return stage.report_of(self, rounds, curves={})
+            raise BoundExceeded("; ".join(problems), report)
+        return report
 
     async def _measure(self, stage: Stage) -> dict[str, Figures]:
         async with stage.fresh() as connection:

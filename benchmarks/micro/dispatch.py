@@ -11,12 +11,15 @@ from typing import ClassVar
 from benchmarks.micro.figures import BenchFailed, Figures, Report, Round
 from benchmarks.micro.load import finalize_utterances, open_sessions, register_nodes
 from benchmarks.micro.measure import metering, ratio
+from benchmarks.micro.raw import xadd_pipelined
 from benchmarks.micro.stage import Bench, Stage
 from eventsched.roles.dispatcher import Dispatcher
 from eventsched.schema.keys import name_of
 
 EACH = 4
 """Utterances of a session: the node of the first is chosen by load, of the others by affinity."""
+XADD_BYTES = 3_252
+"""The bytes of a dispatch among 200 nodes: its event with full evidence, and its other entries."""
 LANGUAGES = ("en", "de", "fr", "it", "pt", "nl", "pl", "cs", "sv", "da")
 
 
@@ -42,9 +45,16 @@ class Dispatch(Bench, frozen=True, kw_only=True):
                 parts[part] = await self._measure(stage, self.curve_jobs, count, 1)
             for part, count in pairs.items():
                 parts[part] = await self._measure(stage, self.curve_jobs, self.nodes, count)
+            await stage.clear()
+            parts["xadd pipelined"] = await xadd_pipelined(
+                stage.redis, self.jobs, bytes(XADD_BYTES)
+            )
             return Round(
                 parts,
                 {
+                    "dispatch / xadd pipelined, redis_cpu_us": ratio(
+                        parts, "dispatch", "xadd pipelined", "redis_cpu_us"
+                    ),
                     "1,000 nodes / 16, redis_cpu_us": ratio(
                         parts, "1000 nodes", "16 nodes", "redis_cpu_us"
                     ),

@@ -62,6 +62,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     curves: dict[str, list[Point]] = {}
 
 
+class BoundExceeded(BenchFailed):
+    """Raised when a figure is above its bound; `report` has all figures."""
+
+    def __init__(self, message: str, report: Report) -> None:
+        super().__init__(message)
+        self.report = report
+
+
 def spread_of(values: Sequence[float]) -> Spread:
     """Return median, lowest and highest value, rounded."""
     return Spread(*(_rounded(value) for value in (median(values), min(values), max(values))))

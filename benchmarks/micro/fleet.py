@@ -49,9 +49,9 @@ class Fleet:
         await self._processes.start("benchmarks.micro.projecting")
         await self.until_folded()
 
-    async def gateway(self, keys: Path) -> str:
+    async def gateway(self, keys: Path, *options: str) -> str:
         """Start a gateway that accepts tokens of these keys, and return its URL."""
-        words = ("--listen", "127.0.0.1:0", "--token-keys", str(keys), "--json")
+        words = ("--listen", "127.0.0.1:0", "--token-keys", str(keys), "--json", *options)
         line = await self._processes.start("eventsched.cli", "--quiet", "run", "gateway", *words)
         return str(msgspec.json.decode(line)["gateway"])
 

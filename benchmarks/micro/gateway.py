@@ -2,7 +2,8 @@
 
 Owns: streams of chunks that are sent as fast as they are acknowledged, results at a fixed rate, the
 memory of idle sessions.
-Never does: find the limit of live sessions (sessions.py). Read next: raw_socket.py, fleet.py.
+Never does: find the limit of live sessions (gateway_sessions.py).
+Read next: gateway_viewers.py, raw_socket.py, fleet.py.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ import msgspec
 
 from benchmarks.micro.figures import BenchFailed, Figures, Report, Round, percentiles
 from benchmarks.micro.fleet import Fleet, fleet_of, live_sessions
+from benchmarks.micro.gateway_viewers import measure_viewers
 from benchmarks.micro.latency import CHUNK, open_loop
 from benchmarks.micro.measure import metering, ratio
 from benchmarks.micro.raw_socket import BINARY, RawSocket, frame
 from benchmarks.micro.stage import Bench, Stage
+from benchmarks.micro.tokens import Tokens
 from eventsched.client.results import Result
 from eventsched.client.session import Session
-from eventsched.tokens.issue import issue
-from eventsched.tokens.keys import TokenKey, add_public_key
 
 AUDIO = bytes(3_200)
 """100 ms of PCM16 at 16 kHz."""
@@ -44,7 +45,7 @@ class Gateway(Bench, frozen=True, kw_only=True):
 
     name: ClassVar = "gateway"
     what: ClassVar = "chunks through a gateway and an echo server; finalize -> result, open loop"
-    scales: ClassVar = ("chunks", "calls", "idle")
+    scales: ClassVar = ("chunks", "calls", "idle", "viewers")
 
     connections: int = 16
     chunks: int = 1_500
@@ -52,17 +53,29 @@ class Gateway(Bench, frozen=True, kw_only=True):
     calls: int = 1_000
     sessions: int = 100
     idle: int = 500
+    viewers: int = 2_000
 
     async def run(self, stage: Stage) -> Report:
         async def measure_round() -> Round:
-            parts = {
+            parts: dict[str, Figures] = {
                 "echo": await self.measure_echo(stage),
                 "gateway": await self.measure_gateway(stage),
                 "direct results": await self.measure_direct(stage),
                 "gateway results": await self.measure_results(stage),
+                "one viewer": await measure_viewers(stage, 1),
+                "many viewers": await measure_viewers(stage, self.viewers),
             }
+            direct, gateway = parts["direct results"], parts["gateway results"]
+            added = {f"added_{name}": gateway[name] - direct[name] for name in ("p50_ms", "p99_ms")}
+            parts["gateway results"] = {**gateway, **added}
             return Round(
-                parts, {"gateway / echo, rate_per_s": ratio(parts, "gateway", "echo", "rate_per_s")}
+                parts,
+                {
+                    "gateway / echo, rate_per_s": ratio(parts, "gateway", "echo", "rate_per_s"),
+                    "many viewers / one viewer, redis_cpu_us": ratio(
+                        parts, "many viewers", "one viewer", "redis_cpu_us"
+                    ),
+                },
             )
 
         return await stage.report(self, measure_round)
@@ -82,17 +95,15 @@ class Gateway(Bench, frozen=True, kw_only=True):
         """Measure the chunks a second that a gateway acknowledges, and the memory of a session."""
         async with stage.fresh() as connection:
             (store,) = connection.stores.values()
-            async with fleet_of(stage, store) as fleet, _Tokens(stage) as tokens:
+            async with fleet_of(stage, store) as fleet, Tokens(stage) as tokens:
                 url = await fleet.gateway(tokens.keys)
-                (await open_session(url, tokens.token(), [])).close()  # loads what is loaded once
+                (await _open(url, tokens, [], 1))[0].close()  # loads what is loaded once
                 before = resident_bytes(fleet.pids[-1])
-                idle = [await open_session(url, tokens.token(), []) for _ in range(self.idle)]
+                idle = await _open(url, tokens, [], self.idle)
                 idle_bytes = (resident_bytes(fleet.pids[-1]) - before) / self.idle
                 for socket in idle:
                     socket.close()
-                sockets = [
-                    await open_session(url, tokens.token(), []) for _ in range(self.connections)
-                ]
+                sockets = await _open(url, tokens, [], self.connections)
                 figures = await self._measure_chunks(stage, fleet, sockets, count_acks)
                 return figures | {"idle_session_bytes": idle_bytes}
 
@@ -118,11 +129,9 @@ class Gateway(Bench, frozen=True, kw_only=True):
 
     async def measure_results(self, stage: Stage) -> Figures:
         """Measure the time from `finalize` to the result at a client of a gateway."""
-        async with live_sessions(stage, 1) as (_, fleet, _sessions), _Tokens(stage) as tokens:
+        async with live_sessions(stage, 1) as (_, fleet, _sessions), Tokens(stage) as tokens:
             url = await fleet.gateway(tokens.keys)
-            sockets = [
-                await open_session(url, tokens.token(), ["es"]) for _ in range(self.sessions)
-            ]
+            sockets = await _open(url, tokens, ["es"], self.sessions)
             async with socket_producers(sockets) as producers:
                 figures = await self._measure_results(stage, fleet, producers)
             for socket in sockets:
@@ -152,34 +161,18 @@ class Gateway(Bench, frozen=True, kw_only=True):
         return percentiles(waits_ms) | cost.per_item(self.calls)
 
 
-class _Tokens:
-    """A key of tokens for the time of a block."""
-
-    def __init__(self, stage: Stage) -> None:
-        self.keys = stage.folder / "tokens.jwks.json"
-        self._key = TokenKey.generate()
-
-    async def __aenter__(self) -> _Tokens:
-        self.keys.unlink(missing_ok=True)
-        add_public_key(self.keys, self._key)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.keys.unlink(missing_ok=True)
-
-    def token(self) -> str:
-        """Return a token of a producer."""
-        return issue(self._key, role="producer", tenant="bench", subject="bench")
+async def _open(url: str, tokens: Tokens, targets: list[str], count: int) -> list[RawSocket]:
+    return [(await open_session(url, tokens.token(), targets))[0] for _ in range(count)]
 
 
-async def open_session(url: str, token: str, targets: list[str]) -> RawSocket:
-    """Open a session at a gateway."""
+async def open_session(url: str, token: str, targets: list[str]) -> tuple[RawSocket, str]:
+    """Open a session at a gateway; return its socket and its id."""
     socket = await RawSocket.open(url, "/v1/sessions", token)
     await socket.send_text(type="open", source="en", targets=targets, partials=False)
     opened = msgspec.json.decode(await socket.receive())
     if opened["type"] != "opened":
         raise BenchFailed(f"no session was opened: {opened}")
-    return socket
+    return socket, opened["session"]
 
 
 def resident_bytes(pid: int) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from math import log
 from typing import ClassVar
 
-from benchmarks.micro.figures import BenchFailed, Figures, Report, Round
+from benchmarks.micro.figures import BoundExceeded, Figures, Report, Round
 from benchmarks.micro.growth_archive import ARCHIVE_ROWS
 from benchmarks.micro.growth_classes import CLASS_ROWS
 from benchmarks.micro.growth_clients import CLIENT_ROWS
@@ -72,9 +72,10 @@ class Growth(Bench, frozen=True, kw_only=True):
         ]
         if (ratio := rounds.ratios[FLOOD].median) > FLOOD_MAX:
             too_steep.append(f"{FLOOD}: {ratio:.2f} instead of {FLOOD_MAX:g}")
+        report = stage.report_of(self, rounds, curves={})
         if too_steep and self.percent >= 100:
-            raise BenchFailed("the cost grows too fast; " + "; ".join(too_steep))
-        return stage.report_of(self, rounds, curves={})
+            raise BoundExceeded("the cost grows too fast; " + "; ".join(too_steep), report)
+        return report
 
     async def _figures(self, stage: Stage, row: Row) -> Figures:
         repeats = REPEATS if self.percent >= 100 else 1

@@ -3,17 +3,20 @@
 Owns: levels with more and more sessions, until a level fails. A level passes if the p99 from the
 call that finalizes to the start of the handler is at most 10 ms, and no chunk is late and no result
 lost or delivered twice.
-Never does: replay whole conversations (`eventsched loadtest`). Read next: talk.py, latency.py.
+Never does: replay whole conversations (`eventsched loadtest`).
+Read next: talk.py, gateway_sessions.py, latency.py.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import ClassVar, Self
+from typing import ClassVar, Protocol, Self
 
 import anyio
 import msgspec
@@ -38,6 +41,7 @@ from benchmarks.micro.talk import Moment, Stretch, chunks_of, stretches_in
 from eventsched.client.session import Session
 from eventsched.errors import EventschedError
 from eventsched.loadtest.rttm import SAMPLES
+from eventsched.store.cell import Store
 
 P99_MS_MAX = 10.0
 LATE_S = 0.1
@@ -47,8 +51,21 @@ SETTLE_S = 2
 """Time at the start of each level that is not measured, since all sessions start together."""
 RETRY_ROUNDS = 3
 """Rounds of a level that failed at first; their medians count."""
-PART = "level"
+PART, LARGEST, CURVE = "level", "largest that holds", "sessions"
 log = structlog.get_logger("benchmarks.micro")
+
+
+class Speaker(Protocol):
+    """The producer of a live session."""
+
+    session: str
+    """Id of the session."""
+    late: int
+    """Number of chunks that were stored too late."""
+
+    async def say(self, *, end_of_utterance: bool, late_after_s: float) -> Sequence[int]:
+        """Send a chunk, which should be stored at this time; return the utterances that it ends."""
+        ...
 
 
 class Sessions(Bench, frozen=True, kw_only=True):
@@ -92,12 +109,20 @@ class Sessions(Bench, frozen=True, kw_only=True):
         return _report(self, stage, levels, largest)
 
     async def _measure(self, stage: Stage, stretches: Sequence[Stretch], level: int) -> Round:
-        async with live_sessions(stage, level) as (store, fleet, sessions):
-            speakers = _Speakers(sessions)
+        async with self.speakers(stage, level) as (store, fleet, producers):
+            speakers = _Speakers(producers)
             start_id = await store.last_id(store.keys.log)
             cost = await speakers.talk(stage, fleet, stretches, self.seconds)
             outcomes = await outcomes_after(store, start_id)
         return Round({PART: speakers.figures(outcomes, cost, self.seconds)})
+
+    @asynccontextmanager
+    async def speakers(
+        self, stage: Stage, count: int
+    ) -> AsyncIterator[tuple[Store, Fleet, Sequence[Speaker]]]:
+        """Yield the producers of open sessions, and the processes that serve them."""
+        async with live_sessions(stage, count) as (store, fleet, sessions):
+            yield store, fleet, [_LibrarySpeaker(session) for session in sessions]
 
 
 async def _level(measure_round: Callable[[], Awaitable[Round]]) -> Rounds | None:
@@ -118,14 +143,29 @@ def passes(figures: Mapping[str, Spread]) -> bool:
     return figures["p99_ms"].median <= P99_MS_MAX and not any(figures[e].median for e in errors)
 
 
-class _Speakers:
-    """Sessions whose speakers talk at the same time, each with random pauses of its own."""
+class _LibrarySpeaker:
+    """A speaker that uses the library."""
 
-    def __init__(self, sessions: list[Session]) -> None:
-        self._sessions = sessions
+    def __init__(self, session: Session) -> None:
+        self.session = session.id
+        self.late = 0
+        self._append = session.append
+
+    async def say(self, *, end_of_utterance: bool, late_after_s: float) -> Sequence[int]:
+        """Append a chunk."""
+        receipt = await self._append(CHUNK, end_of_utterance=end_of_utterance)
+        self.late += time.perf_counter() > late_after_s
+        return receipt.finalized
+
+
+class _Speakers:
+    """Speakers that talk at the same time, each with random pauses of its own."""
+
+    def __init__(self, speakers: Sequence[Speaker]) -> None:
+        self._speakers = speakers
         self._called_ns: dict[Utterance, int] = {}
         self._settled_ns = 0
-        self._chunks = self._late = 0
+        self._chunks = 0
 
     async def talk(
         self, stage: Stage, fleet: Fleet, stretches: Sequence[Stretch], seconds: int
@@ -134,9 +174,9 @@ class _Speakers:
         start_s = time.perf_counter()
         self._settled_ns = time.time_ns() + SETTLE_S * 1_000_000_000
         async with anyio.create_task_group() as tasks:
-            for number, session in enumerate(self._sessions):
+            for number, speaker in enumerate(self._speakers):
                 speech = partial(chunks_of, stretches, Random(number))
-                tasks.start_soon(self._speak, session, speech, start_s, SETTLE_S + seconds)
+                tasks.start_soon(self._speak, speaker, speech, start_s, SETTLE_S + seconds)
             await anyio.sleep(SETTLE_S)
             async with metering(stage.redis, fleet.pids) as cost:
                 await anyio.sleep(start_s + SETTLE_S + seconds - time.perf_counter())
@@ -144,7 +184,7 @@ class _Speakers:
         return cost
 
     async def _speak(
-        self, session: Session, speech: Callable[[], Iterator[Moment]], start_s: float, total_s: int
+        self, speaker: Speaker, speech: Callable[[], Iterator[Moment]], start_s: float, total_s: int
     ) -> None:
         for due_ms, end_of_utterance in speech():
             if due_ms > total_s * 1_000:
@@ -152,12 +192,13 @@ class _Speakers:
             due_s = start_s + due_ms / 1_000
             await anyio.sleep(max(0.0, due_s - time.perf_counter()))
             called_ns = time.time_ns()
-            receipt = await session.append(CHUNK, end_of_utterance=end_of_utterance)
-            for utterance in receipt.finalized:
-                self._called_ns[session.id, utterance] = called_ns
-            if called_ns >= self._settled_ns:
-                self._chunks += 1
-                self._late += time.perf_counter() > due_s + LATE_S
+            has_settled = called_ns >= self._settled_ns
+            late_after_s = due_s + LATE_S if has_settled else math.inf
+            for utterance in await speaker.say(
+                end_of_utterance=end_of_utterance, late_after_s=late_after_s
+            ):
+                self._called_ns[speaker.session, utterance] = called_ns
+            self._chunks += has_settled
 
     def figures(self, outcomes: Outcomes, cost: Cost, seconds: int) -> Figures:
         """Return the latencies after the settling time, and the errors of the whole time."""
@@ -167,7 +208,7 @@ class _Speakers:
             if called_ns >= self._settled_ns and utterance in outcomes.started_ns
         ]
         counts = {
-            "late_chunks": self._late,
+            "late_chunks": sum(speaker.late for speaker in self._speakers),
             "lost": outcomes.lost(len(self._called_ns)),
             "doubled": outcomes.doubled,
             "utterances_per_s": len(waits_ms) / seconds,
@@ -181,10 +222,10 @@ def _report(bench: Sessions, stage: Stage, levels: Mapping[int, Rounds], largest
         rounds=1,
         repeated=sum(rounds.repeated for rounds in levels.values()),
         stolen_percent=max(rounds.stolen_percent for rounds in levels.values()),
-        parts={"largest that holds": {"sessions": spread_of([largest])}},
+        parts={LARGEST: {"sessions": spread_of([largest])}},
         ratios={},
     )
     points = [Point(level, rounds.parts[PART]) for level, rounds in levels.items()]
     # The report has the folder's name, not its path on this machine.
     bench = msgspec.structs.replace(bench, traces=Path(bench.traces).name)
-    return stage.report_of(bench, total, curves={"sessions": points})
+    return stage.report_of(bench, total, curves={CURVE: points})

@@ -10,6 +10,7 @@ from benchmarks.micro.archive import Archive
 from benchmarks.micro.console_reads import ConsoleReads
 from benchmarks.micro.dispatch import Dispatch
 from benchmarks.micro.gateway import Gateway
+from benchmarks.micro.gateway_sessions import GatewaySessions
 from benchmarks.micro.growth import Growth
 from benchmarks.micro.jobs import Jobs
 from benchmarks.micro.latency import Latency
@@ -26,6 +27,7 @@ BENCHES: dict[str, type[Bench]] = {
         ConsoleReads,
         Dispatch,
         Gateway,
+        GatewaySessions,
         Growth,
         Jobs,
         Latency,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.micro import console_reads, console_viewers, growth_classes, sessions, stage
+from benchmarks.micro.gateway_sessions import GatewaySessions
 from benchmarks.micro.growth import FLOOD, ROWS, exponent
 from benchmarks.micro.growth_row import lowest_cost
 from benchmarks.micro.measure import in_rounds
@@ -41,8 +42,10 @@ PARTS = {
             "projections",
         )),
     },
-    "dispatch": {"dispatch"},
-    "gateway": {"echo", "gateway", "direct results", "gateway results"},
+    "dispatch": {"dispatch", "xadd pipelined"},
+    "gateway": {
+        "echo", "gateway", "direct results", "gateway results", "one viewer", "many viewers",
+    },
     "growth": {row.name for row in ROWS},
     "jobs": {"session and group views", "no views", "all four views"},
     "latency": {"200/s", "2000/s"},
@@ -54,15 +57,18 @@ CURVES = {"dispatch": {"nodes": [16, 64, 200, 500, 1_000], "pairs": [1, 10, 100]
 
 RATIOS = {
     "append": {"append / xadd pipelined, rate_per_s"},
-    "gateway": {"gateway / echo, rate_per_s"},
+    "gateway": {"gateway / echo, rate_per_s", "many viewers / one viewer, redis_cpu_us"},
     "growth": {FLOOD},
-    "dispatch": {"1,000 nodes / 16, redis_cpu_us", "100 pairs / 1, redis_cpu_us"},
+    "dispatch": {
+        "1,000 nodes / 16, redis_cpu_us", "100 pairs / 1, redis_cpu_us",
+        "dispatch / xadd pipelined, redis_cpu_us",
+    },
     "project": {"rebuild / xrange, rate_per_s"},
-}
+}  # fmt: skip
 
 
 def test_every_benchmark_is_tested_here() -> None:
-    assert {*PARTS, "sessions"} == set(BENCHES)
+    assert {*PARTS, "sessions", "gateway-sessions"} == set(BENCHES)
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -104,13 +110,14 @@ def test_the_lowest_cost_of_each_call_counts_and_then_that_of_a_long_call() -> N
     assert lowest_cost([calls, calls[::-1]]) == 45.0
 
 
+@pytest.mark.parametrize("bench", [Sessions, GatewaySessions])
 async def test_sessions_are_counted_level_by_level(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: type[Sessions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sessions, "RETRY_ROUNDS", 1)
     (tmp_path / "one.rttm").write_text((SAMPLES / "kitchen.rttm").read_text())
     async with open_stage() as stage:
-        report = await Sessions(seconds=2, levels=(20,), traces=str(tmp_path)).run(stage)
+        report = await bench(seconds=2, levels=(20,), traces=str(tmp_path)).run(stage)
     (points,) = report.curves.values()
     assert [point.x for point in points] == [20]
     figures = points[0].figures

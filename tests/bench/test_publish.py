@@ -15,7 +15,7 @@ from benchmarks.micro.suite import BENCHES
 from benchmarks.peers.environments import HERE, NAMES, settings_in
 from benchmarks.publish import BEGIN, DOC, END, PLOTS, PLOTTED, README, document, read, with_table
 from benchmarks.results import Results
-from benchmarks.run import ALONE, RESULTS, main
+from benchmarks.run import ALONE, OWN_COMMAND, RESULTS, main
 from benchmarks.targets import TARGETS, Target, slowest_scripts
 
 
@@ -36,7 +36,7 @@ def test_the_readme_shows_the_same_run(results: Results) -> None:
 
 def test_every_benchmark_is_reported_and_every_plot_exists(results: Results) -> None:
     assert {report.bench for report in results.reports} <= set(BENCHES)  # some may be newer
-    assert {*ALONE, "jobs", "latency"} == set(BENCHES)
+    assert {*ALONE, *OWN_COMMAND, "jobs", "latency"} == set(BENCHES)
     assert {file for file, _ in PLOTTED.values()} == {path.name for path in PLOTS.glob("*.svg")}
 
 
@@ -97,14 +97,34 @@ def test_each_peer_states_its_settings(path: Path) -> None:
 
 
 def test_ratios_are_against_the_best_python_peer_and_against_bullmq() -> None:
-    rates = {f"{OURS}, {TWO_VIEWS}": 3.0, f"{OURS}, {NO_VIEWS}": 6.0, "saq": 1.0, "arq": 2.0}
-    assert drain_ratios(rates | {"bullmq": 12.0}) == {
-        f"{TWO_VIEWS} / best Python peer, rate_per_s": 1.5,
-        f"{TWO_VIEWS} / bullmq, rate_per_s": 0.25,
-        f"{NO_VIEWS} / best Python peer, rate_per_s": 3.0,
-        f"{NO_VIEWS} / bullmq, rate_per_s": 0.5,
+    ours = {
+        f"{OURS}, {TWO_VIEWS}": _drain(rate=3.0, redis=150.0, client=150.0, script=3.0),
+        f"{OURS}, {NO_VIEWS}": _drain(rate=6.0, redis=100.0, client=50.0, script=2.0),
     }
-    assert drain_ratios({name: rate for name, rate in rates.items() if OURS in name}) == {}
+    python = {"saq": {"rate_per_s": 1.0}, "arq": {"rate_per_s": 2.0}}
+    bullmq = {"bullmq": _drain(rate=12.0, redis=60.0, client=90.0, script=1.5)}
+    against_python = {
+        f"{TWO_VIEWS} / best Python peer, rate_per_s": 1.5,
+        f"{NO_VIEWS} / best Python peer, rate_per_s": 3.0,
+    }
+    assert drain_ratios(ours | python) == against_python
+    assert drain_ratios(ours | python | bullmq) == against_python | {
+        f"{TWO_VIEWS} / bullmq, rate_per_s": 0.25,
+        f"{TWO_VIEWS} / bullmq, all_cpu_us": 2.0,
+        f"{NO_VIEWS} / bullmq, rate_per_s": 0.5,
+        f"{NO_VIEWS} / bullmq, all_cpu_us": 1.0,
+        "slowest / bullmq, script_p999_us": 2.0,
+    }
+    assert drain_ratios(ours) == {}
+
+
+def _drain(*, rate: float, redis: float, client: float, script: float) -> dict[str, float]:
+    return {
+        "rate_per_s": rate,
+        "redis_cpu_us": redis,
+        "client_cpu_us": client,
+        "script_p999_us": script,
+    }
 
 
 def test_a_run_without_traces_in_its_folder_ends_before_it_measures(
