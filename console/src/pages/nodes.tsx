@@ -46,6 +46,8 @@ export function Nodes({ role }: PageProps) {
 
 function ClassView({ cell, nodeClass, role }: { cell: Cell; nodeClass: NodeClass; role: string }) {
   const { sources, targets, features, suspended, nodes, nodes_total } = nodeClass;
+  // Two classes of a cell differ in languages or features, so that each table has a name of its own.
+  const abilities = [cell.cell, `${sources.join(", ")} → ${targets.join(", ")}`, ...features].join(", ");
   return (
     <section>
       <h2>
@@ -54,7 +56,7 @@ function ClassView({ cell, nodeClass, role }: { cell: Cell; nodeClass: NodeClass
       {features.length > 0 && <p>Features: {features.join(", ")}</p>}
       {suspended.length > 0 && <p class="note error">Suspended for {suspended.join(", ")}.</p>}
       <Table
-        title={`${plural(nodes_total, "node")}, those that drain, then the busiest${nodes.length < nodes_total ? `: ${nodes.length} are shown` : ""}`}
+        title={`${abilities}: ${plural(nodes_total, "node")}${nodes_total > 1 ? ", those that drain, then the busiest" : ""}${nodes.length < nodes_total ? `: ${nodes.length} are shown` : ""}`}
         rows={nodes}
         columns={[
           { name: "Node", cell: (each) => <a href={link("node", each.node)}>{each.node}</a> },
