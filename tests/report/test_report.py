@@ -192,8 +192,12 @@ async def test_a_long_session_is_bounded(
 
 
 async def test_the_command_writes_the_page(
-    archived: Archived, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    archived: Archived,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # where no server runs
     session, file = archived.store.keys.full("s1"), tmp_path / "report.html"
     words = ["report", session, "-o", str(file), "--archive", str(archived.path)]
     assert await run_sync(main, words) == 0
