@@ -34,14 +34,17 @@ local postponed
 
 local too_many = 'BACKPRESSURE cause=session_outcomes retry_after_ms=1000'
 
+local function is_final(chunk)
+  return chunk.end_of_utterance ~= '0'
+end
+
 -- Why the chunk is refused because of the open outcomes of its session, or nil. The utterances
 -- since the oldest open one are bounded as well: those without a target have no outcome.
 local function outcomes_refusal(s, chunk, ms)
   local count, oldest = delivery.count(s.name), delivery.oldest_utterance(s.name)
   if oldest and s.utterance - oldest >= outcomes_max then return too_many end
   if count <= outcomes_max - chunk_outcomes_max then return nil end
-  local is_final = chunk.end_of_utterance ~= '0'
-  local _, opened = utterances.count_finalizes(s, ms, is_final, #chunk.payload)
+  local _, opened = utterances.count_finalizes(s, ms, is_final(chunk), #chunk.payload)
   if count < outcomes_max and count + opened <= outcomes_max then return nil end
   return too_many
 end
@@ -59,15 +62,14 @@ local function check(s, chunk, epoch, seq, ms)
   if postponed and postponed[chunk.session] then return nil end
   if seq > s.next_seq then return 'SEQ_GAP expected=' .. string.format('%d', s.next_seq) end
   if #chunk.payload > payload_max then return 'CHUNK_TOO_LARGE limit=65536 B' end
-  local is_final = chunk.end_of_utterance ~= '0'
-  if is_final and chunk.end_of_utterance ~= '1'
+  if is_final(chunk) and chunk.end_of_utterance ~= '1'
     and not validate.is_traceparent(chunk.end_of_utterance) then
     return 'INVALID_MESSAGE field=end_of_utterance limit=0, 1 or a W3C traceparent'
   end
-  if not ms or (ms < 20 and not is_final) then
+  if not ms or (ms < 20 and not is_final(chunk)) then
     return 'INVALID_MESSAGE field=ms limit=20 to 1000 ms'
   end
-  if #chunk.payload == 0 and not is_final then
+  if #chunk.payload == 0 and not is_final(chunk) then
     return 'INVALID_MESSAGE field=payload limit=only a final chunk may be empty'
   end
   return outcomes_refusal(s, chunk, ms)
@@ -77,8 +79,7 @@ end
 local function must_wait(s, chunk, ms)
   if delivery.finalized == 0 then return false end
   if postponed and postponed[chunk.session] then return true end
-  local is_final = chunk.end_of_utterance ~= '0'
-  if delivery.has_room(utterances.count_finalizes(s, ms, is_final, #chunk.payload)) then
+  if delivery.has_room(utterances.count_finalizes(s, ms, is_final(chunk), #chunk.payload)) then
     return false
   end
   postponed = postponed or {}
@@ -95,16 +96,15 @@ local function append(chunk)
     return 'later ' .. string.format('%d', s.next_seq)
   end
   if not is_duplicate then
-    utterances.check_next(s, ms, chunk.end_of_utterance == '1', #chunk.payload)
+    utterances.check_next(s, ms, is_final(chunk), #chunk.payload)
   end
   -- What the listener has read is freed first: it may be what the tenant has too much of.
   outbox.confirm(chunk.session, chunk.confirmed)
   if is_duplicate then return 'duplicate ' .. numbers.text[s.utterance] end
   refusal = backpressure.refusal(s.tenant)
   if refusal then return 'refused ' .. refusal end
-  local is_final, tp = chunk.end_of_utterance ~= '0', nil
-  if is_final and chunk.end_of_utterance ~= '1' then tp = chunk.end_of_utterance end
-  local finalized = utterances.append(s, seq, ms, is_final, chunk.payload, tp)
+  local tp = is_final(chunk) and chunk.end_of_utterance ~= '1' and chunk.end_of_utterance or nil
+  local finalized = utterances.append(s, seq, ms, is_final(chunk), chunk.payload, tp)
   return 'ok ' .. numbers.text[s.utterance] .. finalized
 end
 

@@ -23,13 +23,13 @@ local trimmed_max = 10000
 -- A log of one entry stays: each trimming adds its event, which the next one would remove.
 if redis.call('XLEN', keys.log) < 2 then return { 0, 0, '0-0' } end
 local now = clock.now()
-local floor = string.format('%d-0', math.max(0, now - (settings.log_keep_ms or 0)))
+local floor = string.format('%d-0', math.max(0, now - settings.log_keep_ms))
 local function keep_from(id)
   if entry_ids.precedes(id, floor) then floor = id end
 end
 
 local archived_to = redis.call('HGET', keys.archive, 'to')
-local retention_ms = settings.log_retention_ms or 0
+local retention_ms = settings.log_retention_ms
 if archived_to then
   keep_from(entry_ids.successor(archived_to))
 elseif retention_ms > 0 then

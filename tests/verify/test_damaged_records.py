@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from eventsched.errors import EventschedError, StateDamaged, UnexpectedReply
+from eventsched.errors import EventschedError, RecordDamaged, StateDamaged, UnexpectedReply
 from eventsched.schema.events import ResultRecorded
 from eventsched.store.cell_connection import CellConnection
 from eventsched.store.node_commands import NodeResult
+from eventsched.store.session_commands import Chunk
 from tests.verify import scene as scene_module
 from tests.verify.scene import Scene, Snapshot
 from tests.verify.test_failed_writes import CALLS
@@ -169,7 +170,27 @@ async def test_a_damaged_job_is_refused_alone_and_the_other_results_count(
     assert await scene.states() == {"closed"}
 
 
-async def test_a_job_of_a_release_without_the_time_of_its_finalize_goes_on_without_its_age(
+@pytest.mark.parametrize("traceparent", ["", f"00-{'a' * 32}-{'b' * 16}-01"])
+async def test_a_chunk_that_ends_an_utterance_is_refused_before_it_is_stored(
+    scenes: Callable[[], Awaitable[Scene]], traceparent: str
+) -> None:
+    """The session has delivered results, and lacks the number of the next one."""
+    scene = await scenes()
+    await scene.results()
+    grant = scene.sessions[0]
+    assert await scene.redis.hdel(scene.store.keys.session("s1"), "a:es")
+    before = await state_of(scene)
+    chunk = Chunk(
+        session=grant.session, epoch=grant.epoch, seq=1, ms=100, payload=b"\x01" * 3_200,
+        end_of_utterance=True, traceparent=traceparent,
+    )  # fmt: skip
+    (refused,) = await scene.store.append_audio([chunk])
+    assert isinstance(refused, RecordDamaged)
+    assert refused.fields == {"record": "session:s1", "field": "a:es"}
+    assert await state_of(scene) == before
+
+
+async def test_a_job_without_the_time_of_its_finalize_goes_on_without_its_age(
     scenes: Callable[[], Awaitable[Scene]],
 ) -> None:
     scene = await scenes()

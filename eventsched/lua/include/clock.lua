@@ -53,9 +53,12 @@ function clock.record()
   return known.mode, known.offset, known.last, known.generation
 end
 
+-- The record is no part of an item of a batch, whichever item reads the time first.
 function clock.write_record(mode, offset, last, generation)
+  local has_written = call.has_written
   clock.stored = mode .. '|' .. offset .. '|' .. last .. '|' .. generation
   write('HSET', keys.clock, 'record', clock.stored)
+  call.has_written = has_written
   known.mode, known.offset, known.last, known.generation = mode, offset, last, generation
   known.text = clock.stored
 end

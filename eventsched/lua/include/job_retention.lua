@@ -42,20 +42,16 @@ function job_retention.retire(s)
   local oldest = delivery.oldest_utterance(s.name)
   if oldest and oldest < before then before = oldest end
   if before <= s.retired_to then return end
-  local count, last = delivery.target_count(s.name), nil
+  local count = delivery.target_count(s.name)
   local step = math.max(1, math.min(utterances_max, math.floor(jobs_max / math.max(count, 1))))
   if before < s.retired_to + step then return end
   local targets, first = delivery.targets(s.name), s.retired_to
   local records = job_retention.keys_of(s, targets, first, first + step - 1)
-  if count == 0 then
-    last = first + step - 1
-  else
-    last = first + math.floor(count_ended(records) / count) - 1
-  end
-  if last < first then return end
-  events.JobsRetired(s, targets, first, last)
-  if count > 0 then write('DEL', unpack(records, 1, (last - first + 1) * count)) end
-  s.retired_to = last + 1
-  write('HSET', keys.of('session', s.name), 'retired_to', as_text[last + 1])
+  local retired = count == 0 and step or math.floor(count_ended(records) / count)
+  if retired == 0 then return end
+  events.JobsRetired(s, targets, first, first + retired - 1)
+  if count > 0 then write('DEL', unpack(records, 1, retired * count)) end
+  s.retired_to = first + retired
+  write('HSET', keys.of('session', s.name), 'retired_to', as_text[s.retired_to])
 end
 return job_retention
