@@ -61,6 +61,22 @@ class SessionLogFacts(msgspec.Struct):
     refused: dict[str, str] = {}
     """Job key -> its refused reports, as its record stores them."""
 
+    def fold(self, event: Event) -> None:
+        """Add what an event of the session says."""
+        data = event.data
+        if isinstance(data, UtteranceFinalized):
+            self.utterances[data.utterance] = UtteranceFacts.of(event, data)
+        elif isinstance(data, PlaybackStarted):
+            self.playbacks_started += 1
+        elif isinstance(data, ResultRefused):
+            refused = self.refused.get(event.job, "")
+            self.refused[event.job] = refused + _refused_report(event, data)
+        elif isinstance(data, JobsRetired):
+            for key in retired_jobs(event.session, data):
+                self.refused.pop(key, None)
+            for utterance in [each for each in self.utterances if each <= data.last]:
+                del self.utterances[utterance]
+
 
 class LogFacts:
     """The facts of all entities, folded from the log."""
@@ -79,7 +95,7 @@ class LogFacts:
         elif isinstance(data, SessionRetired):
             self.sessions.pop(name, None)
         elif name in self.sessions:
-            _fold_session(self.sessions[name], event)
+            self.sessions[name].fold(event)
         elif event.node:
             self._fold_node(event)
 
@@ -102,23 +118,7 @@ class LogFacts:
         return facts.utterances.get(job.utterance) if facts else None
 
 
-def _fold_session(facts: SessionLogFacts, event: Event) -> None:
-    data = event.data
-    if isinstance(data, UtteranceFinalized):
-        facts.utterances[data.utterance] = UtteranceFacts.of(event, data)
-    elif isinstance(data, PlaybackStarted):
-        facts.playbacks_started += 1
-    elif isinstance(data, ResultRefused):
-        refused = facts.refused.get(event.job, "")
-        facts.refused[event.job] = refused + refused_report(event, data)
-    elif isinstance(data, JobsRetired):
-        for key in retired_jobs(event.session, data):
-            facts.refused.pop(key, None)
-        for utterance in [each for each in facts.utterances if each <= data.last]:
-            del facts.utterances[utterance]
-
-
-def refused_report(event: Event, data: ResultRefused) -> str:
+def _refused_report(event: Event, data: ResultRefused) -> str:
     """A refused report as lua/include/fencing.lua writes it to the job record."""
     return f"{name_of(event.node)}/{data.epoch}/{data.attempt}/{data.what},"
 

@@ -15,7 +15,7 @@ import msgspec
 from eventsched.audit.log_facts import UtteranceFacts, job_core, job_details
 from eventsched.audit.repair_change import Change, Write
 from eventsched.audit.repair_session import SessionFacts, job_timer
-from eventsched.audit.state_diff import queue_place, stored_outcome
+from eventsched.audit.state_diff import job_fields
 from eventsched.schema.keys import name_of
 from eventsched.schema.settings import Settings
 from projections.job import Job
@@ -100,31 +100,13 @@ class JobRepair:
 
     def _record(self, view: Job) -> str:
         """The record as lua/include/jobs.lua stores it."""
-        attempt, node, epoch = view.attempt, name_of(view.node) if view.node else "", view.epoch
-        if not node and view.attempts:  # of a waiting or released job: the last attempt
-            node, epoch = name_of(view.attempts[-1].node), view.attempts[-1].epoch
-        status, dispatched, deadline, place, outcome = view.status, "", "", "", ""
-        if view.status != "ended":
-            place = queue_place(view)
-        if view.status == "released":  # as before its end: lua/repair_job.lua starts the next one
-            status, dispatched = "running", str(view.attempts[-1].dispatched_ms)
-            deadline = str(view.attempts[-1].deadline_ms)
-        elif view.status == "running":
-            dispatched, deadline = str(view.dispatched_ms), str(view.deadline_ms)
-        elif view.status == "queued":
-            dispatched, deadline = str(view.avoid_until_ms or ""), str(view.deadline_ms)
-        elif view.status == "backoff":
-            dispatched, deadline = str(view.not_before_ms), str(view.avoid_until_ms)
-        else:
-            outcome = stored_outcome(view)
         refused = self._stored.get("hash", {}).get("refused", "")
         if self._facts is not None:
-            refused = self._facts.refused.get(self._key, "")
-        parts = (status, attempt, node, epoch or "", dispatched, deadline, place, outcome, refused)
-        return "|".join(map(str, parts)) + "|" + self._core(view)
+            refused = self._facts.log.refused.get(self._key, "")
+        return "|".join([*job_fields(view).values(), refused, self._core(view)])
 
     def _core(self, view: Job) -> str:
-        utterance = self._facts.utterances.get(view.utterance) if self._facts else None
+        utterance = self._facts.log.utterances.get(view.utterance) if self._facts else None
         core = job_core(view, self._session, utterance)
         if core is None:  # the log does not have the utterance
             stored = self._stored.get("core", "")
@@ -170,7 +152,7 @@ def uncancelled(view: Job, key: str, at: str) -> Iterator[Change]:
 
 def dispatch_entry(session: Session, facts: SessionFacts, utterance: int) -> Write | None:
     """The entry of the dispatch queue for the open outcomes of an utterance without jobs."""
-    uttered = facts.utterances.get(utterance)
+    uttered = facts.log.utterances.get(utterance)
     if uttered is None:
         return None
     targets = [

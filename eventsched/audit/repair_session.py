@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from eventsched.audit.log_facts import UtteranceFacts, refused_report
+from eventsched.audit.log_facts import SessionLogFacts
 from eventsched.audit.missing_timers import missing_job_timers, missing_session_timers
 from eventsched.audit.repair_change import Change, Write, delete_fields, set_fields, set_timer
 from eventsched.audit.state_diff import (
@@ -26,9 +26,8 @@ from eventsched.audit.state_diff import (
 from eventsched.schema.events import (
     Event,
     JobFailed,
-    PlaybackStarted,
+    JobsRetired,
     ResultRecorded,
-    ResultRefused,
     ResultReplaced,
     SessionOpened,
     UtteranceFinalized,
@@ -58,13 +57,9 @@ class StoredChunk(msgspec.Struct, frozen=True):
 class SessionFacts(msgspec.Struct, frozen=True):
     """What the log and the streams of a session say beyond its record."""
 
-    traceparent: str
-    playbacks_started: int
-    utterances: Mapping[int, UtteranceFacts]
+    log: SessionLogFacts
     finalized_ids: Mapping[int, str]
     """Number of an utterance -> id of its UtteranceFinalized."""
-    refused: Mapping[str, str]
-    """Job key -> its refused reports, as its record stores them."""
     endings: Mapping[str, Event]
     """Job key -> the event that ended the job."""
     chunks: Sequence[StoredChunk]
@@ -73,8 +68,8 @@ class SessionFacts(msgspec.Struct, frozen=True):
 
     def traceparent_of(self, utterance: int) -> str:
         """That of the utterance; that of the session if the log does not say."""
-        facts = self.utterances.get(utterance)
-        return facts.traceparent if facts else self.traceparent
+        facts = self.log.utterances.get(utterance)
+        return facts.traceparent if facts else self.log.traceparent
 
     def finalized_ms(self, utterance: int) -> int:
         """When the utterance was finalized; 0 if the log does not say."""
@@ -85,23 +80,14 @@ def facts_of(
     events: Sequence[Event], chunks: Sequence[StoredChunk], outbox: tuple[int, int, int]
 ) -> SessionFacts:
     """The facts of a session, from its events in order."""
-    traceparent, started, refused = "", 0, dict[str, str]()
+    log = SessionLogFacts("")
     for event in events:
         if isinstance(event.data, SessionOpened):
-            traceparent, started = event.traceparent, 0
-        elif isinstance(event.data, PlaybackStarted):
-            started += 1
-        elif isinstance(event.data, ResultRefused):
-            refused[event.job] = refused.get(event.job, "") + refused_report(event, event.data)
+            log = SessionLogFacts(event.traceparent)
+        elif not isinstance(event.data, JobsRetired):  # a forged one may name jobs that go on
+            log.fold(event)
     return SessionFacts(
-        traceparent=traceparent,
-        playbacks_started=started,
-        refused=refused,
-        utterances={
-            event.data.utterance: UtteranceFacts.of(event, event.data)
-            for event in events
-            if isinstance(event.data, UtteranceFinalized)
-        },
+        log=log,
         finalized_ids={
             event.data.utterance: event.id
             for event in events
@@ -217,7 +203,7 @@ class SessionRepair:
         wanted, stored = session_fields(self._view), stored_session_fields(self._hash)
         changed = {field: value for field, value in wanted.items() if stored.get(field) != value}
         extra = sorted(stored.keys() - wanted.keys())
-        carried = carried_fields(self._facts.traceparent, self._facts.playbacks_started)
+        carried = carried_fields(self._facts.log)
         changed |= {
             field: value
             for field, value in carried.items()

@@ -51,7 +51,7 @@ def session_differences(
         "I7", where, session_fields(view), stored_session_fields(stored["hash"])
     )
     if facts is not None:
-        carried = carried_fields(facts.traceparent, facts.playbacks_started)
+        carried = carried_fields(facts)
         yield from _differences("I7", where, carried, stored_carried_fields(stored["hash"]))
     yield from _differences(
         "I7", f"outcomes:{name}", outcome_fields(view), stored["outcomes"] or {}
@@ -118,9 +118,9 @@ def session_fields(view: Session) -> dict[str, str]:
     return {field: str(value) for field, value in fields.items() if str(value)}
 
 
-def carried_fields(traceparent: str, playbacks_started: int) -> dict[str, str]:
+def carried_fields(facts: SessionLogFacts) -> dict[str, str]:
     """The fields of a session's hash that events carry and no record has."""
-    return {"tp": traceparent, "playbacks_started": str(playbacks_started)}
+    return {"tp": facts.traceparent, "playbacks_started": str(facts.playbacks_started)}
 
 
 def stored_carried_fields(session: Mapping[str, str]) -> dict[str, str]:
@@ -269,7 +269,10 @@ def job_differences(
 
 
 def job_fields(view: Job) -> dict[str, str]:
-    """The authoritative parts of a job's record before its core, without the refused reports."""
+    """The authoritative parts of a job's record before its core, without the refused reports.
+
+    They are in the order of the record.
+    """
     last = view.attempts[-1] if view.attempts else None
     fields = {
         "status": view.status,
@@ -278,7 +281,7 @@ def job_fields(view: Job) -> dict[str, str]:
         "epoch": str(last.epoch) if last else "",
         "dispatched": "",
         "deadline": "",
-        "place": queue_place(view),
+        "place": _queue_place(view),
         "outcome": "",
     }
     if view.status == "running":
@@ -292,7 +295,7 @@ def job_fields(view: Job) -> dict[str, str]:
     elif view.status == "backoff":
         fields |= {"dispatched": str(view.not_before_ms), "deadline": str(view.avoid_until_ms)}
     else:
-        fields |= {"outcome": stored_outcome(view), "place": ""}
+        fields |= {"outcome": _stored_outcome(view), "place": ""}
     return fields
 
 
@@ -303,12 +306,12 @@ def _is_lease_end(view: Job, deadline: str) -> bool:
     return deadline.isdecimal() and last.deadline_ms <= int(deadline) <= latest_ms
 
 
-def queue_place(view: Job) -> str:
+def _queue_place(view: Job) -> str:
     """The last place of a job in the queue, as its record has it; empty if it never waited."""
     return f"{view.priority},{view.tag},{view.member[:16]}" if view.member else ""
 
 
-def stored_outcome(view: Job) -> str:
+def _stored_outcome(view: Job) -> str:
     """The outcome of an ended job as its record has it: a result is `ok`."""
     return "ok" if view.outcome == "result" else view.outcome
 
@@ -328,7 +331,7 @@ def _core_differences(
         return
     for field in sorted(core.keys() | found.keys()):
         if field == "finalized" and field not in found:
-            continue  # an earlier release did not write it
+            continue  # events have no age without it; nothing else needs it
         if core.get(field) != found.get(field):
             what = f"{field}: folded {core.get(field)!r}, stored {found.get(field)!r}"
             yield Violation("I7", where, what)
