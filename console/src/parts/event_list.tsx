@@ -2,7 +2,7 @@
 import { useEffect, useRef } from "preact/hooks";
 import { clock, msOf, ZONE } from "../format";
 import { Cause } from "./cause";
-import { summary } from "./events";
+import { EventContent } from "./events";
 import type { LogEvent } from "../types";
 
 interface EventListProps {
@@ -40,11 +40,7 @@ export function EventList({ events, selected, hrefOf }: EventListProps) {
                 {event.node && ` · ${event.node}`}
               </p>
             )}
-            {event.text?.text && <p class="text">{event.text.text}</p>}
-            <details>
-              <summary>{event.undecodable ?? summary(event)}</summary>
-              <pre>{JSON.stringify(event.data, null, 1)}</pre>
-            </details>
+            <EventContent event={event} />
           </li>
         ))}
       </ol>

@@ -56,17 +56,26 @@ export function Events({ events, hasSessions }: EventsProps) {
                 {event.node && <a href={link("node", event.node)}>{event.node}</a>}
               </td>
               <td role="cell" data-label="Data" class="wrap">
-                {event.text?.text && <p class="text">{event.text.text}</p>}
-                <details>
-                  <summary>{event.undecodable ?? summary(event)}</summary>
-                  <pre>{JSON.stringify(event.data, null, 1)}</pre>
-                </details>
+                <EventContent event={event} />
               </td>
             </tr>
           ))}
         </tbody>
       </table>
     </div>
+  );
+}
+
+/** What an event says: the text that it has, and its data, which opens. */
+export function EventContent({ event }: { event: LogEvent }) {
+  return (
+    <>
+      {event.text?.text && <p class="text">{event.text.text}</p>}
+      <details>
+        <summary>{event.undecodable ?? summary(event)}</summary>
+        <pre>{JSON.stringify(event.data, null, 1)}</pre>
+      </details>
+    </>
   );
 }
 
@@ -87,7 +96,7 @@ const SENTENCES: Record<string, (data: Record<string, unknown>) => string> = {
 };
 
 /** An event in one line: its sentence, or its plain fields. */
-export function summary({ type, data }: LogEvent): string {
+function summary({ type, data }: LogEvent): string {
   const sentence = SENTENCES[type]?.(data);
   if (sentence) return sentence;
   const plain = Object.entries(data).filter(([, value]) => value !== "" && typeof value !== "object");
