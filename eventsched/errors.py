@@ -80,8 +80,8 @@ class StateDamaged(UnexpectedReply):
     def of(cls, reply: str) -> StateDamaged:
         """Return the error for the reply `STATE_DAMAGED record=… field=…`."""
         return cls(
-            f"{reply}; another program or another release wrote it: `eventsched verify` shows what "
-            "is damaged, `eventsched repair` mends it"
+            f"{reply}; another program wrote it: `eventsched verify` shows what is damaged, "
+            "`eventsched repair` mends it"
         )
 
 

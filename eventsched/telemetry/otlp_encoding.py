@@ -19,7 +19,7 @@ from eventsched.telemetry.spans import Kind, Span, Value
 
 NS_PER_MS = 1_000_000
 CACHED_MAX = 4_096
-"""Encoded attributes that are kept for the next span: nodes, targets, reasons, small numbers."""
+"""Encoded attributes in the cache for the next span: nodes, targets, reasons, small numbers."""
 UNIQUE = frozenset({"messaging.message.id", "eventsched.session", "eventsched.log_id"})
 """Attributes whose values do not recur."""
 _KINDS: dict[Kind, int] = {"internal": 1, "producer": 4, "consumer": 5}

@@ -145,7 +145,7 @@ def test_every_member_of_a_module_that_a_file_uses_exists(path: str) -> None:
 
 
 def test_the_defaults_of_the_functions_are_those_of_the_settings() -> None:
-    """A cell of an earlier release lacks the settings that came later."""
+    """Another program may have removed a setting."""
     source = read("include/settings")
     listed = source.partition("local defaults = {")[2].partition("}")[0]
     defaults = {name: int(value) for name, value in re.findall(r"(\w+) = (\d+)", listed)}

@@ -1,8 +1,8 @@
--- damage: stored state that a function cannot use, because another program or another release has
--- written it: a record without a field, or with another value. A function refuses the call, or the
--- item of a batch, with STATE_DAMAGED before its first write: `raise` raises the error, which the
--- entry function turns into the reply. For a record that a call reads after its first write, the
--- module of the record has a fallback. `verify` reports both, and `repair` mends them.
+-- damage: stored state that a function cannot use, because another program has written it: a record
+-- without a field, or with another value. A function refuses the call, or the item of a batch, with
+-- STATE_DAMAGED before its first write: `raise` raises the error, which the entry function turns
+-- into the reply. For a record that a call reads after its first write, the module of the record
+-- has a fallback. `verify` reports both, and `repair` mends them.
 -- include: call
 local damage = {}
 local code = 'STATE_DAMAGED '

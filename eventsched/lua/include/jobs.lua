@@ -8,7 +8,7 @@
 -- the queue, once the job has waited. refused: the refused reports that the log has, as `fencing`
 -- writes them; mostly empty. core: JSON that never changes and that assignments repeat; of an ended
 -- job only the first fields, and the code. Its field `finalized` is the time of UtteranceFinalized;
--- without it, which an earlier release did not write, events have no `age_ms`.
+-- without it events have no `age_ms`.
 --
 -- Damaged records. A record with another form, or without a field that its status needs, raises
 -- STATE_DAMAGED. `find` is for calls that have written already: for them such a record is none.

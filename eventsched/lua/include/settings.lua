@@ -1,6 +1,6 @@
 -- settings: `settings.<name>` is a setting of the cell, a whole number. A setting that the cell
--- lacks, or that is no number, has its default: an earlier release has configured the cell, or the
--- field is damaged. A test compares the defaults with eventsched/schema/settings.py.
+-- lacks, or that is no number, has its default: another program has changed it, or removed it. A
+-- test compares the defaults with eventsched/schema/settings.py.
 -- include: cache
 -- include: keys
 -- include: reply
