@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import httpx
+import structlog
 
 from benchmarks.micro.console_system import Size, fill
 from benchmarks.micro.console_viewers import pages_of as viewed_pages
@@ -44,6 +45,7 @@ VIEWED_S = 60.0
 """For how long ten viewers look at each page."""
 TIMEOUT_S = 120.0
 TOKEN_S = 7_200
+log = structlog.get_logger("benchmarks.micro")
 
 
 class ConsoleReads(Bench, frozen=True, kw_only=True):
@@ -113,6 +115,7 @@ async def _cost(stage: Stage, http: httpx.AsyncClient, path: str, query: dict[st
 async def _paints(gateway: Gateway, token: str, session: str, node: str) -> dict[str, Figures]:
     """Paint each page; nothing without Chromium or a build of the console."""
     if not can_paint(gateway):
+        log.warning("no first paint is measured", remedy="install chromium, and `make console`")
         return {}
     from benchmarks.micro.console_paint import first_paints, pages_of
     from tests.js.chromium import chromium
