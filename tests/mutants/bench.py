@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tests.mutants.mutant import ROOT, Mutant
 
-COPIED = ("eventsched", "projections", "tests", "pyproject.toml")
+COPIED = ("eventsched", "projections", "tests", "docs", "pyproject.toml")
 """What a run needs; `pythonpath` and the folder it runs in make it run the copy."""
 WHERE = "import eventsched, projections; print(eventsched.__file__, projections.__file__)"
 FAILED, OUT_OF_TIME = 1, -1
