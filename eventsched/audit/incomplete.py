@@ -68,6 +68,10 @@ class Incomplete:
         """Whether the records of some job or session lack an entry."""
         return bool(self._entries["job"] or self._entries["session"])
 
+    def has_nodes(self) -> bool:
+        """Whether the record of some node lacks an entry."""
+        return bool(self._entries["node"])
+
     def concerns(self, event: Event) -> bool:
         """Whether the records lack an entry with which the event would have to be compared."""
         return (

@@ -113,7 +113,10 @@ def has_buffer(stored: Mapping[str, Any]) -> bool:
 
 def _has_lease_timer(job: Mapping[str, str]) -> bool:
     """Whether the lease timer of the job's node is due no later than the end of this lease."""
-    return "lease" in job and int(job["lease"]) <= int(job["deadline"] or 0)
+    try:
+        return "lease" in job and float(job["lease"]) <= int(job["deadline"] or 0)
+    except ValueError:  # the deadline is no number, which is another violation
+        return False
 
 
 def _lost_reason(view: Node, epoch: int) -> str:

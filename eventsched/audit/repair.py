@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from eventsched.audit.class_checks import class_writes, pair_writes
 from eventsched.audit.group_checks import DISPATCH, GroupChecks
 from eventsched.audit.invariants import Violation
 from eventsched.audit.repair_change import Change, Write, set_fields
@@ -129,6 +130,35 @@ class Plan(Verifier):
         self._add(
             where=key, what=f"set the number of waiting jobs of tenant {name}",
             reason=found.what, guards=((key, name, stored["queued"]),), writes=(write,),
+        )  # fmt: skip
+
+    async def _note_class(
+        self,
+        class_id: str,
+        members: Sequence[Node],
+        stored: Mapping[str, Any],
+        found: Sequence[Violation],
+    ) -> None:
+        self._add(
+            where=f"class:{class_id}", what="set its definition and its nodes",
+            reason="; ".join(each.what for each in found[:3]),
+            subjects=tuple(node.node for node in members),
+            writes=tuple(class_writes(class_id, members, stored)),
+        )  # fmt: skip
+
+    async def _note_pair(
+        self,
+        pair: str,
+        classes: set[str],
+        stored: Mapping[str, Any],
+        found: Sequence[Violation],
+    ) -> None:
+        nodes = self._records.nodes.values()
+        self._add(
+            where=f"pair:{pair}", what="set its classes",
+            reason="; ".join(each.what for each in found[:3]),
+            subjects=tuple(node.node for node in nodes if node.cls in classes),
+            writes=tuple(pair_writes(pair, classes, stored)),
         )  # fmt: skip
 
     def _plan_passed(self, violation: Violation) -> None:

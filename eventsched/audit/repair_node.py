@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from eventsched.audit.field_forms import NODE_FIELDS, NODE_FORMS, malformed_fields
 from eventsched.audit.missing_timers import missing_node_timers
-from eventsched.audit.repair_change import Change, Write, set_fields, set_timer
+from eventsched.audit.repair_change import Change, Write, delete_fields, set_fields, set_timer
 from eventsched.audit.repair_session import LEASE_MS_MIN
 from eventsched.audit.state_diff import live_leases, node_fields, scores_of, signature_fields
 from eventsched.schema.ids import ms_of
@@ -56,6 +57,7 @@ class NodeRepair:
         fields = self._fields(self._view)
         given_up = "" if self._hash else "the token of its process, which registers again"
         fields_writes = set_fields(f"node:{self._name}", fields)
+        fields_writes += delete_fields(f"node:{self._name}", self._dropped())
         where = f"node:{self._name}"
         yield self._change(where, "set its fields", reason, fields_writes, given_up)
         yield self._change(
@@ -87,7 +89,15 @@ class NodeRepair:
         if not self._hash:
             changed |= {"token": "", "inbox_from": "0-0", "load": "0"}
             changed["seen"] = str(ms_of(self._at))
-        return changed
+            return changed
+        defaults = {"inbox_from": "0-0", "load": "0", "seen": str(ms_of(self._at))}
+        lost = malformed_fields(self._hash, NODE_FORMS).keys() | (NODE_FIELDS - self._hash.keys())
+        return changed | {field: defaults[field] for field in sorted(lost & defaults.keys())}
+
+    def _dropped(self) -> list[str]:
+        """Counts of another form, which begin again."""
+        malformed = malformed_fields(self._hash, NODE_FORMS)
+        return [field for field in ("unreadable", "failures") if field in malformed]
 
     def _leases(self, view: Node) -> list[Write]:
         wanted, stored = live_leases(view), scores_of(self._stored["leases"])

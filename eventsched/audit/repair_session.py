@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from eventsched.audit.field_forms import SESSION_FIELDS, SESSION_FORMS, malformed_fields
 from eventsched.audit.log_facts import SessionLogFacts
 from eventsched.audit.missing_timers import missing_job_timers, missing_session_timers
 from eventsched.audit.repair_change import Change, Write, delete_fields, set_fields, set_timer
@@ -216,8 +217,16 @@ class SessionRepair:
             changed |= {field: "" for field in empty if field not in changed}
             if self._view.status == "closed":
                 changed["retire_at"] = str(self._due_ms("retire"))
-        if not self._hash or "utterance" in changed or self._misses_chunks():
+        changed |= dict.fromkeys(SESSION_FIELDS - self._hash.keys() - changed.keys(), "")
+        malformed = malformed_fields(self._hash, SESSION_FORMS)
+        if (
+            not self._hash.get("buffer")
+            or "buffer" in malformed
+            or "utterance" in changed
+            or self._misses_chunks()
+        ):
             changed["buffer"] = self._buffer()
+        extra += sorted(malformed.keys() - {"buffer"})
         cleared = {field: "" for field in extra if field == "used"}
         deleted = [field for field in extra if field not in cleared]
         return set_fields(key, changed | cleared) + delete_fields(key, deleted)

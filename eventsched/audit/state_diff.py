@@ -12,6 +12,13 @@ from typing import Any
 
 import msgspec
 
+from eventsched.audit.field_forms import (
+    NODE_FIELDS,
+    NODE_FORMS,
+    SESSION_FIELDS,
+    SESSION_FORMS,
+    form_violations,
+)
 from eventsched.audit.invariants import Violation
 from eventsched.audit.log_facts import LogFacts, SessionLogFacts, job_core
 from eventsched.audit.missing_timers import (
@@ -50,6 +57,7 @@ def session_differences(
     yield from _differences(
         "I7", where, session_fields(view), stored_session_fields(stored["hash"])
     )
+    yield from form_violations(where, stored["hash"], SESSION_FORMS, SESSION_FIELDS)
     if facts is not None:
         carried = carried_fields(facts)
         yield from _differences("I7", where, carried, stored_carried_fields(stored["hash"]))
@@ -150,7 +158,7 @@ def outbox_differences(name: str, stored: Stored, *, is_new: bool) -> Iterator[V
     yield from _differences("I9", f"outbox:{name}", counters, found)
     low, total = session.get("out_low", ""), session.get("out_bytes", "")
     if not (low.isdecimal() and total.isdecimal() and int(low) <= int(total)):
-        what = f"the unread bytes begin at {low!r} of {total!r}"
+        what = f"out_low: the unread bytes begin at {low!r} of {total!r}"
         yield Violation("I9", f"outbox:{name}", what)
 
 
@@ -352,6 +360,7 @@ def node_differences(
             yield Violation("I7", where, f"folded: {folded}, stored: {node}")
         return
     fields = node_fields(view, drained_by)
+    yield from form_violations(where, node, NODE_FORMS, NODE_FIELDS)
     yield from _differences("I7", where, fields, {field: node.get(field, "") for field in fields})
     yield from _lease_differences(name, view, stored)
     if "wrong_item" in stored:

@@ -14,7 +14,7 @@ import msgspec
 from eventsched.audit.invariants import Violation
 from eventsched.projection.store import ProjectionStore
 from eventsched.schema.events import AudioChunkAppended
-from eventsched.schema.ids import AFTER_ALL, START, ms_of, parse_id
+from eventsched.schema.ids import AFTER_ALL, START, is_id, ms_of, parse_id
 from eventsched.schema.keys import name_of
 from eventsched.schema.nesting import check_json
 from eventsched.store.replies import fields_of
@@ -54,7 +54,7 @@ class Chunks(msgspec.Struct, frozen=True):
     def uncounted(self, name: str, stored: Mapping[str, Any]) -> Iterator[Violation]:
         """I1: the session has counted every stored chunk. `stored` is newer than the chunks."""
         counted = stored.get("hash", {}).get("buffer", "").partition("|")[0]
-        if counted and int(counted) <= self.last:
+        if counted.isdecimal() and int(counted) <= self.last:
             yield Violation("I1", f"audio:{name}", f"chunk {self.last} is stored, not counted")
 
 
@@ -81,9 +81,10 @@ class Outbox(msgspec.Struct, frozen=True):
             deliveries: Ids of the log entries that deliver to the session, read before the outbox.
             stored: The state of the session, read after the outbox.
         """
-        found = set(self.delivered.values())
+        found = {each for each in self.delivered.values() if is_id(each)}
         first = min(map(parse_id, found), default=AFTER_ALL)
-        trimmed_ms = ms_of(stored.get("hash", {}).get("confirmed", START))
+        confirmed = stored.get("hash", {}).get("confirmed", START)
+        trimmed_ms = ms_of(confirmed if is_id(confirmed) else START)
         if self.ids:
             trimmed_ms = max(trimmed_ms, ms_of(self.ids[0]))
         return [
@@ -150,7 +151,7 @@ class StreamChecks:
                     holes.append(entry_id)
                 ids.append(entry_id)
                 if log_id := field.partition(b" ")[2] if kind == "outbox" else b"":
-                    delivered[entry_id] = log_id.decode()
+                    delivered[entry_id] = log_id.decode(errors="replace")
         last = -1 if number is None else number
         return _Numbered(ids, violations, holes, last, delivered, total)
 
@@ -203,8 +204,9 @@ def _place(kind: str, field: bytes) -> tuple[int, int]:
 
 
 def _total(field: bytes) -> int:
-    """The bytes up to an entry of an outbox."""
-    return int(field.partition(b" ")[0].partition(b":")[2])
+    """The bytes up to an entry of an outbox; -1 if it names none."""
+    total = field.partition(b" ")[0].partition(b":")[2]
+    return int(total) if total.isdigit() else -1
 
 
 def _utterance(fields: dict[bytes, bytes]) -> tuple[str, int] | None:

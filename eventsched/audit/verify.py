@@ -14,11 +14,17 @@ entry, and its stored state does not. The report names it.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from eventsched.audit.class_checks import (
+    class_differences,
+    classes_of,
+    pair_differences,
+    pairs_of,
+)
 from eventsched.audit.group_checks import GroupChecks
 from eventsched.audit.incomplete import Incomplete
 from eventsched.audit.invariants import Hole, Records, Violation, holes_of, violations_of
@@ -438,6 +444,8 @@ class Verifier:
         jobs, nodes = self._records.jobs, self._records.nodes
         self.report.jobs = await self._compare_kind("job", jobs, self._job_differences)
         self.report.nodes = await self._compare_kind("node", nodes, self._node_differences)
+        await self._compare_classes()
+        await self._compare_pairs()
         await self._compare_tenants()
         await self._compare_rooms()
 
@@ -454,6 +462,69 @@ class Verifier:
         self, name: str, view: Node | None, stored: Stored
     ) -> Iterable[Violation]:
         return node_differences(name, view, stored, self._log_facts.drained_by.get(name))
+
+    async def _compare_classes(self) -> None:
+        """Every capability class that is folded or stored."""
+        async for names in self._names("class", classes_of(self._records.nodes.values())):
+            last, stored_classes = await self._store.read_entities("class", names)
+            await self._fold_to(last)
+            if self._incomplete.has_nodes():
+                return
+            classes = classes_of(self._records.nodes.values())
+            for class_id, stored in zip(names, stored_classes, strict=True):
+                if other_type := stored.get("other_type"):
+                    await self._note_other_type("class", class_id, other_type)
+                    continue
+                members = classes.get(class_id, [])
+                found = list(class_differences(class_id, members, stored))
+                self.report.add(found)
+                if found:
+                    await self._note_class(class_id, members, stored, found)
+
+    async def _note_class(
+        self,
+        class_id: str,
+        members: Sequence[Node],
+        stored: Mapping[str, Any],
+        found: Sequence[Violation],
+    ) -> None:
+        """Called for a class that differs from its nodes. A repair plans its changes."""
+
+    async def _compare_pairs(self) -> None:
+        """The classes of every language pair that is folded or stored."""
+        folded = pairs_of(classes_of(self._records.nodes.values()))
+        async for names in self._names("pair", folded):
+            last, stored_pairs = await self._store.read_entities("pair", names)
+            await self._fold_to(last)
+            if self._incomplete.has_nodes():
+                return
+            pairs = pairs_of(classes_of(self._records.nodes.values()))
+            for pair, stored in zip(names, stored_pairs, strict=True):
+                if other_type := stored.get("other_type"):
+                    await self._note_other_type("pair", pair, other_type)
+                    continue
+                classes = pairs.get(pair, set())
+                found = list(pair_differences(pair, classes, stored))
+                self.report.add(found)
+                if found:
+                    await self._note_pair(pair, classes, stored, found)
+
+    async def _note_pair(
+        self,
+        pair: str,
+        classes: set[str],
+        stored: Mapping[str, Any],
+        found: Sequence[Violation],
+    ) -> None:
+        """Called for a pair with other classes than the log has. A repair plans its changes."""
+
+    async def _names(self, kind: str, folded: Mapping[str, Any]) -> AsyncIterator[Sequence[str]]:
+        """The folded names of a kind, then the stored ones that are not folded, in chunks."""
+        for names in _chunked(sorted(folded)):
+            yield names
+        async for ids in self._store.scan(kind):
+            for names in _chunked([id_ for id_ in ids if id_ not in folded]):
+                yield names
 
     async def _compare_tenants(self) -> None:
         """The number of waiting jobs of every tenant for which one is folded or stored."""

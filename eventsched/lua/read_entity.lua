@@ -1,13 +1,15 @@
 #!lua flags=no-writes
--- read_entity: the authoritative state of sessions, jobs, nodes, rooms or tenants, together with
--- the last id of the log. The state equals the fold of the log up to that id.
+-- read_entity: the authoritative state of sessions, jobs, nodes, rooms, tenants, capability classes
+-- or language pairs, with the last id of the log. The state equals the fold of the log up to that
+-- id.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 --   absent_key      es1:{cell}:absent      no key: never exists
 -- ARGV
 --   now_arg         ms                     not used
---   kind            session | job | node | room | tenant
---   then per entity, at most 4096: name (in the cell, its job key, tenant/room, or tenant), epochs
+--   kind            session | job | node | room | tenant | class | pair
+--   then per entity, at most 4096: name (in the cell, its job key, tenant/room, tenant, id of a
+--     class, or source:target), epochs
 --     (of a node: earlier registrations whose leases are read as well, joined by comma,
 --     at most 65,536 B; else empty)
 -- Reply: JSON: {last, entities: [{…} per entity]}; a missing entity is {}; an entity with keys of
@@ -15,7 +17,8 @@
 -- Refusals: INVALID_MESSAGE
 -- Events: none
 -- Bound: the entities given, at most 4096; a session's open outcomes, a node's leases, the first
---   100 waiting requirements of its class, a room's members
+--   100 waiting requirements of its class, a room's members, a class's nodes, a pair's classes
+local epoch_digits_max = 15
 local epochs_back, lost_reasons = 2, { 'node_lost', 'superseded', 'drained' }
 -- include: jobs
 -- include: keys
@@ -105,7 +108,7 @@ function read.session(name)
   local outcomes, outcome_jobs, ready, gaps = hash(keys.of('outcomes', name)), {}, {}, {}
   for field, stored in pairs(outcomes) do
     local target, utterance = string.match(field, '^(.*)/'), string.match(stored, '^%d+')
-    outcome_jobs[field] = job_of(s, full, target, utterance)
+    outcome_jobs[field] = target and utterance and job_of(s, full, target, utterance) or {}
   end
   for field in pairs(s) do
     local target = string.match(field, '^a:(.*)$')
@@ -132,6 +135,22 @@ function read.session(name)
     close = due('close|' .. full), retire = due('retire|' .. full) }
 end
 
+-- Whether the keys of a requirement, of its language pair and of their classes have their types.
+local function has_queue_types(source, target, requirement)
+  local pair = keys.of('pair', source, target)
+  local is_right = has_type(keys.requirements, 'hash')
+  for priority = 0, 2 do
+    local waiting = keys.of('waiting', numbers.text[priority], requirement)
+    is_right = has_type(waiting, 'zset') and is_right
+  end
+  if not has_type(pair, 'set') then return false end
+  for _, class in ipairs(redis.call('SMEMBERS', pair)) do
+    is_right = has_type(keys.of('class', class), 'hash') and is_right
+    is_right = has_type(keys.of('requirements', class), 'zset') and is_right
+  end
+  return is_right
+end
+
 function read.job(key)
   if not has_type(keys.of('job', key), 'string') then return {} end
   local job, core, text = jobs.fields(key)
@@ -148,9 +167,8 @@ function read.job(key)
     local features = table.concat(core.features or {}, ',')
     local avoided = job.dispatched ~= '' and job.node or nil
     if avoided then requirement = requirement .. '|' .. avoided end
-    local waiting = keys.of('waiting', job.priority, requirement)
-    if has_type(waiting, 'zset') and has_type(keys.requirements, 'hash') then
-      tag = redis.call('ZSCORE', waiting, job.member) or nil
+    if has_queue_types(core.source, core.target, requirement) then
+      tag = redis.call('ZSCORE', keys.of('waiting', job.priority, requirement), job.member) or nil
       head_fault = queue.head_fault(core.source, core.target, features, avoided)
     end
     if has_type(keys.waiting_tags, 'zset') then
@@ -161,12 +179,28 @@ function read.job(key)
     head_fault = head_fault, backoff = backoff }
 end
 
+-- The epoch of a node; 0 if the stored text is no epoch. A loop over a number that is too large for
+-- a counter would not end.
+local function epoch_of(node)
+  local digits = string.match(node.epoch or '', '^%d+$')
+  return digits and #digits <= epoch_digits_max and tonumber(digits) or 0
+end
+
+-- An item of a class that names no next job; nil if there is none. The jobs of a queue of another
+-- type name its key.
+local function wrong_item(class)
+  local is_read, item = pcall(queue.wrong_item, class)
+  if is_read then return item end
+  if not reply.is_wrong_type(item) then error(item, 0) end
+  return 'a queue of another type'
+end
+
 -- The leases of the present registration, of the two before it, and of `epochs`.
 function read.node(name, epochs)
   local node = hash(keys.of('node', name))
   if not node.status then return {} end
   node.token, node.tokens = nil, nil
-  local leases, present, class = {}, tonumber(node.epoch) or 0, node.class or ''
+  local leases, present, class = {}, epoch_of(node), node.class or ''
   local lease_timers, lost_timers, suspension_timers = {}, {}, {}
   local numbers_read = strings.split(epochs)
   for epoch = math.max(1, present - epochs_back), present do
@@ -189,12 +223,25 @@ function read.node(name, epochs)
     drain = due('drain|' .. name), gone = due('gone|' .. name),
     member = has_type(members, 'set') and redis.call('SISMEMBER', members, name),
     free = has_type(free, 'zset') and redis.call('ZSCORE', free, name) or nil,
-    wrong_item = has_type(keys.of('requirements', class), 'zset') and queue.wrong_item(class)
-      or nil }
+    wrong_item = has_type(keys.of('requirements', class), 'zset') and wrong_item(class) or nil }
 end
 
 function read.room(name)
   return { members = hash(keys.of('room', name)) }
+end
+
+function read.class(id)
+  local members, free = keys.of('members', id), keys.of('free', id)
+  return { hash = hash(keys.of('class', id)),
+    listed = has_type(keys.classes, 'set') and redis.call('SISMEMBER', keys.classes, id) == 1,
+    members = has_type(members, 'set') and redis.call('SMEMBERS', members) or {},
+    free = has_type(free, 'zset') and redis.call('ZRANGE', free, '0', '-1') or {} }
+end
+
+function read.pair(name)
+  local source, target = string.match(name, '^(.*):(.*)$')
+  local pair = keys.of('pair', source or '', target or '')
+  return { classes = has_type(pair, 'set') and redis.call('SMEMBERS', pair) or {} }
 end
 
 function read.tenant(name)

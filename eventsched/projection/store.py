@@ -14,9 +14,9 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from eventsched.errors import ServerUnavailable, UnreadableRecord
+from eventsched.errors import ServerUnavailable, UnexpectedReply, UnreadableRecord
 from eventsched.projection.protocol import Projection, ProjectionSet
-from eventsched.schema.ids import START
+from eventsched.schema.ids import START, is_id
 from eventsched.store.cell_connection import CellConnection
 from eventsched.store.lag import ARCHIVE
 from eventsched.store.operator_commands import Act
@@ -178,7 +178,14 @@ class ProjectionStore(CellConnection):
         """Id of the last log entry that a set, or the archive, has processed."""
         if consumer != ARCHIVE:
             return await self.checkpoint(consumer)
-        return (await self.read_hash(self.keys.archive)).get("to", START)
+        key = self.keys.archive
+        position = (await self.read_hash(key)).get("to", START)
+        if not is_id(position):
+            raise UnexpectedReply(
+                f"{key} to: {position!r:.80} in place of a log id, so another program wrote it; "
+                "correct or delete it"
+            )
+        return position
 
     async def has_saved(self, projection_set: str) -> bool:
         """Whether the set has a checkpoint. A revision set with a checkpoint may have records."""
@@ -323,8 +330,9 @@ class ProjectionStore(CellConnection):
         """The last log id, and the state of entities at it; `{}` for an unknown entity.
 
         Args:
-            kind: session, job, node, room or tenant.
-            names: Names in the cell, job keys, `<tenant>/<room>`, or tenants.
+            kind: session, job, node, room, tenant, class or pair.
+            names: Names in the cell, job keys, `<tenant>/<room>`, tenants, ids of classes, or
+                `<source>:<target>`.
             epochs: By name of a node, registrations whose leases are read as well. Those of the
                 present registration and of the two before it are always read.
         """
