@@ -318,7 +318,8 @@ def _room_left(view: Session, event: Event, _: RoomLeft) -> Session:
 
 
 def _closed(view: Session, event: Event, _: SessionClosed) -> Session:
-    return replace(view, status="closed", closed_ms=event.ms, updated_ms=event.ms)
+    closed_ms = view.closed_ms or event.ms  # a session closes once: a later event is forged
+    return replace(view, status="closed", closed_ms=closed_ms, updated_ms=event.ms)
 
 
 def _erased(view: Session, event: Event, _: SessionErased) -> Session:

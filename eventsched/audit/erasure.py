@@ -24,7 +24,13 @@ from eventsched.errors import EventschedError, KeyMissing, NotFound, ServerUnava
 from eventsched.history.reader import EventFilter, Reader
 from eventsched.history.source import HistorySource
 from eventsched.schema import keys
-from eventsched.schema.events import Event, SessionClosed, SessionErased, SessionOpened
+from eventsched.schema.events import (
+    Event,
+    SessionClosed,
+    SessionClosing,
+    SessionErased,
+    SessionOpened,
+)
 from eventsched.store.cell import Store
 from eventsched.store.connection import Connection
 
@@ -52,7 +58,7 @@ class ErasureState(msgspec.Struct, frozen=True):
     """Id of its key; empty if the session is not encrypted. If several events SessionOpened name
     keys, it is the one in the key store, or that of the first event."""
     closed_ms: int
-    """0 until the session is closed."""
+    """Time of the first close that was asked for; 0 until the session is closed."""
     is_erased: bool
 
 
@@ -173,15 +179,18 @@ class Eraser:
     async def _state(self, session: str) -> ErasureState:
         """Read the state from the history. Raises NotFound if SessionOpened is not in it."""
         opened_with: list[str] = []
-        closed_ms, is_erased = 0, False
+        closed_ms, is_closing, is_erased = 0, False, False
         async for event in self._reader.history(EventFilter(session=session)):
             if not isinstance(event, Event):
                 continue
             match event.data:
                 case SessionOpened():
                     opened_with.append(event.data.key)
-                case SessionClosed():
-                    closed_ms = event.ms
+                case SessionClosing():
+                    is_closing = True
+                case SessionClosed() if is_closing:
+                    # A later one, appended by hand, does not make the session younger.
+                    closed_ms = closed_ms or event.ms
                 case SessionErased():
                     is_erased = True
         if not opened_with:

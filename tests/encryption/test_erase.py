@@ -357,6 +357,24 @@ async def test_a_forged_close_does_not_destroy_the_key_of_an_open_session(
         assert await erased(target, session) == []
 
 
+async def test_forged_closes_do_not_postpone_an_erasure_or_hasten_it(
+    own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
+) -> None:
+    async with erasure_system_of(own_server, tmp_path, key_store) as target:
+        session, _ = await target.talk(encrypt=True, close=False)
+        forge(target, session, "SessionClosed", "{}")
+        await target.store.close_session(session, 1)
+        (closing,) = [
+            each for each in await target.events(session) if each.type == "SessionClosing"
+        ]
+        forge(target, session, "SessionClosed", "{}")
+        state = await target.eraser.find(session)
+        times = [each.ms for each in await target.events(session) if each.type == "SessionClosed"]
+        assert len(times) == 3
+        assert state.closed_ms == times[1] >= closing.ms
+        assert await target.eraser.erase(state) == "erased"
+
+
 async def test_a_forged_opening_with_another_key_does_not_prevent_an_erasure(
     own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
 ) -> None:

@@ -152,6 +152,8 @@ def test_rule_6_closing_and_closed_are_two_steps(log: SessionLog) -> None:
     assert (log.view.status, log.view.reason, log.view.in_room) == ("closing", "idle", False)
     log.at(6_000, SessionClosed(), session=S1)
     assert (log.view.status, log.view.closed_ms) == ("closed", 6_000)
+    log.at(9_000, SessionClosed(), session=S1)  # forged: it does not make the session younger
+    assert (log.view.status, log.view.closed_ms) == ("closed", 6_000)
 
 
 def test_rule_7_a_resume_raises_the_epoch(log: SessionLog) -> None:
