@@ -10,8 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from socket import SHUT_RDWR
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import start_http_server
@@ -21,6 +20,7 @@ from eventsched.errors import InvalidMessage
 from eventsched.logs import get_logger
 from eventsched.telemetry.local_request import is_local_request, is_loopback
 from eventsched.telemetry.process_metrics import measure_process
+from eventsched.telemetry.scrape_connections import ScrapeConnections
 
 if TYPE_CHECKING:
     from socket import socket
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 OPTION = "--metrics-listen"
 SCRAPES_MAX = 8
 """Connections at a time; each has a thread and a file descriptor of the process."""
+THREADS_MAX = 2 * SCRAPES_MAX
+"""Threads at a time, with those of connections that were ended for a new one."""
 SCRAPE_S = 5.0
 """Time for a request and its reply; then the connection ends, also if bytes still come or go."""
 log = get_logger("eventsched.telemetry")
@@ -41,7 +43,7 @@ def metrics_listening(address: str) -> Iterator[str]:
     The metrics name scripts and outcomes, and no session, tenant or text. They are served to every
     client that reaches the address; at a loopback address, only to programs on this machine, and
     not through a proxy or a page whose name points here. At most SCRAPES_MAX connections are open
-    at a time; further ones are closed at once.
+    at a time; a further one replaces the oldest of the address that has most.
 
     Args:
         address: `HOST:PORT`; port 0 is any free port.
@@ -76,24 +78,26 @@ def metrics_listening(address: str) -> Iterator[str]:
 
 
 def _bound(server: Any) -> None:
-    """Bound the connections of the server in number and time.
+    """Bound the connections of the server in number and time, and its threads in number.
 
     The thread that accepts connections ends those whose time is over, twice a second. A timeout of
-    the socket would begin anew with each byte.
+    the socket would begin anew with each byte. The thread of a connection that was ended for
+    another one may still run for a moment: without a free thread, the new connection is closed.
     """
-    free = threading.BoundedSemaphore(SCRAPES_MAX)
-    ends_s: dict[socket, float] = {}
+    free = threading.BoundedSemaphore(THREADS_MAX)
+    connections = ScrapeConnections(SCRAPES_MAX, SCRAPE_S)
     start_thread, serve = server.process_request, server.process_request_thread
 
     def process_request(request: socket, client_address: Any) -> None:
+        connections.add(request, str(client_address[0]), time.monotonic())
         if not free.acquire(blocking=False):
+            connections.remove(request)
             server.shutdown_request(request)
             return
-        ends_s[request] = time.monotonic() + SCRAPE_S
         try:
             start_thread(request, client_address)
         except BaseException:  # no thread can be started, so none releases it
-            ends_s.pop(request, None)
+            connections.remove(request)
             free.release()
             raise
 
@@ -101,19 +105,12 @@ def _bound(server: Any) -> None:
         try:
             serve(request, client_address)
         finally:
-            ends_s.pop(request, None)
+            connections.remove(request)
             free.release()
-
-    def end_overdue() -> None:
-        now_s = time.monotonic()
-        for request, end_s in list(ends_s.items()):
-            if now_s >= end_s:
-                with suppress(OSError):  # its thread may have closed it
-                    request.shutdown(SHUT_RDWR)
 
     server.process_request = process_request
     server.process_request_thread = process_request_thread
-    server.service_actions = end_overdue
+    server.service_actions = lambda: connections.end_overdue(time.monotonic())
 
 
 def _local_only(app: WSGIApplication, name: str) -> WSGIApplication:

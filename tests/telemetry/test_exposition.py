@@ -17,6 +17,7 @@ from eventsched.instruments import instruments
 from eventsched.server.testing import wait_for
 from eventsched.telemetry import exposition
 from eventsched.telemetry.exposition import metrics_listening
+from eventsched.telemetry.scrape_connections import ScrapeConnections
 from tests.cli.programs import program, run, write_wav
 
 LISTENING = re.compile(r"http://127\.0\.0\.1:\d+/metrics")
@@ -93,16 +94,53 @@ def test_idle_connections_take_a_bounded_number_of_threads(monkeypatch: pytest.M
     with metrics_listening("127.0.0.1:0") as url:
         address = urlsplit(url)
         idle = [socket.create_connection((address.hostname, address.port)) for _ in range(50)]
-        refused = idle[-1]
-        refused.settimeout(20)
-        assert refused.recv(1) == b""
-        assert threading.active_count() - threads <= exposition.SCRAPES_MAX + 1
+        replaced = idle[0]
+        replaced.settimeout(20)
+        assert replaced.recv(1) == b""
+        assert threading.active_count() - threads <= exposition.THREADS_MAX + 1
         wait_for(
             "silent peers are dropped", lambda: "eventsched_build_info" in scraped_or_empty(url)
         )
         for each in idle:
             each.close()
     instruments.observer = None
+
+
+def test_a_scrape_is_served_while_peers_connect_again_and_again() -> None:
+    """Silent connections hold the port for less than their time: a scrape replaces the oldest."""
+    with metrics_listening("127.0.0.1:0") as url:
+        address = urlsplit(url)
+        silent = list[socket.socket]()
+        for _ in range(10):
+            for _ in range(exposition.SCRAPES_MAX):
+                silent.append(socket.create_connection((address.hostname, address.port)))
+            assert "eventsched_build_info" in scraped_or_empty(url)
+        for each in silent:
+            each.close()
+    instruments.observer = None
+
+
+def test_a_peer_with_many_connections_replaces_its_own() -> None:
+    connections = ScrapeConnections(3, 5.0)
+    pairs = [socket.socketpair() for _ in range(6)]
+    for (ours, _), peer in zip(pairs, ("a", "b", "b", "b", "c", "a"), strict=True):
+        connections.add(ours, peer, 0.0)
+    for _, theirs in pairs:
+        theirs.setblocking(False)
+    ended = [is_ended(theirs) for _, theirs in pairs]
+    assert ended == [True, True, True, False, False, False]  # b, b, and the first of a by its next
+    connections.end_overdue(5.0)
+    assert all(is_ended(theirs) for _, theirs in pairs)
+    for pair in pairs:
+        for end in pair:
+            end.close()
+
+
+def is_ended(end: socket.socket) -> bool:
+    try:
+        return end.recv(1) == b""
+    except BlockingIOError:
+        return False
 
 
 def test_a_peer_that_sends_a_byte_now_and_then_holds_no_connection(
