@@ -67,6 +67,10 @@ class UnexpectedReply(ServerUnavailable):
     """Raised for an error reply that means a defect of eventsched, or data of another program."""
 
 
+REPAIR = "`eventsched repair --apply --why TEXT`"
+"""The command that mends damaged records."""
+
+
 class StateDamaged(UnexpectedReply):
     """Raised when a function refuses a stored record without a field, or with another value in it.
 
@@ -81,7 +85,7 @@ class StateDamaged(UnexpectedReply):
         """Return the error for the reply `STATE_DAMAGED record=… field=…`."""
         return cls(
             f"{reply}; another program wrote it: `eventsched verify` shows what is damaged, "
-            "`eventsched repair` mends it"
+            f"{REPAIR} mends it"
         )
 
 
@@ -300,7 +304,7 @@ class RecordDamaged(Refused):
     The other items take effect. A whole call is refused with StateDamaged.
     """
 
-    remedy = "`eventsched verify` shows what is damaged, `eventsched repair` mends it"
+    remedy = f"`eventsched verify` shows what is damaged, {REPAIR} mends it"
 
 
 BY_CODE: dict[str, type[Refused]] = {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from rich.console import Group, RenderableType
 
+from eventsched.errors import REPAIR
 from eventsched.formatting import NONE, clock, duration, plural, size
 from eventsched.history.consumer_groups import ConsumerGroupStatus
 from eventsched.history.node_status import ClassStatus, NodeStatus
@@ -148,6 +149,8 @@ def _node_row(
     node: NodeStatus, abilities: str, suspended: list[str], now_ms: int
 ) -> list[RenderableType]:
     note = Text(_drain(node, now_ms), "yellow") if node.status != "alive" else Text("")
+    if node.damaged:
+        note = Text(f"damaged: {', '.join(node.damaged)}; {REPAIR} mends it", "red")
     if abilities:
         note.append_text(_suspended_text(suspended))
     return [

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from eventsched.audit.dead_letters import ActRefused
 from eventsched.errors import (
+    REPAIR,
     ArchiveError,
     Backpressure,
     Forbidden,
@@ -26,6 +27,7 @@ from eventsched.errors import (
     Refused,
     ServerUnavailable,
     SessionUnknown,
+    StateDamaged,
     TokenKeyError,
     Unauthenticated,
 )
@@ -83,6 +85,7 @@ STATUS: tuple[tuple[type[Exception], int, str], ...] = (
     (Backpressure, 429, ""),
     (Refused, 409, ""),
     (TokenKeyError, 503, "SERVER_UNAVAILABLE"),
+    (StateDamaged, 503, "STATE_DAMAGED"),
     (ServerUnavailable, 503, "SERVER_UNAVAILABLE"),
     (MissingDependencyError, 501, "NOT_INSTALLED"),
     (ArchiveError, 503, "ARCHIVE_UNUSABLE"),
@@ -105,6 +108,11 @@ def error_of(error: Exception) -> tuple[int, ErrorReply]:
         if not isinstance(error, GONE):
             peer_log.failure("request failed", error)
         return status, ErrorReply(code="INTERNAL", message="see the log of the gateway")
+    if isinstance(error, StateDamaged):  # names a record
+        _unavailable.log(error)
+        remedy = f"the operator runs {REPAIR}"
+        message = "a stored record is damaged"
+        return status, ErrorReply(code=error.code, message=message, remedy=remedy)
     if isinstance(error, ServerUnavailable | TokenKeyError | ArchiveError):  # names hosts and paths
         _unavailable.log(error)
         message = "the gateway cannot serve now; its log says why"

@@ -16,9 +16,13 @@ import msgspec
 from msgspec.structs import replace
 
 from eventsched.store.cell import Store
-from eventsched.store.replies import fields_of, stored_number
+from eventsched.store.replies import fields_of
 
-NODE_FIELDS = ("status", "epoch", "slots", "load", "seen", "version", "drained_by")
+NUMBERS = ("epoch", "slots", "load", "seen")
+NEEDED_FIELDS = (*NUMBERS, "status", "class", "sources", "targets", "features", "suspended")
+"""A node without one of these is damaged; lua/include/nodes.lua refuses its calls."""
+NODE_FIELDS = (*NEEDED_FIELDS, "version", "drained_by")
+DIGITS_MAX = 15
 HELD_MAX = 10
 """Jobs of a draining node that are named."""
 VALID_MS_PER_NODE = 1
@@ -44,6 +48,9 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     """When the jobs of a draining node go to other nodes."""
     held: list[str] = []
     """Job keys that a draining node still holds, at most ten."""
+    damaged: list[str] = []
+    """Fields that the record lacks, or that have no number: heartbeats and results of the node are
+    refused, and it gets no job, until `eventsched repair` has mended the record."""
 
 
 class ClassStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +76,7 @@ class ClassStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _urgency(node: NodeStatus) -> tuple[bool, float]:
-    return node.status != "alive", node.leases / max(1, node.slots)
+    return node.status != "alive" or bool(node.damaged), node.leases / max(1, node.slots)
 
 
 class RecentClasses:
@@ -115,31 +122,32 @@ async def read_classes(store: Store, now_ms: int) -> list[ClassStatus]:
 async def _read_nodes(store: Store, now_ms: int, names: Sequence[str]) -> dict[str, NodeStatus]:
     """Return the status of each node, by its name."""
     keys = store.keys
-    registrations = await store.read_many(
-        [("HMGET", keys.node(name), *NODE_FIELDS) for name in names]
-    )
+    replies = await store.read_many([("HMGET", keys.node(name), *NODE_FIELDS) for name in names])
+    registrations = [dict(zip(NODE_FIELDS, map(_text, reply), strict=True)) for reply in replies]
+    damaged = [
+        [field for field, value in zip(NEEDED_FIELDS, reply, strict=False) if value is None]
+        if any(value is not None for value in reply)
+        else []
+        for reply in replies
+    ]
+    epochs = {
+        name: _number(registration, "epoch")
+        for name, registration in zip(names, registrations, strict=True)
+    }
     leases = await store.read_many(
-        [
-            ("ZCARD", keys.leases(name, stored_number(epoch or b"0", keys.node(name))))
-            for name, (_, epoch, *_) in zip(names, registrations, strict=True)
-        ]
+        [("ZCARD", keys.leases(name, epochs[name] or 0)) for name in names]
     )
     nodes = {
-        name: _node(keys.full(name), keys.node(name), registration, count, now_ms)
-        for name, registration, count in zip(names, registrations, leases, strict=True)
-    }
-    epochs = {
-        name: registration[1] for name, registration in zip(names, registrations, strict=True)
+        name: _node(keys.full(name), registration, lacking, count, now_ms)
+        for name, registration, lacking, count in zip(
+            names, registrations, damaged, leases, strict=True
+        )
     }
     draining = [name for name, node in nodes.items() if node.status == "draining"]
     ends = await store.read_many([("ZSCORE", keys.timers, f"drain|{name}") for name in draining])
     held = await store.read_many(
-        [
-            ("ZRANGE", keys.leases(name, stored_number(epochs[name] or b"0", keys.node(name))),
-             0, HELD_MAX - 1)
-            for name in draining
-        ]
-    )  # fmt: skip
+        [("ZRANGE", keys.leases(name, epochs[name] or 0), 0, HELD_MAX - 1) for name in draining]
+    )
     for name, end_ms, jobs in zip(draining, ends, held, strict=True):
         nodes[name] = replace(
             nodes[name],
@@ -150,20 +158,27 @@ async def _read_nodes(store: Store, now_ms: int, names: Sequence[str]) -> dict[s
 
 
 def _node(
-    full: str, key: str, registration: Sequence[bytes | None], leases: int, now_ms: int
+    full: str, registration: Mapping[str, str], lacking: Sequence[str], leases: int, now_ms: int
 ) -> NodeStatus:
-    status, _, *numbers, version, drained_by = registration
-    slots, load, seen = (stored_number(number or b"0", key) for number in numbers)
+    numbers = {name: _number(registration, name) for name in NUMBERS}
+    wrong = [name for name, number in numbers.items() if number is None and name not in lacking]
     return NodeStatus(
         node=full,
-        status=_text(status) or "gone",
-        slots=slots,
+        status=registration["status"] or "gone",
+        slots=numbers["slots"] or 0,
         leases=leases,
-        reported_load=load,
-        heartbeat_age_ms=max(0, now_ms - seen),
-        version=_text(version),
-        drained_by=_text(drained_by),
+        reported_load=numbers["load"] or 0,
+        heartbeat_age_ms=max(0, now_ms - (numbers["seen"] or 0)),
+        version=registration["version"],
+        drained_by=registration["drained_by"],
+        damaged=sorted([*lacking, *(wrong if any(registration.values()) else ())]),
     )
+
+
+def _number(registration: Mapping[str, str], name: str) -> int | None:
+    """The number in a field; None if it has none that is stored."""
+    text = registration[name]
+    return int(text) if text.isdecimal() and len(text) <= DIGITS_MAX else None
 
 
 def _class(class_id: str, fields: Mapping[bytes, bytes], nodes: list[NodeStatus]) -> ClassStatus:

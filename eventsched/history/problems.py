@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from eventsched.errors import REPAIR
 from eventsched.formatting import duration, plural, size
 from eventsched.history.consumer_groups import ConsumerGroupStatus
 from eventsched.history.roles import RoleStatus
@@ -53,7 +54,15 @@ def _of_cell(cell: CellStatus) -> Iterator[str]:
         if waiting.reason == "NO_POOL_FOR_LANG_PAIR":
             pair = f"{waiting.source} → {waiting.target}"
             yield f"{plural(waiting.jobs, 'job')} {pair} wait: no node serves them"
+    yield from _of_nodes(cell)
+
+
+def _of_nodes(cell: CellStatus) -> Iterator[str]:
     for each in cell.classes:
+        for node in each.nodes:
+            if node.damaged:
+                fields = ", ".join(node.damaged)
+                yield f"the record of {node.node} is damaged ({fields}): {REPAIR} mends it"
         if each.suspended and each.nodes:
             names = ", ".join(node.node for node in each.nodes[:NAMES_MAX])
             if len(each.nodes) > NAMES_MAX:
