@@ -31,7 +31,7 @@ from eventsched.gateway.node_frames import (
     job_frame,
 )
 from eventsched.gateway.socket import Disconnected, FrameSocket
-from eventsched.node.executor import result_of
+from eventsched.node.executor import HANDLER_ERROR, result_of
 from eventsched.node.heartbeat import AttemptId
 from eventsched.node.job import Job, JobError
 
@@ -157,6 +157,8 @@ class NodeAttempts:
             await self._socket.send(Recorded(job=job.key, attempt=job.attempt))
         elif error is not None:
             await self._socket.send(error_frame(error, job=job.key, attempt=job.attempt))
+            if isinstance(error, InvalidMessage):  # the attempt has ended with a failure
+                await self._cancel(job, HANDLER_ERROR)
 
 
 def _outcome(report: Report, audio: bytes | None) -> Result | NoSpeech | JobError:

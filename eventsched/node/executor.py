@@ -329,9 +329,17 @@ def handler_error(job: Job, error: BaseException) -> NodeResult:
     return _with_cause(failed(job), job, cause)
 
 
-def failed(job: Job) -> NodeResult:
-    """The result to report of an attempt whose handler, or whose result, is not acceptable."""
-    return result_of(job, JobError(HANDLER_ERROR, retryable=True))
+def failed(job: Job, refused: InvalidMessage | None = None) -> NodeResult:
+    """The result to report of an attempt whose handler, or whose result, is not acceptable.
+
+    Args:
+        job: The job.
+        refused: Why the result was refused: it names a field and its limit, and no text.
+    """
+    result = result_of(job, JobError(HANDLER_ERROR, retryable=True))
+    if refused is None:
+        return result
+    return _with_cause(result, job, Cause("InvalidMessage", str(refused)[:200], ""))
 
 
 def _with_cause(result: NodeResult, job: Job, cause: Cause) -> NodeResult:

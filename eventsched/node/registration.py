@@ -335,9 +335,11 @@ class Registration:
     async def _report(self, job: Job, result: NodeResult) -> None:
         try:
             refused = await self._submit(result)
-            if isinstance(refused, InvalidMessage) and not self._is_remote:
+            if isinstance(refused, InvalidMessage):
                 log.error("result refused", session=job.session, job=job.key, error=str(refused))
-                refused = await self._submit(failed(job))
+                not_stored = await self._submit(failed(job, refused))
+                # A node behind a connection learns why its own result does not count.
+                refused = refused if self._is_remote else not_stored
         except ServerUnavailable as error:  # the lease expires, and the node continues
             log.error("result not reported", session=job.session, job=job.key, error=str(error))
             await self._tell_reported(job, error)

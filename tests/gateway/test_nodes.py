@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from eventsched.client.session import Session
+from eventsched.projection.fold import decode_event
+from eventsched.schema.events import AttemptEnded, Event
 from eventsched.store.operator_commands import Act
 from tests.gateway.gateways import GatewaySystem, gateway_on, gateway_system
 from tests.gateway.sockets import TENTH, held, node_socket
@@ -183,6 +185,40 @@ async def test_a_held_attempt_ends_although_the_gateway_has_not_found_it_yet(
             assert texts == ["uno", "dos", "tres"]
             errors = [frame for frame in again.skipped if frame["type"] == "error"]
             assert errors == []
+
+
+async def test_a_result_that_the_server_refuses_ends_its_attempt_with_a_failure(
+    server: Server, cell: str
+) -> None:
+    """At once, not at the end of its lease. The job has lost a feature that the node knows of."""
+    async with (
+        gateway_system(server.url, cell) as system,
+        system.es.session("acme", "en", ["es"], features=["tone"]) as session,
+        node_socket(system) as node,
+    ):
+        session.detach()
+        await node.register(features=["tone"])
+        await speak(session)
+        job = held(await node.expect("job"))
+        store = system.es.stores[cell]
+        key = store.keys.job(job["job"])
+        record = await store.transport.command("GET", key, key=key)
+        changed = record.replace(b'"tone"', b'"other"')
+        assert changed != record
+        await store.transport.command("SET", key, changed, key=key)
+        await node.send("fail", **job, code="MODEL_NOT_AVAILABLE", feature="tone")
+        await node.error("INVALID_MESSAGE", field="feature", **job)
+        assert (await node.expect("cancel", **job))["reason"] == "HANDLER_ERROR"
+        entries = await store.read_range(store.keys.log, "-", "+", 1_000)
+        (ended,) = [
+            event.data
+            for event in map(decode_event, entries)
+            if isinstance(event, Event) and isinstance(event.data, AttemptEnded)
+        ]
+        assert (ended.code, ended.error_type) == ("HANDLER_ERROR", "InvalidMessage")
+        assert "feature" in ended.error_message
+        await node.send("result", **job, text="late")
+        await node.error("LEASE_LOST", **job)
 
 
 async def test_another_process_of_the_name_ends_the_first(server: Server, cell: str) -> None:
