@@ -3,9 +3,9 @@
 For operators and auditors of one tenant or of all, who look for what happens now. Programs that
 read every record of a read model list by id: records_by_id.py.
 
-Owns: the order of each list, the position in it, the fields of an item, the bound of one page.
+Owns: the order of each list, the fields of an item, the bound of one page.
 Must not: read a whole index; fold events.
-Read next: page.py, reader.py (one record), gateway/listing.py.
+Read next: list_position.py, page.py, reader.py (one record), gateway/listing.py.
 
 The lists follow sorted sets that exist for other reasons, so a page costs the same whatever the
 length of the list:
@@ -21,13 +21,13 @@ its place between two pages may be listed twice or not at all.
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
-from eventsched.errors import InvalidMessage, NotFound, UnreadableRecord
+from eventsched.errors import NotFound, UnreadableRecord
+from eventsched.history.list_position import ListPosition, bad_position
 from eventsched.history.page import Page, PageBuilder
 from eventsched.history.reader import REVISIONS_MAX, Reader
 from eventsched.history.record_json import named
@@ -42,11 +42,6 @@ LOOKED_AT_MAX = 5_000
 """Members that one page looks at."""
 PAGE_MAX = 500
 """Items of one page."""
-_POSITION = re.compile(
-    r"(-?[0-9]{1,17}(?:\.[0-9]+)?(?:e\+[0-9]{1,2})?)(?:!([0-9]{1,9}))?/([\x21-\x7e]{0,512})"
-)
-"""Score, number of further members with that score, member. Without a member the number counts from
-the first member with that score."""
 _LAST = "\U0010ffff"
 """After every member."""
 SHOWN = {
@@ -108,10 +103,11 @@ class ListReader:
         Raises:
             InvalidMessage: `after` is no position.
         """
-        page = _IndexPage(count, after)
+        position = ListPosition.parse(after, "sessions") if after else None
+        page = _IndexPage(count, position, "sessions")
         key = self._store.keys.session_index_ends
         step = STEP if status else self._step(count)
-        async for members in self._members(key, after, is_newest_first=True, step=step):
+        async for members in self._members(key, position, is_newest_first=True, step=step):
             names = await self._of_tenant([name for _, name in members])
             listed = set(names)
             records = await self._records("session", names)
@@ -130,9 +126,10 @@ class ListReader:
         A page ends with all groups of a session, so it may have some more than `count` items.
         Raises InvalidMessage.
         """
-        page = _IndexPage(count, after)
+        position = ListPosition.parse(after, "groups") if after else None
+        page = _IndexPage(count, position, "groups")
         key = self._store.keys.session_index_ends
-        async for members in self._members(key, after, is_newest_first=True):
+        async for members in self._members(key, position, is_newest_first=True):
             names = await self._of_tenant([name for _, name in members])
             listed = set(names)
             records = await self._records("group", names)
@@ -146,9 +143,10 @@ class ListReader:
 
     async def waiting_jobs(self, after: str, count: int) -> Page[ListItem]:
         """Return the jobs that wait for a node, by their tags. Raises InvalidMessage."""
-        page = _IndexPage(count, after)
+        position = ListPosition.parse(after, "jobs") if after else None
+        page = _IndexPage(count, position, "jobs")
         key, step = self._store.keys.waiting_tags, self._step(count)
-        async for members in self._members(key, after, step=step):
+        async for members in self._members(key, position, step=step):
             jobs = [member.partition(":")[2] for _, member in members]  # after the entry number
             own = [job for job in jobs if self._tenant in ("", job.partition(":")[0])]
             listed = set(own)
@@ -180,7 +178,7 @@ class ListReader:
         if record is None or self._tenant not in ("", record.tenant):
             raise NotFound(f"no session {session}")
         if after and not (after.isascii() and after.isdigit() and len(after) < 16):
-            raise _bad_position(after)
+            raise bad_position(after)
         targets = sorted(record.allocated)
         first = int(after) + 1 if after else 0
         last = min(record.utterance, first + LOOKED_AT_MAX // max(1, len(targets)))
@@ -210,9 +208,10 @@ class ListReader:
 
         Raises InvalidMessage.
         """
-        page = _IndexPage(count, after)
+        position = ListPosition.parse(after, "nodes") if after else None
+        page = _IndexPage(count, position, "nodes")
         key, step = self._store.keys.node_index_starts, min(STEP, count + 1)
-        async for members in self._members(key, after, step=step):
+        async for members in self._members(key, position, step=step):
             records = await self._records("node", [name for _, name in members])
             for score, name in members:
                 page.pass_member(score, name)
@@ -228,10 +227,14 @@ class ListReader:
         return STEP if self._tenant else min(STEP, count + 1)
 
     async def _members(
-        self, key: str, after: str, *, is_newest_first: bool = False, step: int = STEP
+        self,
+        key: str,
+        position: ListPosition | None,
+        *,
+        is_newest_first: bool = False,
+        step: int = STEP,
     ) -> AsyncIterator[list[tuple[float, str]]]:
         """Yield the (score, member) of a sorted set after a position, in batches."""
-        position = _position_of(after) if after else None
         last: tuple[float, str] | None = None
         left = 0
         """Members with the score of the position that are still passed over."""
@@ -325,38 +328,25 @@ class ListReader:
         return ListItem(id=f"{session}/{target}/{group.n}", tenant=tenant, record=shown)
 
 
-class _Position(NamedTuple):
-    """Where a page has ended in a sorted set."""
-
-    score: float
-    further: int
-    """Number of members with this score that were passed after `member`."""
-    member: str
-    """Empty: the members are counted from the first with this score."""
-
-    def text(self) -> str:
-        """Return its form in `next`."""
-        return f"{self.score!r}{f'!{self.further}' if self.further else ''}/{self.member}"
-
-
 class _IndexPage(PageBuilder[ListItem]):
     """A page of a sorted set.
 
     Its position names members that the list shows only: others belong to other tenants.
     """
 
-    def __init__(self, count: int, after: str = "") -> None:
+    def __init__(self, count: int, position: ListPosition | None, of: str) -> None:
         super().__init__(count, LOOKED_AT_MAX)
-        self._at = _position_of(after) if after else None
+        self._of = of
+        self._at = position
 
     def pass_member(self, score: float, member: str, *, is_shown: bool = True) -> None:
         """Move the position after a member."""
         if is_shown:
-            self._at = _Position(score, 0, member)
+            self._at = ListPosition(self._of, score, 0, member)
         elif self._at is not None and self._at.score == score:
             self._at = self._at._replace(further=self._at.further + 1)
         else:
-            self._at = _Position(score, 1, "")
+            self._at = ListPosition(self._of, score, 1, "")
         self.pass_by(self._at.text())
 
 
@@ -368,17 +358,6 @@ def _scored(reply: Any) -> list[tuple[float, str]]:
 
 def _pairs(reply: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
     return zip(reply[::2], reply[1::2], strict=True)
-
-
-def _position_of(text: str) -> _Position:
-    match = _POSITION.fullmatch(text)
-    if match is None:
-        raise _bad_position(text)
-    return _Position(float(match[1]), int(match[2] or 0), match[3])
-
-
-def _bad_position(text: str) -> InvalidMessage:
-    return InvalidMessage.of("after", f"no position in this list: {text!r:.80}", "use `next`")
 
 
 def _targets(record: Any) -> list[tuple[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from eventsched.history import index_lists
+from eventsched.history.list_position import ListPosition
 from eventsched.schema.keys import name_of
 from tests.gateway.gateways import GatewaySystem, gateway_system
 from tests.gateway.test_events import speak
@@ -143,7 +145,44 @@ async def test_the_position_of_a_page_names_members_of_its_tenant_alone(
                     own = {name for name, each in zip(ids, tenants, strict=True) if each == tenant}
                     assert sorted(listed) == sorted(own)
                     foreign = {name_of(each) for each in set(ids) - own}
-                    assert not [each for each in positions if any(n in each for n in foreign)]
+                    assert all(
+                        ListPosition.parse(each, "sessions").member not in foreign
+                        for each in positions[1:]
+                    )
+
+
+async def test_a_forged_position_is_refused_or_begins_the_list_elsewhere(
+    server: Server, cell: str
+) -> None:
+    """It names its list, and never shows what the tenant does not list."""
+    async with spoken(server, cell) as (system, sessions):
+        token = system.token("viewer", "acme")
+        page = await system.json("/v1/sessions", token, count=1)
+        real = ListPosition.parse(page["next"], "sessions")
+        assert real.member == name_of(sessions[4])
+        forged = [
+            "1/x", "1!1/x", "x", "=", "\u00e9", "A" * 2_000, page["next"] + "=",
+            page["next"][:-1], urlsafe_b64encode(b"sessions nan 0 x").decode(),
+            urlsafe_b64encode(b"sessions 1e999 0 x").decode().rstrip("="),
+            urlsafe_b64encode(b"sessions 01.0 0 x").decode().rstrip("="),
+            real._replace(member="a b").text(), real._replace(further=10**9).text(),
+            real._replace(of="jobs").text(),
+        ]  # fmt: skip
+        for after in forged:
+            reply = await system.get("/v1/sessions", token, after=after)
+            assert reply.status_code == 400, after
+            assert reply.json()["error"]["field"] == "after"
+        for path in ("/v1/jobs", "/v1/nodes", "/v1/groups"):
+            reply = await system.get(path, system.token("viewer"), after=page["next"])
+            assert reply.status_code == 400, path
+        own = {sessions[4], sessions[2], sessions[0]}
+        foreign = name_of(sessions[3])
+        for change in (
+            {"score": 0.0}, {"score": 9e15}, {"score": -1.0}, {"member": foreign}, {"member": ""},
+            {"further": 999_999_999},
+        ):  # fmt: skip
+            listed = await system.json("/v1/sessions", token, after=real._replace(**change).text())
+            assert {item["id"] for item in listed["items"]} <= own
 
 
 async def pages(system: GatewaySystem, path: str, tenant: str) -> tuple[list[str], list[str]]:
