@@ -158,6 +158,16 @@ local function fail(job, result)
   return nil
 end
 
+-- Why what the report says of the exception of the handler is refused, or nil.
+local function error_refusal(result)
+  for name, most in pairs(error_max) do
+    if not validate.is_text(result[name], most) then
+      return string.format('INVALID_MESSAGE field=%s limit=text of up to %d bytes', name, most)
+    end
+  end
+  return nil
+end
+
 local function check(result, attempt)
   if not attempt then return 'INVALID_MESSAGE field=attempt limit=a whole number' end
   if result.status ~= 'ok' and result.status ~= 'no_speech' and result.status ~= 'failed' then
@@ -183,18 +193,13 @@ local function check(result, attempt)
   if #result.audio > 0 and result.status ~= 'ok' then
     return 'INVALID_MESSAGE field=audio limit=goes with ok only'
   end
-  local has_hash = #result.audio_sha256 == 64 and string.match(result.audio_sha256, '^%x+$') ~= nil
-  if (#result.audio > 0) ~= has_hash then
+  if (#result.audio > 0) ~= validate.is_hex(result.audio_sha256, 64) then
     return 'INVALID_MESSAGE field=audio_sha256 limit=64 hex digits with audio, empty without'
   end
-  local errors = { error_type = result.error_type, error_message = result.error_message,
-    error_place = result.error_place }
-  for name, most in pairs(error_max) do
-    if not validate.is_text(errors[name], most) then
-      return string.format('INVALID_MESSAGE field=%s limit=text of up to %d bytes', name, most)
-    end
+  if result.error_type == '' and result.error_message == '' and result.error_place == '' then
+    return nil
   end
-  return nil
+  return error_refusal(result)
 end
 
 -- Why the result is refused, or nil.

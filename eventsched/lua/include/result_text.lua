@@ -6,7 +6,9 @@
 -- include: validate
 local result_text = {}
 local character_bytes_max, other_bytes_max = 4, 512
-local byte, sub = string.byte, string.sub
+local byte, match, sub = string.byte, string.match, string.sub
+-- The end of ASCII text, and a name with the byte before it.
+local ascii, name_pattern = '^[\1-\127%z]*()', '^([\160-\191][%l_]+)()'
 
 -- The first byte of the text at `at`, and of the value after it; nil if there is no text.
 local function span(body, at)
@@ -28,10 +30,12 @@ end
 
 -- Each function returns the first byte after the value at `at`, or nil if the field cannot have
 -- this value; then the number, or the length of the binary value. A binary value may end beyond the
--- body; `is_readable` notices it.
+-- body; `is_readable` notices it. ASCII text, the most frequent, is checked where it is.
 local function text_end(body, at)
   local from, next_at = span(body, at)
-  if not from or not validate.is_utf8(sub(body, from, next_at - 1)) then return nil end
+  if not from then return nil end
+  if match(body, ascii, from) >= next_at then return next_at end
+  if not validate.is_utf8(sub(body, from, next_at - 1)) then return nil end
   return next_at
 end
 
@@ -60,24 +64,48 @@ end
 
 local value_ends = { source_text = text_end, text = optional_text_end, language = text_end,
   encrypted = binary_end, characters = count_end }
+-- The same by the name as it is encoded: a byte with its length, and the name.
+local ends_by_encoded, names = {}, {}
+for name, value_end in pairs(value_ends) do
+  local encoded = string.char(160 + #name) .. name
+  ends_by_encoded[encoded], names[encoded] = value_end, name
+end
+
+-- The function of the field at `at`, the first byte of its value, and its name; nil for a field
+-- that no text has. A value that begins with a letter, or a longer encoding of the length, needs
+-- the slower way.
+local function field_at(body, at)
+  local encoded, value_at = match(body, name_pattern, at)
+  local value_end = encoded and ends_by_encoded[encoded]
+  if value_end then return value_end, value_at, names[encoded] end
+  local from, next_at = span(body, at)
+  local name = from and sub(body, from, next_at - 1)
+  return name and value_ends[name], next_at, name
+end
+
+local function is_possible(counts)
+  return (counts.encrypted or 0) <= (counts.characters or 0) * character_bytes_max + other_bytes_max
+end
 
 -- Whether the body is empty, or a text that every reader can decode; then whether it is encrypted.
 function result_text.is_readable(body)
   local first = byte(body)
   if not first then return true, false end
   if first < 128 or first > 143 then return false end
-  local at, size, counts = 2, nil, { encrypted = 0, characters = 0 }
+  local at, counts = 2, nil
   for _ = 1, first - 128 do
-    local from, next_at = span(body, at)
-    local name = from and sub(body, from, next_at - 1)
-    local value_end = name and value_ends[name]
+    local value_end, value_at, name = field_at(body, at)
     if not value_end then return false end
-    at, size = value_end(body, next_at)
-    if not at then return false end
-    if size then counts[name] = size end
+    local next_at, size = value_end(body, value_at)
+    if not next_at then return false end
+    if size then
+      counts = counts or {}
+      counts[name] = size
+    end
+    at = next_at
   end
   if at ~= #body + 1 then return false end
-  local is_possible = counts.encrypted <= counts.characters * character_bytes_max + other_bytes_max
-  return is_possible, counts.encrypted > 0
+  if not counts then return true, false end
+  return is_possible(counts), (counts.encrypted or 0) > 0
 end
 return result_text

@@ -86,7 +86,7 @@ end
 
 -- Free text: valid UTF-8 of at most `bytes_max` bytes. Readers could not decode anything else.
 function validate.is_text(value, bytes_max)
-  return #value <= bytes_max and validate.is_utf8(value)
+  return value == '' or #value <= bytes_max and validate.is_utf8(value)
 end
 
 -- The text as a whole number from low to high, or nil. The table has small numbers, the most
