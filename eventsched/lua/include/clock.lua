@@ -12,8 +12,9 @@
 local clock = { at = nil, at_text = nil, id = nil, stored = nil }
 local hooks = {}
 -- The record that this server has read or written last, as text and in parts: most calls read the
--- record that the previous call has written.
-local known = { text = nil, mode = nil, offset = nil, last = nil, generation = nil }
+-- record that the previous call has written. `offset_ms` and `last_ms` are numbers.
+local known = { text = nil, mode = nil, offset = nil, last = nil, generation = nil,
+  offset_ms = nil, last_ms = nil }
 
 call.on_begin(function()
   clock.at, clock.at_text, clock.id, clock.stored = nil, nil, nil, nil
@@ -40,44 +41,52 @@ end
 -- Mode, offset, last time and generation, as text. In a cell that is not configured the mode and
 -- the generation are empty.
 function clock.record()
-  local text = clock.stored or clock.is_configured() and clock.stored or '|0|0|'
+  local text = clock.is_configured() and clock.stored or '|0|0|'
   if known.text ~= text then
+    known.text = nil
     known.mode, known.offset, known.last, known.generation =
       string.match(text, '^(%a*)|(%d+)|(%d+)|([%d.]*)$')
+    if not known.mode then damage.raise('clock', 'record') end
+    known.offset_ms, known.last_ms = tonumber(known.offset), tonumber(known.last)
     known.text = text
-    if not known.mode then
-      known.text = nil
-      damage.raise('clock', 'record')
-    end
   end
   return known.mode, known.offset, known.last, known.generation
 end
 
 -- The record is no part of an item of a batch, whichever item reads the time first.
-function clock.write_record(mode, offset, last, generation)
+local function store(text)
   local has_written = call.has_written
-  clock.stored = mode .. '|' .. offset .. '|' .. last .. '|' .. generation
-  write('HSET', keys.clock, 'record', clock.stored)
+  clock.stored = text
+  write('HSET', keys.clock, 'record', text)
   call.has_written = has_written
-  known.mode, known.offset, known.last, known.generation = mode, offset, last, generation
-  known.text = clock.stored
+end
+
+function clock.write_record(mode, offset, last, generation)
+  store(mode .. '|' .. offset .. '|' .. last .. '|' .. generation)
+end
+
+-- Store the time of this call and the generation; the rest of the record stays.
+local function write_time(generation)
+  local last = clock.text()
+  local text = known.mode .. '|' .. known.offset .. '|' .. last .. '|' .. generation
+  store(text)
+  known.last, known.last_ms, known.generation, known.text = last, clock.at, generation, text
 end
 
 local function read()
-  local mode, offset, last, generation = clock.record()
-  last = tonumber(last)
+  local mode, _, _, generation = clock.record()
+  local offset_ms, last_ms = known.offset_ms, known.last_ms
   if mode == 'manual' then
-    clock.at = call.now_arg == '' and math.max(last, 1) or tonumber(call.now_arg) + tonumber(offset)
+    clock.at = call.now_arg == '' and math.max(last_ms, 1) or tonumber(call.now_arg) + offset_ms
   else
     local time = redis.call('TIME')
-    clock.at = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(offset)
+    clock.at = time[1] * 1000 + math.floor(time[2] / 1000) + offset_ms
   end
   generation = hooks.read(generation)
-  local behind_ms = last - clock.at
-  if behind_ms <= 0 then return clock.write_record(mode, offset, clock.text(), generation) end
-  clock.at = last
-  local offset_ms = tonumber(offset) + behind_ms
-  local before = clock.stored
+  if clock.at >= last_ms then return write_time(generation) end
+  local behind_ms, before = last_ms - clock.at, clock.stored
+  clock.at = last_ms
+  offset_ms = offset_ms + behind_ms
   clock.write_record(mode, string.format('%d', offset_ms), clock.text(), generation)
   call.or_else(function() write('HSET', keys.clock, 'record', before) end, hooks.adjusted,
     behind_ms, offset_ms)

@@ -225,10 +225,10 @@ function events.JobFailed(job, code, cause)
       delivery_no = tonumber(job.delivery_no), attempt = job.attempt, code = code }), '')
 end
 
--- `delivered` in ResultRecorded: the recipients, and those that have closed, as joined text.
+-- `delivered` in ResultRecorded: the recipients, at least one, and those that have closed, as
+-- joined text.
 function events.delivered(to, skipped)
-  return '{' .. string.sub(json.list_field('to', to), 2) .. json.list_field('skipped', skipped)
-    .. '}'
+  return '{"to":["' .. json.items(to) .. '"]' .. json.list_field('skipped', skipped) .. '}'
 end
 
 -- `result` has the fields of the report by name; `more` is JSON of further fields, or empty.

@@ -14,11 +14,16 @@ function json.string_field(name, value)
   return ',"' .. name .. '":"' .. value .. '"'
 end
 
+-- The items of a list joined by commas, without the first and the last quote.
+function json.items(joined)
+  if string.find(joined, ',', 1, true) then joined = string.gsub(joined, ',', '","') end
+  return joined
+end
+
 -- `,"<name>":["…"]` of a list joined by commas, or nothing for an empty list.
 function json.list_field(name, joined)
   if not joined or joined == '' then return '' end
-  if string.find(joined, ',', 1, true) then joined = string.gsub(joined, ',', '","') end
-  return ',"' .. name .. '":["' .. joined .. '"]'
+  return ',"' .. name .. '":["' .. json.items(joined) .. '"]'
 end
 
 -- For tables that cjson encodes: nil instead of an empty text, so that the field is omitted.

@@ -67,7 +67,7 @@ end
 
 -- As `get`; nil also for a damaged record.
 function nodes.find(name)
-  return damage.value_or_nil(nodes.get, name)
+  return registrations.peek(name) or damage.value_or_nil(nodes.get, name)
 end
 
 -- The highest epoch of the nodes whose records were deleted.

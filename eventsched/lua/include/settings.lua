@@ -2,6 +2,7 @@
 -- lacks, or that is no number, has its default: another program has changed it, or removed it. A
 -- test compares the defaults with eventsched/schema/settings.py.
 -- include: cache
+-- include: call
 -- include: keys
 -- include: reply
 local defaults = {
@@ -22,11 +23,19 @@ local defaults = {
 local function read()
   local values = reply.by_name(redis.call('HGETALL', keys.settings))
   for name, value in pairs(values) do values[name] = tonumber(value) end
+  for name, default in pairs(defaults) do values[name] = values[name] or default end
   return values
 end
 
 local cached = cache.register_single('settings', 'stable', read)
-local settings = setmetatable({}, { __index = function(_, name)
-  return cached.read_through()[name] or defaults[name]
-end })
-return settings
+local fields = {}
+
+-- The first setting that a call reads gives access to all: a further one is a lookup, not a call.
+local function read_first(_, name)
+  local values = cached.read_through()
+  fields.__index = values
+  return values[name]
+end
+
+call.on_begin(function() fields.__index = read_first end)
+return setmetatable({}, fields)
