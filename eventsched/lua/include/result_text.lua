@@ -7,8 +7,10 @@
 local result_text = {}
 local character_bytes_max, other_bytes_max = 4, 512
 local byte, match, sub = string.byte, string.match, string.sub
--- The end of ASCII text, and a name with the byte before it.
+-- The end of ASCII text; a name with the byte before it; the same with a text of at most 31 bytes:
+-- its first byte, and where its ASCII part begins and ends.
 local ascii, name_pattern = '^[\1-\127%z]*()', '^([\160-\191][%l_]+)()'
+local short_text_pattern = '^([\160-\191][%l_]+)([\160-\191])()[\1-\127%z]*()'
 
 -- The first byte of the text at `at`, and of the value after it; nil if there is no text.
 local function span(body, at)
@@ -65,10 +67,11 @@ end
 local value_ends = { source_text = text_end, text = optional_text_end, language = text_end,
   encrypted = binary_end, characters = count_end }
 -- The same by the name as it is encoded: a byte with its length, and the name.
-local ends_by_encoded, names = {}, {}
+local ends_by_encoded, names, is_text = {}, {}, {}
 for name, value_end in pairs(value_ends) do
   local encoded = string.char(160 + #name) .. name
   ends_by_encoded[encoded], names[encoded] = value_end, name
+  is_text[encoded] = value_end == text_end or value_end == optional_text_end
 end
 
 -- The function of the field at `at`, the first byte of its value, and its name; nil for a field
@@ -83,6 +86,20 @@ local function field_at(body, at)
   return name and value_ends[name], next_at, name
 end
 
+local size_of = {}
+for size = 0, 31 do size_of[string.char(160 + size)] = size end
+
+-- The first byte after the field at `at` if its value is a short text, the most frequent; nil for
+-- any other field.
+local function short_text_end(body, at)
+  local encoded, kind, from, ends = match(body, short_text_pattern, at)
+  if not encoded or not is_text[encoded] then return nil end
+  local next_at = from + size_of[kind]
+  if ends >= next_at then return next_at end
+  if next_at > #body + 1 or not validate.is_utf8(sub(body, from, next_at - 1)) then return nil end
+  return next_at
+end
+
 local function is_possible(counts)
   return (counts.encrypted or 0) <= (counts.characters or 0) * character_bytes_max + other_bytes_max
 end
@@ -94,13 +111,17 @@ function result_text.is_readable(body)
   if first < 128 or first > 143 then return false end
   local at, counts = 2, nil
   for _ = 1, first - 128 do
-    local value_end, value_at, name = field_at(body, at)
-    if not value_end then return false end
-    local next_at, size = value_end(body, value_at)
-    if not next_at then return false end
-    if size then
-      counts = counts or {}
-      counts[name] = size
+    local next_at = short_text_end(body, at)
+    if not next_at then
+      local value_end, value_at, name = field_at(body, at)
+      if not value_end then return false end
+      local size
+      next_at, size = value_end(body, value_at)
+      if not next_at then return false end
+      if size then
+        counts = counts or {}
+        counts[name] = size
+      end
     end
     at = next_at
   end
