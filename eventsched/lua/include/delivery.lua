@@ -170,7 +170,7 @@ local function complete()
       delivery.record(name))
     d.appended = 1
   elseif not d.has_moved then
-    write('HSET', keys.of('session', name), order, next_no, 'outcomes', delivery.record(name))
+    write('HSET', d.speaker.session_key, order, next_no, 'outcomes', delivery.record(name))
   end
   d.speaker.next_no[d.target], d.has_moved = d.number + 1, true
   for i = d.appended + 1, #boxes do
@@ -204,7 +204,7 @@ end
 -- full ids of the recipients that have closed.
 local function recipients_of(speaker, outcome)
   if outcome.to == '' then
-    local full = keys.full(speaker.name)
+    local full = speaker.full
     if speaker.is_open then return { speaker }, full, '' end
     return {}, full, full
   end
@@ -342,11 +342,11 @@ end
 -- last attempt of a failed job failed, or nil: the outboxes have it as the body. `is_held` says
 -- whether the ending is held.
 -- Returns the delivery, and the joined full ids of all recipients and of those that have closed.
-local function begin(session, target, number, outcome, ending, is_held)
-  local speaker = speaker_of(session, target)
+-- `speaker` is the outbox of the session.
+local function begin(speaker, target, number, outcome, ending, is_held)
   local boxes, to, skipped = recipients_of(speaker, outcome)
   if outcome.first then
-    write('HDEL', keys.of('outcomes', session), target .. '/' .. as_text[number])
+    write('HDEL', keys.of('outcomes', speaker.name), target .. '/' .. as_text[number])
   end
   return { speaker = speaker, target = target, number = number, outcome = outcome, ending = ending,
     boxes = boxes, appended = 0, is_held = is_held, has_moved = false }, to, skipped
@@ -359,7 +359,7 @@ local function set_delivered(d, id)
   delivery.ended = delivery.ended + 1
   delivery.ended_in[session] = true
   d.body, d.audio = ending.error or ending.body or '', ending.audio or ''
-  d.text = '{"session":"' .. keys.full(session) .. '","utterance":' .. outcome.utterance
+  d.text = '{"session":"' .. d.speaker.full .. '","utterance":' .. outcome.utterance
     .. ',"target":"' .. d.target .. '","delivery_no":' .. as_text[d.number] .. ',"outcome":"'
     .. ending.kind .. '"' .. (json.optional(ending.code) and ',"code":' .. json.quote(ending.code)
       or '') .. ',"log":"' .. id .. '"}'
@@ -368,9 +368,10 @@ end
 
 -- Deliver the next number of (session, target) with an event of its own; arguments as of `begin`.
 local function deliver(session, target, number, outcome, ending, is_held)
-  local d, to, skipped = begin(session, target, number, outcome, ending, is_held)
+  local speaker = speaker_of(session, target)
+  local d, to, skipped = begin(speaker, target, number, outcome, ending, is_held)
   local append = ending.kind == 'missing' and events.ResultMissing or events.ResultDelivered
-  set_delivered(d, call.or_else(reopen_outcome, append, keys.full(session), target, as_text[number],
+  set_delivered(d, call.or_else(reopen_outcome, append, speaker.full, target, as_text[number],
     outcome, ending, to, skipped))
   complete()
 end
@@ -486,19 +487,20 @@ end
 function delivery.record_result(job, result, ending, release)
   local session, target, number = job.name, job.target, as_number[job.delivery_no]
   local outcome = delivery.find_outcome(session, target, job.delivery_no)
-  if not outcome or delivery.next_number(session, target) ~= number then
+  local speaker = outcome and speaker_of(session, target)
+  if not outcome or speaker.next_no[target] ~= number then
     local id = call.or_else(jobs.restore, append_result, job, result)
     local freed = release(job)
     if outcome then delivery.hold(session, target, number, ending, id) end
     return id, freed
   end
-  local d, to, skipped = begin(session, target, number, outcome, ending)
+  local d, to, skipped = begin(speaker, target, number, outcome, ending)
   local id = call.or_else(restore_result, append_result, job, result,
     events.delivered(to, skipped), outcome)
   set_delivered(d, id)
   local freed = release(job)
   complete()
-  if d.speaker.has_held[target] then delivery.drain_ready(session, target) end
+  if speaker.has_held[target] then delivery.drain_ready(session, target) end
   return id, freed
 end
 

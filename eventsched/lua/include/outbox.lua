@@ -69,9 +69,11 @@ local function counters_of_entries(name)
 end
 
 -- `next_no` and `has_held`, by target, belong to the module `delivery`: the next delivery number
--- and whether later numbers are held.
+-- and whether later numbers are held. `session_key` and `stream` are the keys of the session and of
+-- the outbox.
 local function new(name, is_open, number, total, low, tenant, counted)
-  return { name = name, is_open = is_open, number = number, total = total, low = low,
+  return { name = name, full = keys.full(name), session_key = keys.of('session', name),
+    stream = keys.of('outbox', name), is_open = is_open, number = number, total = total, low = low,
     tenant = tenant, counted = counted, next_no = {}, has_held = {} }
 end
 
@@ -96,17 +98,17 @@ function outbox.evict(name)
 end
 
 local function store_counters(box, _, number_text, total_text, low, ...)
-  write('HSET', keys.of('session', box.name), 'out_no', number_text, 'out_bytes', total_text,
+  write('HSET', box.session_key, 'out_no', number_text, 'out_bytes', total_text,
     'out_low', as_text[low], ...)
 end
 
 local function remove_entry(box, id)
-  write('XDEL', keys.of('outbox', box.name), id)
+  write('XDEL', box.stream, id)
 end
 
 -- The tenant has this many unread bytes in this outbox.
 local function set_counted(box, bytes)
-  write('HSET', keys.of('session', box.name), 'out_low', as_text[box.low],
+  write('HSET', box.session_key, 'out_low', as_text[box.low],
     'out_counted', as_text[bytes])
   outbox.changes[box.tenant] = (outbox.changes[box.tenant] or 0) + bytes - box.counted
   box.counted = bytes
@@ -115,7 +117,7 @@ end
 -- The oldest entry after `id`, or of all without it; nil if there is none.
 local function oldest_after(box, id)
   local first = id and '(' .. id or '-'
-  return redis.call('XRANGE', keys.of('outbox', box.name), first, '+', 'COUNT', '1')[1]
+  return redis.call('XRANGE', box.stream, first, '+', 'COUNT', '1')[1]
 end
 
 -- What a new entry has of a tenant beyond twice its limit: `d`, which says what is left out, and
@@ -162,7 +164,7 @@ function outbox.append(box, kind, d, body, audio, ...)
     d, body = omit(d, body, audio)
     audio = ''
   end
-  local stream, total = keys.of('outbox', box.name), box.total + entry_bytes + #body + #audio
+  local stream, total = box.stream, box.total + entry_bytes + #body + #audio
   local low, removed = make_room(box, total, most)
   local is_counted = math.abs(total - low - box.counted) >= count_step
   if is_counted and box.number >= entries_max then low = low_after_max_length(box, low, removed) end
