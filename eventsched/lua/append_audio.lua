@@ -34,23 +34,19 @@ local postponed
 
 local too_many = 'BACKPRESSURE cause=session_outcomes retry_after_ms=1000'
 
-local function is_final(chunk)
-  return chunk.end_of_utterance ~= '0'
-end
-
 -- Why the chunk is refused because of the open outcomes of its session, or nil. The utterances
 -- since the oldest open one are bounded as well: those without a target have no outcome.
-local function outcomes_refusal(s, chunk, ms)
+local function outcomes_refusal(s, chunk, ms, is_final)
   local count, oldest = delivery.count(s.name), delivery.oldest_utterance(s.name)
   if oldest and s.utterance - oldest >= outcomes_max then return too_many end
   if count <= outcomes_max - chunk_outcomes_max then return nil end
-  local _, opened = utterances.count_finalizes(s, ms, is_final(chunk), #chunk.payload)
+  local _, opened = utterances.count_finalizes(s, ms, is_final, #chunk.payload)
   if count < outcomes_max and count + opened <= outcomes_max then return nil end
   return too_many
 end
 
 -- Returns why the chunk is refused, or nil; then true if the chunk is a duplicate.
-local function check(s, chunk, epoch, seq, ms)
+local function check(s, chunk, epoch, seq, ms, is_final)
   if not epoch then return 'INVALID_MESSAGE field=epoch limit=a whole number' end
   local refusal = sessions.refusal(s, epoch)
   if refusal then return refusal end
@@ -62,24 +58,24 @@ local function check(s, chunk, epoch, seq, ms)
   if postponed and postponed[chunk.session] then return nil end
   if seq > s.next_seq then return 'SEQ_GAP expected=' .. string.format('%d', s.next_seq) end
   if #chunk.payload > payload_max then return 'CHUNK_TOO_LARGE limit=65536 B' end
-  if is_final(chunk) and chunk.end_of_utterance ~= '1'
+  if is_final and chunk.end_of_utterance ~= '1'
     and not validate.is_traceparent(chunk.end_of_utterance) then
     return 'INVALID_MESSAGE field=end_of_utterance limit=0, 1 or a W3C traceparent'
   end
-  if not ms or (ms < 20 and not is_final(chunk)) then
+  if not ms or (ms < 20 and not is_final) then
     return 'INVALID_MESSAGE field=ms limit=20 to 1000 ms'
   end
-  if #chunk.payload == 0 and not is_final(chunk) then
+  if #chunk.payload == 0 and not is_final then
     return 'INVALID_MESSAGE field=payload limit=only a final chunk may be empty'
   end
-  return outcomes_refusal(s, chunk, ms)
+  return outcomes_refusal(s, chunk, ms, is_final)
 end
 
 -- Whether another call has to store the chunk. The first finalizes of a call always have room.
-local function must_wait(s, chunk, ms)
+local function must_wait(s, chunk, ms, is_final)
   if delivery.finalized == 0 then return false end
   if postponed and postponed[chunk.session] then return true end
-  if delivery.has_room(utterances.count_finalizes(s, ms, is_final(chunk), #chunk.payload)) then
+  if delivery.has_room(utterances.count_finalizes(s, ms, is_final, #chunk.payload)) then
     return false
   end
   postponed = postponed or {}
@@ -90,21 +86,22 @@ end
 local function append(chunk)
   local epoch, seq = validate.int(chunk.epoch, 0, 1e9), validate.int(chunk.seq, 0, 1e12)
   local ms, s = validate.int(chunk.ms, 0, 1000), sessions.get(chunk.session, true)
-  local refusal, is_duplicate = check(s, chunk, epoch, seq, ms)
+  local is_final = chunk.end_of_utterance ~= '0'
+  local refusal, is_duplicate = check(s, chunk, epoch, seq, ms, is_final)
   if refusal then return 'refused ' .. refusal end
-  if not is_duplicate and must_wait(s, chunk, ms) then
+  if not is_duplicate and must_wait(s, chunk, ms, is_final) then
     return 'later ' .. string.format('%d', s.next_seq)
   end
   if not is_duplicate then
-    utterances.check_next(s, ms, is_final(chunk), #chunk.payload)
+    utterances.check_next(s, ms, is_final, #chunk.payload)
   end
   -- What the listener has read is freed first: it may be what the tenant has too much of.
   outbox.confirm(chunk.session, chunk.confirmed)
   if is_duplicate then return 'duplicate ' .. numbers.text[s.utterance] end
   refusal = backpressure.refusal(s.tenant)
   if refusal then return 'refused ' .. refusal end
-  local tp = is_final(chunk) and chunk.end_of_utterance ~= '1' and chunk.end_of_utterance or nil
-  local finalized = utterances.append(s, seq, ms, is_final(chunk), chunk.payload, tp)
+  local tp = is_final and chunk.end_of_utterance ~= '1' and chunk.end_of_utterance or nil
+  local finalized = utterances.append(s, seq, ms, is_final, chunk.payload, tp)
   return 'ok ' .. numbers.text[s.utterance] .. finalized
 end
 

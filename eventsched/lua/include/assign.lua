@@ -183,7 +183,8 @@ function assign.place(job, cause, freed)
   local matching = classes.matching(requirement)
   local avoided = job.avoid_until and nodes.find(job.avoid)
   if not avoided or not class_nodes.has_other(matching, avoided) then job.avoid_until = nil end
-  if queue.has_waiting(requirement) or queue.has_waiting(queue.name_of(job)) then
+  if queue.has_waiting(requirement)
+    or job.avoid_until and queue.has_waiting(queue.name_of(job)) then
     local reason = queue.reason(matching.is_declared)
     queue.add(job, reason, cause)
     local node = least_loaded(matching, job.avoid_until and job.avoid)

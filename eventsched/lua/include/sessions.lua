@@ -132,7 +132,7 @@ function sessions.forget(name)
 end
 
 local function time_text(value)
-  return value == clock.now() and clock.text() or as_text[value]
+  return value == clock.at and clock.at_text or as_text[value]
 end
 
 -- The field `buffer`; without `s` that of a new session.
