@@ -81,7 +81,7 @@ local function load(name, with_late_fields)
     next_seq = as_number[next_seq], seen_at = tonumber(seen_at), buf_count = as_number[count],
     buf_bytes = as_number[bytes], buf_ms = as_number[ms], buf_seq = as_number[seq],
     buf_at = tonumber(at), buf_first = first, buf_last = last, is_dirty = false,
-    has_new_utterance = false, numbers = nil, new_numbers = nil,
+    has_new_utterance = false, numbers = nil, new_numbers = nil, ordered_targets = nil,
     turn = nil, source = nil, targets = nil, features = nil,
     features_hash = nil, encoding = nil, sample_rate = nil, priority = nil, room = nil, key = nil,
     retired_to = nil,

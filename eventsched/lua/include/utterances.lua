@@ -18,7 +18,7 @@
 -- include: timers
 local utterances = {}
 local as_text = numbers.text
-local targets_max = 64
+local targets_max, none = 64, {}
 local padding_ms =
   { pause = '220', max_duration = '220', final = '280', max_bytes = '0', close = '220' }
 
@@ -28,25 +28,33 @@ local function empty_buffer(s)
   s.is_dirty = true
 end
 
+-- The targets of the session in order, which never change.
+local function targets_of(s)
+  if not s.ordered_targets then
+    s.ordered_targets = strings.split(s.targets)
+    table.sort(s.ordered_targets)
+  end
+  return s.ordered_targets
+end
+
 -- In a room there is one job for each language to which other members listen (rule 12, audience).
 -- Alone, or if no other member listens, there is one job for each target of the session, for the
 -- speaker. Returns the targets in order and, by target, the full ids of its recipients.
 local function recipients_of(s)
+  if s.room == '' then return targets_of(s), none end
   local by_target, order = {}, {}
-  if s.room ~= '' then
-    local members = redis.call('HGETALL', keys.room(s.room))
-    for i = 1, #members, 2 do
-      local language = members[i + 1]
-      if members[i] ~= s.full and language ~= '' then
-        if not by_target[language] then
-          by_target[language] = {}
-          order[#order + 1] = language
-        end
-        table.insert(by_target[language], members[i])
+  local members = redis.call('HGETALL', keys.room(s.room))
+  for i = 1, #members, 2 do
+    local language = members[i + 1]
+    if members[i] ~= s.full and language ~= '' then
+      if not by_target[language] then
+        by_target[language] = {}
+        order[#order + 1] = language
       end
+      table.insert(by_target[language], members[i])
     end
   end
-  if #order == 0 then order = strings.split(s.targets) end
+  if #order == 0 then return targets_of(s), none end
   table.sort(order)
   for _, recipients in pairs(by_target) do table.sort(recipients) end
   return order, by_target
