@@ -223,6 +223,18 @@ function class_nodes.set_load(id, node, load, is_listed)
   class_nodes.pending_class, class_nodes.pending_node, class_nodes.pending_load = id, node, load
 end
 
+-- The load of the item at `at` is lower than before: move the item to its place in the order.
+local function move_forward(list, at)
+  local item, before = list[at], list[at - 1]
+  local name, load = item.name, item.load
+  while before and ordered_set.precedes(name, load, before) do
+    list[at] = before
+    at = at - 1
+    before = list[at - 1]
+  end
+  list[at] = item
+end
+
 -- Change the load of a node from `old` to `load`; nil means no free slot. The cached list is
 -- updated.
 function class_nodes.move(id, node, old, load)
@@ -233,8 +245,18 @@ function class_nodes.move(id, node, old, load)
   local first, last = list[1], list[#list]
   local is_complete, at, item = #list == free.count, 1, nil
   if old and first and old <= last.load then
-    while list[at] and list[at].name ~= node do at = at + 1 end
-    item = table.remove(list, at)
+    item = list[at]
+    while item and item.name ~= node do
+      at = at + 1
+      item = list[at]
+    end
+    if item and load and load < old then
+      item.load = load
+      move_forward(list, at)
+      if list[1] ~= first or first == item then set_changed(free) end
+      return
+    end
+    table.remove(list, at)
     last = list[#list]
   end
   if not old or not load then
