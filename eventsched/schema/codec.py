@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, get_args
 
 import msgspec
@@ -25,6 +26,8 @@ _DECODERS: dict[bytes, tuple[str, Callable[[bytes], Any]]] = {
 }
 """Stored type -> its name and the decoder of its data."""
 _is_full_id = re.compile(FULL_ID.pattern.encode()).fullmatch
+IDS_MAX = 8_192
+"""Ids of sessions and nodes in memory: the same ones recur from event to event."""
 _TEXT = msgspec.msgpack.Decoder(events.Text)
 _CURRENT_VERSION = str(events.SCHEMA_VERSION).encode()
 
@@ -65,7 +68,8 @@ def decode(entry_id: bytes | str, fields: Sequence[bytes]) -> events.Event:
     if decoder is None:
         raise _undecodable(id_, f"unknown type {kind.decode(errors='replace')}", session)
     name, decode_data = decoder
-    if (session and not _is_full_id(session)) or (node and not _is_full_id(node)):
+    session_id, node_id = _full_id(session), _full_id(node)
+    if session_id is None or node_id is None:
         raise _undecodable(id_, f"{name}: session or node is no full id", session)
     try:
         check_json(data)
@@ -74,9 +78,9 @@ def decode(entry_id: bytes | str, fields: Sequence[bytes]) -> events.Event:
         return events.Event(
             id=id_,
             type=name,
-            session=session.decode(),
+            session=session_id,
             job=job.decode(),
-            node=node.decode(),
+            node=node_id,
             cause=cause.decode(),
             traceparent=trace.decode(),
             data=decode_data(data),
@@ -84,6 +88,15 @@ def decode(entry_id: bytes | str, fields: Sequence[bytes]) -> events.Event:
         )
     except (msgspec.DecodeError, ValueError) as error:
         raise _undecodable(id_, f"{name}: {error}", session) from error
+
+
+@lru_cache(IDS_MAX)
+def _full_id(stored: bytes) -> str | None:
+    """Return the full id, or the empty text of an absent one; None if the bytes are neither.
+
+    The events of a session share one text, whose hash Python computes once.
+    """
+    return stored.decode() if not stored or _is_full_id(stored) else None
 
 
 def _undecodable(id_: str, reason: str, session: bytes) -> UndecodableEvent:
