@@ -152,19 +152,27 @@ class ProjectionState:
     def compute(self, event: Event) -> list[Change]:
         """The changes that the event makes. Applies none of them."""
         views, apply, sizes = self.views, self._apply, self._sizes
-        growth = EVENT_BYTES + len(event.body)
-        changes: list[Change] = []
+        is_all_loaded, changes = self.is_all_loaded, []
         for entity in self._route(event):
-            before = views.get(entity) if self.is_all_loaded else views[entity]
+            before = views.get(entity) if is_all_loaded else views[entity]
             if before is None:
                 before = self.projection.initial()
             after = apply(before, event)
-            if after is not before:
-                size = sizes.get(entity, ENTITY_BYTES) + growth
-                if size > self._measure_at.get(entity, MEASURED_MIN) and after is not None:
-                    size = self._measured(entity, after)
-                changes.append((self, entity, after, size))
+            if after is before:
+                continue
+            size = sizes.get(entity, ENTITY_BYTES) + EVENT_BYTES + len(event.body)
+            if size > MEASURED_MIN and after is not None:
+                size = self._measured_again(entity, after, size)
+            changes.append((self, entity, after, size))
         return changes
+
+    def _measured_again(self, entity: str, view: Any, size: int) -> int:
+        """The size of a large record: measured if the estimate has reached the next measurement.
+
+        Raises RecordTooLarge.
+        """
+        is_due = size > self._measure_at.get(entity, MEASURED_MIN)
+        return self._measured(entity, view) if is_due else size
 
     def _measured(self, entity: str, view: Any) -> int:
         """The size of a record as it is stored. Raises RecordTooLarge."""
@@ -180,12 +188,14 @@ class ProjectionState:
         if after is None:
             self._drop(entity, event_id)
             return
-        before = self.views.pop(entity, None)
-        if entity not in self.changed and not self.complete:
+        views, changed, sizes = self.views, self.changed, self._sizes
+        before = views.pop(entity, None)
+        if entity not in changed and not self.complete:
             self._saved[entity] = before
-        self.views[entity] = after
-        self.changed[entity] = event_id
-        self._set_size(entity, size)
+        views[entity] = after
+        changed[entity] = event_id
+        self.bytes += size - sizes.get(entity, 0)
+        sizes[entity] = size
 
     def _drop(self, entity: str, event_id: str) -> None:
         self._set_size(entity, ENTITY_BYTES)
