@@ -13,7 +13,7 @@ and the sum of all times, `<metric>_sum_ms|<label value>|...`.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import msgspec
@@ -49,8 +49,8 @@ BUCKETS_MS = (
 BOUNDS = (*map(str, BUCKETS_MS), "+Inf")
 """The same as names, with that of the last bucket, which has the times above all bounds."""
 
-Counted: TypeAlias = "Iterable[tuple[tuple[str, ...], int]]"
-"""Labels of a counter, the name of the metric first, and what the event adds to it."""
+Counted: TypeAlias = "tuple[tuple[str, int], ...]"
+"""Names of counters, and what the event adds to each."""
 
 
 class CellMetrics(msgspec.Struct, frozen=True):
@@ -63,94 +63,83 @@ class CellMetrics(msgspec.Struct, frozen=True):
     process, and so would the records that an archive keeps."""
 
 
-def _opened(_: CellMetrics, __: SessionOpened) -> Counted:
-    yield ("sessions_opened",), 1
+def _opened(_: CellMetrics, __: Event, ___: SessionOpened) -> Counted:
+    return (("sessions_opened", 1),)
 
 
-def _closed(_: CellMetrics, data: SessionClosing) -> Counted:
-    yield ("sessions_closed", data.reason), 1
+def _closed(_: CellMetrics, __: Event, data: SessionClosing) -> Counted:
+    return ((f"sessions_closed|{data.reason}", 1),)
 
 
-def _finalized(_: CellMetrics, data: UtteranceFinalized) -> Counted:
-    yield ("utterances_finalized", data.reason), 1
-    yield ("chunks_appended",), data.count
-    yield ("bytes_appended",), data.bytes
-    yield ("audio_ms",), data.ms
+def _finalized(_: CellMetrics, __: Event, data: UtteranceFinalized) -> Counted:
+    return (
+        (f"utterances_finalized|{data.reason}", 1),
+        ("chunks_appended", data.count),
+        ("bytes_appended", data.bytes),
+        ("audio_ms", data.ms),
+    )
 
 
-def _queued(_: CellMetrics, data: JobQueued) -> Counted:
-    yield ("jobs_queued", data.reason), 1
+def _queued(_: CellMetrics, __: Event, data: JobQueued) -> Counted:
+    return ((f"jobs_queued|{data.reason}", 1),)
 
 
-def _dispatched(view: CellMetrics, data: JobDispatched) -> Counted:
-    cls = data.classes[0].id if data.classes else ""
-    attempt = str(min(data.attempt, ATTEMPTS_MAX))
-    yield ("jobs_dispatched", _class_label(view, cls), data.rule, attempt), 1
+def _dispatched(view: CellMetrics, event: Event, data: JobDispatched) -> Counted:
+    """Count the attempt and its times.
 
-
-def _class_label(view: CellMetrics, cls: str) -> str:
-    if cls in view.classes or len(view.classes) < CLASSES_MAX:
-        return cls
-    return OTHER
-
-
-def _attempt_ended(_: CellMetrics, data: AttemptEnded) -> Counted:
-    yield ("attempts_ended", data.reason), 1
-
-
-def _recorded(view: CellMetrics, data: ResultRecorded) -> Counted:
-    yield ("results_recorded", "result" if data.status == "ok" else data.status), 1
-    yield from _delivered(view, data)
-
-
-def _refused(_: CellMetrics, data: ResultRefused) -> Counted:
-    yield ("results_refused", data.code), 1
-
-
-def _delivered(_: CellMetrics, data: ResultRecorded | ResultDelivered | ResultMissing) -> Counted:
-    delivery = delivery_of(data)
-    if delivery is not None:
-        yield ("deliveries", delivery.outcome), 1
-
-
-def _dispatch_times(event: Event, data: JobDispatched) -> Counted:
-    """Wait in the queue; time from the finalize to the first attempt, on its cause or in `age_ms`.
-
-    A later attempt says how long earlier ones took, which is another question.
+    The times are the wait in the queue, and from the finalize to the first attempt, on its cause or
+    in `age_ms`. A later attempt says how long earlier ones took, which is another question.
     """
+    attempt = min(data.attempt, ATTEMPTS_MAX)
+    dispatched = (f"jobs_dispatched|{_class_label(view, data)}|{data.rule}|{attempt}", 1)
     if data.rule == "fill":
-        yield ("queue_wait",), data.waited_ms
+        times = _time("queue_wait", data.waited_ms)
         if data.attempt == 1:
-            yield ("finalize_to_dispatch",), data.age_ms
-    elif data.attempt == 1 and is_id(finalized := event.cause.removeprefix("log/")):
-        yield ("finalize_to_dispatch",), event.ms - ms_of(finalized)
+            times += _time("finalize_to_dispatch", data.age_ms)
+        return (dispatched, *times)
+    if data.attempt == 1 and is_id(finalized := event.cause.removeprefix("log/")):
+        return (dispatched, *_time("finalize_to_dispatch", event.ms - ms_of(finalized)))
+    return (dispatched,)
 
 
-def _delivery_times(_: Event, data: ResultRecorded | ResultDelivered) -> Counted:
+def _class_label(view: CellMetrics, data: JobDispatched) -> str:
+    cls = data.classes[0].id if data.classes else ""
+    return cls if cls in view.classes or len(view.classes) < CLASSES_MAX else OTHER
+
+
+def _attempt_ended(_: CellMetrics, __: Event, data: AttemptEnded) -> Counted:
+    return ((f"attempts_ended|{data.reason}", 1),)
+
+
+def _recorded(view: CellMetrics, event: Event, data: ResultRecorded) -> Counted:
+    status = "result" if data.status == "ok" else data.status
+    return ((f"results_recorded|{status}", 1), *_delivered(view, event, data))
+
+
+def _refused(_: CellMetrics, __: Event, data: ResultRefused) -> Counted:
+    return ((f"results_refused|{data.code}", 1),)
+
+
+def _delivered(_: CellMetrics, __: Event, data: ResultRecorded | ResultDelivered) -> Counted:
     delivery = delivery_of(data)
-    if delivery is not None:
-        yield ("finalize_to_delivery", delivery.outcome), data.age_ms
+    if delivery is None:
+        return ()
+    outcome = delivery.outcome
+    times = _time("finalize_to_delivery", data.age_ms, f"|{outcome}")
+    return ((f"deliveries|{outcome}", 1), *times)
 
 
-Times: TypeAlias = "Callable[[Event, Any], Counted]"
-TIMES: dict[type, Times] = {
-    JobDispatched: _dispatch_times,
-    ResultRecorded: _delivery_times,
-    ResultDelivered: _delivery_times,
-}
-"""The times in ms that an event adds to histograms."""
+def _missing(_: CellMetrics, __: Event, ___: ResultMissing) -> Counted:
+    return (("deliveries|missing", 1),)
 
 
-def _in_buckets(times: Counted) -> Counted:
-    """What these times add to the counters of their histograms."""
-    for (metric, *labels), ms in times:
-        bound = BOUNDS[bisect_left(BUCKETS_MS, ms)]
-        yield (f"{metric}_bucket", *labels, bound), 1
-        yield (f"{metric}_sum_ms", *labels), max(ms, 0)
+def _time(metric: str, ms: int, labels: str = "") -> Counted:
+    """Return what a time adds to the histogram with these labels, such as `|result`."""
+    bound = BOUNDS[bisect_left(BUCKETS_MS, ms)]
+    return ((f"{metric}_bucket{labels}|{bound}", 1), (f"{metric}_sum_ms{labels}", max(ms, 0)))
 
 
-Count: TypeAlias = "Callable[[CellMetrics, Any], Counted]"
-COUNTS: dict[type, Count] = {
+COUNTS: dict[type, Callable[[CellMetrics, Event, Any], Counted]] = {
     SessionOpened: _opened,
     SessionClosing: _closed,
     UtteranceFinalized: _finalized,
@@ -160,15 +149,8 @@ COUNTS: dict[type, Count] = {
     ResultRecorded: _recorded,
     ResultRefused: _refused,
     ResultDelivered: _delivered,
-    ResultMissing: _delivered,
+    ResultMissing: _missing,
 }
-
-
-def _counted(view: CellMetrics, event: Event) -> Counted:
-    kind = type(event.data)
-    yield from COUNTS[kind](view, event.data)
-    if kind in TIMES:
-        yield from _in_buckets(TIMES[kind](event, event.data))
 
 
 class Metrics:
@@ -186,12 +168,11 @@ class Metrics:
         return (RECORD,)
 
     def apply(self, view: CellMetrics, event: Event) -> CellMetrics:
-        counters, classes = view.counters.copy(), view.classes
-        for labels, amount in _counted(view, event):
-            name = "|".join(labels)
+        data, counters, classes = event.data, view.counters.copy(), view.classes
+        for name, amount in COUNTS[type(data)](view, event, data):
             counters[name] = counters.get(name, 0) + amount
-            if labels[0] == "jobs_dispatched" and labels[1] not in classes:
-                classes = tuple(sorted({*classes, labels[1]}))
+        if isinstance(data, JobDispatched) and (label := _class_label(view, data)) not in classes:
+            classes = tuple(sorted({*classes, label}))
         return CellMetrics(counters, classes)
 
     def encode(self, view: CellMetrics, before: CellMetrics | None) -> Mapping[str, bytes]:
