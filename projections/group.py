@@ -40,6 +40,9 @@ TARGETS_MAX = 64
 """Targets of a session, as the scripts bound them: a playback adds none beyond."""
 
 
+PLAYBACKS = (PlaybackStarted, PlaybackEnded)
+
+
 class Part(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     """One delivered result inside a group."""
 
@@ -96,27 +99,26 @@ def is_joinable(group: Group, at_ms: int) -> bool:
     return at_ms - group.last_part_ms <= JOIN_MS or at_ms - group.playback_ended_ms <= JOIN_MS
 
 
-def characters(parts: Sequence[Part]) -> int:
-    """Count the characters of all texts, encrypted or not."""
-    total = 0
-    for part in parts:
-        total += len(part.source_text) + len(part.text or "") + part.ciphertext_characters
-    return total
-
-
 def newest_parts(parts: tuple[Part, ...]) -> tuple[Part, ...]:
     """Rule 28, group bounds: drop the oldest parts until the group is within all bounds.
 
     A node states the number of encrypted characters, so the ciphertext has a bound of its own.
     """
     parts = parts[-PARTS_MAX:]
-    while characters(parts) > CHARACTERS_MAX or _ciphertext_bytes(parts) > CIPHERTEXT_BYTES_MAX:
+    while not _is_within_bounds(parts):
         parts = parts[1:]
     return parts
 
 
-def _ciphertext_bytes(parts: Sequence[Part]) -> int:
-    return sum([len(part.ciphertext) for part in parts])
+def _is_within_bounds(parts: Sequence[Part]) -> bool:
+    """Whether all texts, encrypted or not, have few enough characters, and the ciphertext bytes."""
+    characters = ciphertext_bytes = 0
+    for part in parts:
+        characters += len(part.source_text) + part.ciphertext_characters
+        if part.text:
+            characters += len(part.text)
+        ciphertext_bytes += len(part.ciphertext)
+    return characters <= CHARACTERS_MAX and ciphertext_bytes <= CIPHERTEXT_BYTES_MAX
 
 
 def encode_context(group: Group) -> bytes:
@@ -259,7 +261,7 @@ class Groups:
         For a playback, this is the session whose speech is played.
         """
         data = event.data
-        if isinstance(data, PlaybackStarted | PlaybackEnded):
+        if isinstance(data, PLAYBACKS):
             return (name_of(data.origin),)
         return (name_of(event.session),) if event.session else ()
 
