@@ -428,10 +428,10 @@ def _save_args(save: Save) -> list[Arg]:
 
 
 def _put_args(put: Put) -> list[Arg]:
-    fields = dict(put.fields)
-    item: list[Arg] = [put.entity, put.at, int(put.is_new), fields.pop("v")]
-    for field in fields.items():
-        item += field
+    item: list[Arg] = [put.entity, put.at, int(put.is_new), put.fields["v"]]
+    for name, value in put.fields.items():
+        if name != "v":
+            item += (name, value)
     return item
 
 
