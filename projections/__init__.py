@@ -12,9 +12,9 @@ Read next: session.py.
 from __future__ import annotations
 
 from eventsched.projection.protocol import ProjectionSet
-from eventsched.schema.events import Event, PlaybackEnded, PlaybackStarted
+from eventsched.schema.events import Event
 from eventsched.schema.keys import name_of
-from projections.group import Groups
+from projections.group import PLAYBACKS, Groups
 from projections.job import Jobs
 from projections.metrics import Metrics
 from projections.node import Nodes
@@ -26,8 +26,9 @@ def sessions_of(event: Event) -> tuple[str, ...]:
     if not event.session:
         return ()
     name = name_of(event.session)
-    if isinstance(event.data, PlaybackStarted | PlaybackEnded):
-        origin = name_of(event.data.origin)
+    data = event.data
+    if isinstance(data, PLAYBACKS):
+        origin = name_of(data.origin)
         return (name,) if origin == name else (name, origin)
     return (name,)
 

@@ -222,6 +222,7 @@ STEPS: dict[type, Step] = {
     JobsRetired: _retired,
     SessionRetired: _retired,
 }
+_RETIRING = (JobsRetired, SessionRetired)
 _CREATING = (JobQueued, JobDispatched)
 
 
@@ -254,8 +255,9 @@ class Jobs:
         return None
 
     def route(self, event: Event) -> tuple[str, ...]:
-        if isinstance(event.data, JobsRetired | SessionRetired):
-            return retired_jobs(event.session, event.data)
+        data = event.data
+        if isinstance(data, _RETIRING):
+            return retired_jobs(event.session, data)
         return (event.job,) if event.job else ()
 
     def apply(self, view: Job | None, event: Event) -> Job | None:

@@ -36,6 +36,9 @@ LOADED_PER_RENEWAL = 512
 """Records loaded between two renewals of the lease: some 10 ms."""
 
 
+_ENDS = (SessionClosed, JobFailed)
+
+
 async def _no_renewal() -> None:
     """For a fold whose lease is renewed elsewhere."""
 
@@ -116,9 +119,7 @@ class BatchProcessor:
         last_id = done[-1].id if done else ""
         indexes, node_indexes = self._index_entries(done)
         ends = [
-            event
-            for event in done
-            if isinstance(event, Event) and isinstance(event.data, SessionClosed | JobFailed)
+            event for event in done if isinstance(event, Event) and isinstance(event.data, _ENDS)
         ]
         return Batch(last_id, count, indexes, node_indexes, dead_letters, repeated, failed, ends)
 

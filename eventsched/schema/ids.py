@@ -9,6 +9,7 @@ Read next: lua/include/entry_ids.lua (the same for scripts), history/position.py
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TypeAlias
 
 from eventsched.errors import ArchiveError
@@ -43,6 +44,7 @@ def check_id(text: str) -> EntryId:
     return parse_id(text)
 
 
+@lru_cache(512)  # each read model that folds an event asks for the time of its id
 def ms_of(entry_id: str) -> int:
     """When the entry was appended: milliseconds of the clock that its stream uses."""
     return int(entry_id.partition("-")[0])
