@@ -11,6 +11,8 @@ memory of a connection is bounded, whatever its client sends.
 
 from __future__ import annotations
 
+import asyncio
+from asyncio import TimerHandle
 from collections import deque
 from typing import TypeAlias
 
@@ -72,16 +74,20 @@ class AudioIntake:
         """Chunks and requests that the detector has not processed; none without endpointing."""
         self._last: AudioChunk | Request | None = None
         """The chunk or request that was received last."""
-        self._next = self._acked = session.next_seq
+        self._next = self._stored = self._acked = session.next_seq
         self._sizes: deque[int] = deque()
-        """Bytes of each chunk that is received and not acknowledged."""
+        """Bytes of each chunk that is received and not stored."""
         self._bytes = 0
+        """Bytes of the chunks that are received and not acknowledged."""
+        self._stored_bytes = 0
+        """Bytes of the chunks that are stored and not acknowledged."""
         self._has_gap = False
         """SEQ_GAP was sent: later chunks are dropped until the chunk `_next` arrives."""
-        self._arrived = anyio.Event()
-        self._audio_arrived = self._arrived
-        self._ack_wanted = anyio.Event()
-        self._ack_now = anyio.Event()
+        self._arrived = asyncio.Event()
+        self._audio_arrived = asyncio.Event() if has_endpointing else self._arrived
+        self._ack_due = asyncio.Event()
+        self._ack_timer: TimerHandle | None = None
+        """Sets `_ack_due`; none while no acknowledgement is wanted."""
         self._is_refused = False
         """The server refuses audio for now: no acknowledgement is sent."""
         self._is_closed = False
@@ -107,12 +113,21 @@ class AudioIntake:
             self._want_ack()
             return
         chunk = self._check(payload)
-        self._has_gap = False
-        if len(self._sizes) == CREDIT_CHUNKS or self._bytes + len(payload) > CREDIT_BYTES:
+        if self._exceeds_credit(payload):
             raise _exceeded(f"{CREDIT_CHUNKS} chunks and {CREDIT_BYTES:,} bytes")
-        self._sizes.append(len(payload))
-        self._bytes += len(payload)
+        self._add(chunk)
+
+    def _exceeds_credit(self, payload: bytes) -> bool:
+        is_over = self._bytes + len(payload) > CREDIT_BYTES
+        return is_over or self._next - self._acked == CREDIT_CHUNKS
+
+    def _add(self, chunk: AudioChunk) -> None:
+        """The chunk is the next one."""
+        size = len(chunk.payload)
+        self._sizes.append(size)
+        self._bytes += size
         self._next += 1
+        self._has_gap = False
         self._enqueue(chunk)
 
     def _check(self, payload: bytes) -> AudioChunk:
@@ -164,7 +179,7 @@ class AudioIntake:
         waiting = self._undetected
         assert waiting is not None
         while True:
-            self._audio_arrived = anyio.Event()
+            self._audio_arrived.clear()
             if not waiting:
                 await self._audio_arrived.wait()
                 continue
@@ -197,7 +212,7 @@ class AudioIntake:
     async def append(self) -> None:
         """Apply chunks and requests in order, until cancelled. Raises Ended."""
         while True:
-            self._arrived = anyio.Event()
+            self._arrived.clear()
             if not self._has_work():
                 await self._arrived.wait()
                 continue
@@ -316,27 +331,43 @@ class AudioIntake:
     # --- acknowledging ----------------------------------------------------------------------
 
     def _want_ack(self) -> None:
-        self._ack_wanted.set()
-        stored = self._session.stored_seq - self._acked
-        is_half = stored >= CREDIT_CHUNKS // 2
-        if is_half or self._bytes >= CREDIT_BYTES // 2:
-            self._ack_now.set()
+        """Let an acknowledgement be sent: now after half the credit, else within ACK_MS."""
+        self._count_stored()
+        is_half = self._stored - self._acked >= CREDIT_CHUNKS // 2
+        if is_half or self._stored_bytes >= CREDIT_BYTES // 2:
+            self._ack_due.set()
+        elif self._ack_timer is None:
+            loop = asyncio.get_running_loop()
+            self._ack_timer = loop.call_later(ACK_MS / 1_000, self._ack_due.set)
+
+    def _count_stored(self) -> None:
+        stored = min(self._session.stored_seq, self._next)
+        while self._stored < stored:
+            self._stored_bytes += self._sizes.popleft()
+            self._stored += 1
 
     async def acknowledge(self) -> None:
         """Send acknowledgements as they are due, until cancelled."""
-        while True:
-            await self._ack_wanted.wait()
-            with anyio.move_on_after(ACK_MS / 1_000):
-                await self._ack_now.wait()
-            self._ack_wanted, self._ack_now = anyio.Event(), anyio.Event()
-            if not self._is_refused:
-                await self._send_ack()
+        try:
+            while True:
+                await self._ack_due.wait()
+                self._ack_due.clear()
+                self._stop_ack_timer()
+                if not self._is_refused:
+                    await self._send_ack()
+        finally:
+            self._stop_ack_timer()
+
+    def _stop_ack_timer(self) -> None:
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+            self._ack_timer = None
 
     async def _send_ack(self) -> None:
-        stored = min(self._session.stored_seq, self._next)
-        while self._acked < stored:
-            self._bytes -= self._sizes.popleft()
-            self._acked += 1
+        self._count_stored()
+        self._bytes -= self._stored_bytes
+        self._stored_bytes = 0
+        self._acked = self._stored
         await self._socket.send(Ack(next_seq=self._acked, utterance=self._session.utterance))
 
 
