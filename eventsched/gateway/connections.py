@@ -1,7 +1,7 @@
 """The connection classes of uvicorn, with limits for peers that do not send, read or answer.
 
 Owns: the limits of frames and pings, the time for a request to arrive, the number of file
-descriptors, `abort_of`, `all_sent_of`, `end_with_client`, `own_connection`.
+descriptors, `abort_of`, `all_sent_of`, `end_with_client`, `own_connection`, `pass_chunks`.
 Never does: interpret requests or frames. Read next: read_slices.py (when a protocol gets bytes),
 connection_limits.py (whose a connection is), send_rate.py, docs/adr/0025-gateway.md.
 
@@ -21,7 +21,7 @@ import resource
 from asyncio import AbstractEventLoop, BaseTransport, TimerHandle, Transport
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import anyio
 import h11
@@ -68,6 +68,7 @@ BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length:
 _ABORT = "eventsched.abort"
 _OWN = "eventsched.own"
 _ALL_SENT = "eventsched.all_sent"
+_PASS_CHUNKS = "eventsched.pass_chunks"
 
 log = get_logger("eventsched.gateway")
 
@@ -90,6 +91,10 @@ def connections_max(sockets_max: int) -> int:
     if most < FEW:
         log.warning("few file descriptors: raise the limit `nofile`", limit=soft, connections=most)
     return most
+
+
+ChunkAcceptor: TypeAlias = Callable[[bytes], bool]
+"""Takes a binary message; false: the message must be received as others are."""
 
 
 class Connections(ServerState):
@@ -227,6 +232,8 @@ class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
         _loop: AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        app_state[_PASS_CHUNKS] = self._pass_chunks
+        self._accept_chunk: ChunkAcceptor | None = None
         self._limits = cast("Connections", server_state).limits
         self._small_since_s = self.loop.time()
         self._small = 0
@@ -243,6 +250,7 @@ class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
         """The connection has ended."""
         self._limits.remove(self.transport)
         self._rate.stop()
+        self._accept_chunk = None  # with it goes the audio of the session
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -299,10 +307,22 @@ class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
         if event.fin or self._is_permitted(event):
             super().handle_text(event)
 
+    def _pass_chunks(self, accept: ChunkAcceptor) -> None:
+        """Pass binary messages to `accept` from now on, unless earlier messages wait."""
+        self._accept_chunk = accept
+
     def handle_bytes(self, event: Frame) -> None:
         """A message begins."""
+        if event.fin and self._is_accepted(event):
+            return
         if event.fin or self._is_permitted(event):
             super().handle_bytes(event)
+
+    def _is_accepted(self, message: Frame) -> bool:
+        accept = self._accept_chunk
+        if accept is None or self.close_sent or not self.queue.empty():
+            return False
+        return accept(bytes(message.data))
 
     def handle_cont(self, event: Frame) -> None:
         """A message goes on."""
@@ -373,3 +393,12 @@ def all_sent_of(scope: Any) -> Callable[[], Awaitable[None]]:
 def own_connection(scope: Any, owner: str) -> None:
     """Count the connection of a request for an owner. Raises TooManyConnections, TooManySockets."""
     scope["state"][_OWN](owner)
+
+
+def pass_chunks(scope: Any, accept: ChunkAcceptor) -> None:
+    """Pass the binary messages of a socket to `accept` from now on.
+
+    A message of one frame reaches it in the callback that parses the frame, without a queue or a
+    task. It must not raise. What it does not accept is received in order, as text is.
+    """
+    cast("Callable[[ChunkAcceptor], None]", scope["state"][_PASS_CHUNKS])(accept)

@@ -24,6 +24,7 @@ from eventsched.client.results import Result
 from eventsched.client.session import Session
 from eventsched.errors import (
     Backpressure,
+    EventschedError,
     InvalidMessage,
     Refused,
     SeqGap,
@@ -95,8 +96,20 @@ class AudioIntake:
 
     # --- receiving --------------------------------------------------------------------------
 
+    def accept_chunk(self, frame: bytes) -> bool:
+        """Receive a binary frame if nothing has to be sent about it; return whether it was."""
+        try:
+            number, payload = split_chunk(frame)
+            if number != self._next or self._exceeds_credit(payload):
+                return False
+            chunk = self._check(payload)
+        except EventschedError:
+            return False
+        self._add(chunk)
+        return True
+
     async def receive_chunk(self, frame: bytes) -> None:
-        """Receive a binary frame.
+        """Receive a binary frame, and send what has to be sent about it.
 
         Raises:
             InvalidMessage: The chunk is malformed; its number is still expected.

@@ -97,6 +97,7 @@ class _ProducerSocket:
                     tasks.start_soon(intake.find_utterances, speech)
                 tasks.start_soon(intake.append)
                 tasks.start_soon(intake.acknowledge)
+                self._socket.pass_chunks(intake.accept_chunk)
                 await self._receive(session, intake)
 
     # --- opening ----------------------------------------------------------------------------

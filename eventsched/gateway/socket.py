@@ -16,6 +16,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from uvicorn.protocols.utils import ClientDisconnected
 
 from eventsched.gateway.authentication import SUBPROTOCOL
+from eventsched.gateway.connections import pass_chunks
 from eventsched.gateway.frames import Close, Error, Reply, error_frame
 
 _ENCODER = msgspec.json.Encoder()
@@ -77,6 +78,13 @@ class FrameSocket:
         if len(data) > self._binary_max:
             raise self._too_large("binary", self._binary_max)
         return data
+
+    def pass_chunks(self, accept: Callable[[bytes], bool]) -> None:
+        """Pass binary frames to `accept` from now on; `receive` returns those that it refuses.
+
+        It must not raise, and must not accept a frame that is too large.
+        """
+        pass_chunks(self._socket.scope, accept)
 
     def _too_large(self, kind: str, most: int) -> Ended:
         limit = f"at most {most:,} bytes in a {kind} frame"

@@ -16,6 +16,8 @@ import pytest
 
 from eventsched.gateway import connections, request_parser
 from eventsched.gateway.read_slices import SLICE_BYTES, ParseTurns, SlicedConnection
+from eventsched.projection.fold import decode_event
+from eventsched.schema.events import Event, UtteranceFinalized
 from tests.gateway.certificates import write_certificate
 from tests.gateway.gateways import GatewaySystem, gateway_system
 from tests.gateway.sockets import TENTH, producer
@@ -231,6 +233,27 @@ async def test_frames_that_come_with_the_handshake_are_served_in_order(
         received = await reader.readuntil(b'"next_seq":30')
         assert b" 101 " in received.partition(b"\r\n")[0]
         assert b'"type":"error"' not in received
+
+
+@embedded
+async def test_frames_of_one_write_take_effect_in_order(server: Server, cell: str) -> None:
+    """A chunk passes the queue of frames by, unless a frame before it waits there."""
+    audio = [frame(BINARY, number.to_bytes(4, "big") + TENTH) for number in range(9)]
+    odd = frame(BINARY, (8).to_bytes(4, "big") + b"odd")
+    finalize = frame(TEXT, b'{"type": "finalize"}')
+    async with (
+        gateway_system(server.url, cell, roles=("dispatcher",)) as system,
+        client(system) as (reader, writer),
+    ):
+        writer.write(handshake(system) + frame(TEXT, OPEN))
+        await reader.readuntil(b'"type":"opened"')
+        writer.write(finalize.join(audio[:8]) + finalize + odd + audio[8] + audio[7])
+        received = await reader.readuntil(b'"next_seq":9')
+        assert received.count(b'"type":"error"') == received.count(b'"limit":"whole 16') == 1
+        store = system.es.stores[cell]
+        log = await store.read_range(store.keys.log, "-", "+", 1_000)
+        data = [event.data for event in map(decode_event, log) if isinstance(event, Event)]
+        assert [each.count for each in data if isinstance(each, UtteranceFinalized)] == [1] * 8
 
 
 @embedded
