@@ -38,7 +38,7 @@ _OPUS_HALF_MS = (
 """Length of one frame by the TOC byte's upper five bits, in half milliseconds."""
 
 
-class AudioChunk(msgspec.Struct, frozen=True):
+class AudioChunk(msgspec.Struct, frozen=True, gc=False):
     """The payload and the duration of a chunk that has no number yet."""
 
     ms: int

@@ -34,7 +34,7 @@ class SessionGrant(msgspec.Struct, frozen=True):
     """Last entry of the session's outbox that its reader has confirmed; `0-0` if none."""
 
 
-class Chunk(msgspec.Struct, frozen=True, kw_only=True):
+class Chunk(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A piece of audio to append."""
 
     session: str
@@ -59,7 +59,7 @@ class Finalize(msgspec.Struct, frozen=True, kw_only=True):
     """Of the utterance; empty: that of the session."""
 
 
-class Receipt(msgspec.Struct, frozen=True):
+class Receipt(msgspec.Struct, frozen=True, gc=False):
     """What an append or a finalize did."""
 
     status: Status
