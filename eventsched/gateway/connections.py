@@ -289,8 +289,10 @@ class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
         await self.writable.wait()
         before = self.transport.get_write_buffer_size()
         await super().send(message)
-        if message["type"] == "websocket.accept" and not self.read_paused:
-            self.transport.resume_reading()
+        if message["type"] == "websocket.accept":
+            del self.request, self.response  # the handshake, of which nothing is read again
+            if not self.read_paused:
+                self.transport.resume_reading()
         if self.close_sent:  # also after a refusal, for which uvicorn would log an error
             self.handshake_complete = True
         self._rate.add(max(0, self.transport.get_write_buffer_size() - before))
