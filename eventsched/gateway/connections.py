@@ -21,7 +21,7 @@ import resource
 from asyncio import AbstractEventLoop, BaseTransport, TimerHandle, Transport
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import anyio
 import h11
@@ -34,6 +34,7 @@ from uvicorn.server import ServerState
 from websockets.frames import Frame
 from websockets.http11 import Request
 
+from eventsched.gateway.chunk_frames import ChunkAcceptor, ChunkFrames
 from eventsched.gateway.connection_limits import ConnectionLimits
 from eventsched.gateway.frames import Close
 from eventsched.gateway.peer_log import peer_log
@@ -91,10 +92,6 @@ def connections_max(sockets_max: int) -> int:
     if most < FEW:
         log.warning("few file descriptors: raise the limit `nofile`", limit=soft, connections=most)
     return most
-
-
-ChunkAcceptor: TypeAlias = Callable[[bytes], bool]
-"""Takes a binary message; false: the message must be received as others are."""
 
 
 class Connections(ServerState):
@@ -234,6 +231,7 @@ class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
         super().__init__(config, server_state, app_state, _loop)
         app_state[_PASS_CHUNKS] = self._pass_chunks
         self._accept_chunk: ChunkAcceptor | None = None
+        self._chunk_frames = ChunkFrames(self._is_accepted, self._parse_frames)
         self._limits = cast("Connections", server_state).limits
         self._small_since_s = self.loop.time()
         self._small = 0
@@ -255,9 +253,17 @@ class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes have arrived: the whole head of the request at first, then frames."""
+        if self.handshake_initiated:
+            self._chunk_frames.feed(data)
+            return
         super().data_received(data)
         if self.conn.handshake_exc is not None and not self.handshake_complete:
             self._refuse_head()
+
+    def _parse_frames(self, data: bytes) -> None:
+        """Let the library parse frames, unless an earlier one has ended the connection."""
+        if not self.transport.is_closing():
+            super().data_received(data)
 
     def _refuse_head(self) -> None:
         """End a connection whose head is none of a WebSocket, which uvicorn would leave open.
@@ -315,16 +321,15 @@ class GatewayWebSocketProtocol(WebSocketsSansIOProtocol):
 
     def handle_bytes(self, event: Frame) -> None:
         """A message begins."""
-        if event.fin and self._is_accepted(event):
-            return
         if event.fin or self._is_permitted(event):
             super().handle_bytes(event)
 
-    def _is_accepted(self, message: Frame) -> bool:
+    def _is_accepted(self, message: bytes) -> bool:
+        """Pass a binary message on if nothing before it waits, not even a part of a message."""
         accept = self._accept_chunk
-        if accept is None or self.close_sent or not self.queue.empty():
+        if accept is None or self.frames or self.close_sent or not self.queue.empty():
             return False
-        return accept(bytes(message.data))
+        return accept(message)
 
     def handle_cont(self, event: Frame) -> None:
         """A message goes on."""
@@ -400,7 +405,8 @@ def own_connection(scope: Any, owner: str) -> None:
 def pass_chunks(scope: Any, accept: ChunkAcceptor) -> None:
     """Pass the binary messages of a socket to `accept` from now on.
 
-    A message of one frame reaches it in the callback that parses the frame, without a queue or a
-    task. It must not raise. What it does not accept is received in order, as text is.
+    A message of one frame and 126 to 65,535 bytes reaches it in the callback that reads the frame,
+    without a queue or a task. It must not raise. Messages that it does not accept, and all others,
+    are received in order, as text is.
     """
     cast("Callable[[ChunkAcceptor], None]", scope["state"][_PASS_CHUNKS])(accept)
