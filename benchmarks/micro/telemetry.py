@@ -41,6 +41,7 @@ from eventsched.server.launch import free_ports
 from eventsched.server.testing import LocalServer
 from eventsched.store.cell import Store
 from eventsched.store.client import open_client
+from eventsched.store.connection import STREAM_READS
 from eventsched.store.session_commands import Chunk
 from eventsched.store.transport import RedisTransport
 from eventsched.telemetry.otlp import OtlpCollector
@@ -122,6 +123,8 @@ async def server_costs(url: str, collector: str, together: int) -> list[Variant]
     """Do the same rounds in the three cells, in turns, and return what they used a job."""
     client = await open_client(url)
     assert isinstance(client, Redis)
+    for command in STREAM_READS:  # as in the connections of the roles
+        client.response_callbacks.pop(command, None)
     variants, to_collector = [], OtlpCollector(collector, "benchmark")
     for name in ("without", "metrics", "traces"):
         store = Store(RedisTransport(client, client), f"{name[0]}{together}")

@@ -41,7 +41,7 @@ from eventsched.store.transport import RedisTransport, retry_policy
 
 CELLS_MAX = 64
 CLOSE_S = 1.0
-STREAM_READS = ("XRANGE", "XREVRANGE", "XREAD")
+STREAM_READS = ("XRANGE", "XREVRANGE", "XREAD", "XREADGROUP")
 """redis-py converts their entries to dicts; the transport takes them as the server sends them."""
 log = get_logger("eventsched.store.connection")
 
