@@ -146,17 +146,21 @@ class CellConsumer:
 
         Entries that have waited so long that another consumer may soon claim them are read again.
         """
-        if anyio.current_time() >= self._read_s + self._claim_ms / 2_000:
-            self._entries.clear()
-            self._recovers_s = 0.0
+        self._drop_old()
         return self._entries.popleft() if self._entries else None
 
     def take_all(self) -> Sequence[Entry]:
         """The entries that were read and not taken, in order; `take` says which."""
-        entries = []
-        while (entry := self.take()) is not None:
-            entries.append(entry)
+        self._drop_old()
+        entries = list(self._entries)
+        self._entries.clear()
         return entries
+
+    def _drop_old(self) -> None:
+        """Drop the entries that another consumer may soon claim."""
+        if anyio.current_time() >= self._read_s + self._claim_ms / 2_000:
+            self._entries.clear()
+            self._recovers_s = 0.0
 
     async def acknowledge(self, *entries: Entry) -> None:
         """The entries are processed. The call waits while the server is away."""

@@ -4,9 +4,9 @@ Owns: the traceparent of W3C trace context, and the derivation of ids.
 Must not: do I/O, or import a library for traces: nodes derive the same ids without one.
 Read next: telemetry/spans.py (the spans), node/job.py (the context of a handler).
 
-A span has the same id whenever and wherever it is made: the id is a hash of its kind, session,
-utterance, target and attempt. If the producer has given a traceparent, the spans belong to that
-trace; otherwise each utterance is a trace of its own.
+A span has the same id whenever and wherever it is made: the id is a part of a hash of session and
+utterance, of job and attempt, or of session, utterance and target. If the producer has given a
+traceparent, the spans belong to that trace; otherwise each utterance is a trace of its own.
 """
 
 from __future__ import annotations
@@ -34,6 +34,14 @@ class TraceContext(NamedTuple):
         return f"00-{self.trace_id}-{self.span_id}-{'01' if self.is_sampled else '00'}"
 
 
+class AttemptSpans(NamedTuple):
+    """The ids of the spans of an attempt: 16 hex digits each."""
+
+    dispatch: str
+    process: str
+    record_result: str
+
+
 @lru_cache(1_024)
 def parse_traceparent(text: str) -> TraceContext | None:
     """Return the context of a traceparent; None for an empty or an invalid one."""
@@ -59,17 +67,19 @@ def trace_of(traceparent: str, session: str, utterance: int) -> TraceContext:
 
 def finalize_span(session: str, utterance: int) -> str:
     """Return the id of the span that ends with the finalize of the utterance."""
-    return _span_id("finalize", session, str(utterance))
+    return _utterance_ids(session, utterance)[1]
 
 
-def attempt_span(kind: str, job: str, attempt: int) -> str:
-    """Return the id of a span of an attempt: `dispatch`, `process` or `record_result`."""
-    return _span_id(kind, job, str(attempt))
+@lru_cache(4_096)
+def attempt_spans(job: str, attempt: int) -> AttemptSpans:
+    """Return the ids of the spans of an attempt."""
+    digest = _digest("attempt", job, str(attempt))
+    return AttemptSpans(digest[:16], digest[16:32], digest[32:48])
 
 
 def deliver_span(session: str, utterance: int, target: str) -> str:
     """Return the id of the span that ends with the delivery of an outcome."""
-    return _span_id("deliver", session, str(utterance), target)
+    return _digest("deliver", session, str(utterance), target)[:16]
 
 
 def process_span(
@@ -85,7 +95,7 @@ def process_span(
         attempt: Number of the attempt.
     """
     trace = trace_of(traceparent, session, utterance)
-    return trace._replace(span_id=attempt_span("process", job, attempt))
+    return trace._replace(span_id=attempt_spans(job, attempt).process)
 
 
 def handler_traceparent(traceparent: str, job: str, attempt: int) -> str:
@@ -94,18 +104,19 @@ def handler_traceparent(traceparent: str, job: str, attempt: int) -> str:
     context = parse_traceparent(traceparent)
     if context is None:
         return ""
-    return context._replace(span_id=attempt_span("process", job, attempt)).traceparent
+    return context._replace(span_id=attempt_spans(job, attempt).process).traceparent
 
 
 @lru_cache(1_024)
 def _own_trace(session: str, utterance: int) -> TraceContext:
-    trace_id = _digest("trace", session, str(utterance))[:32]
-    return TraceContext(trace_id, "", is_sampled=True)
+    return TraceContext(_utterance_ids(session, utterance)[0], "", is_sampled=True)
 
 
 @lru_cache(4_096)
-def _span_id(*names: str) -> str:
-    return _digest(*names)[:16]
+def _utterance_ids(session: str, utterance: int) -> tuple[str, str]:
+    """The id of the utterance's own trace, and that of its span `finalize`."""
+    digest = _digest("utterance", session, str(utterance))
+    return digest[:32], digest[32:48]
 
 
 def _digest(*names: str) -> str:

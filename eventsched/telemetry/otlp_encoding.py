@@ -11,24 +11,26 @@ figures.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from struct import Struct
 
-from eventsched.telemetry.spans import Kind, Span, Value
+from eventsched.telemetry.spans import Kind, Span, SpanType, Value
 
 NS_PER_MS = 1_000_000
 CACHED_MAX = 4_096
-"""Encoded attributes in the cache for the next span: nodes, targets, reasons, small numbers."""
-UNIQUE = frozenset({"messaging.message.id", "eventsched.session", "eventsched.log_id"})
-"""Attributes whose values do not recur."""
+"""Encoded attributes, and encoded attributes of spans together, for the next span."""
 _KINDS: dict[Kind, int] = {"internal": 1, "producer": 4, "consumer": 5}
 _ERROR = 2
 _TIMES = Struct("<BQBQ")
 _START, _END = 0x39, 0x41
 """Tags of the two times, of 64 bits."""
-_TRACE_ID, _SPAN_ID, _PARENT_ID = b"\x0a\x10", b"\x12\x08", b"\x22\x08"
-"""Tags of the ids with their lengths, 16 and 8 bytes."""
+_TRACE_ID, _SPAN_ID, _PARENT_ID = "0a10", "1208", "2208"
+"""Tags of the ids with their lengths, 16 and 8 bytes, in hex as the ids are."""
+_ATTRIBUTE, _LINK, _STATUS = 9, 13, 15
+"""Fields of a span."""
+_EXACT = 1 << 64
+"""Numbers below zero are written as those of 64 bits that are equal modulo this."""
 
 
 class RequestEncoder:
@@ -52,42 +54,40 @@ class RequestEncoder:
 
 def _encoded(span: Span) -> bytes:
     """The span as an item of ScopeSpans."""
-    trace_id = _TRACE_ID + bytes.fromhex(span.context.trace_id)
+    kind, trace_id, span_id, parent_id, start_ms, end_ms, recurring, unique, link_id, error = span
+    ids = f"{_TRACE_ID}{trace_id}{_SPAN_ID}{span_id}"
+    if parent_id:
+        ids += _PARENT_ID + parent_id
     parts = [
-        trace_id,
-        _SPAN_ID,
-        bytes.fromhex(span.context.span_id),
-        _head(span.name, span.kind),
-        _TIMES.pack(_START, span.start_ms * NS_PER_MS, _END, span.end_ms * NS_PER_MS),
+        bytes.fromhex(ids),
+        _TIMES.pack(_START, start_ms * NS_PER_MS, _END, end_ms * NS_PER_MS),
+        _head(kind, recurring),
     ]
-    if span.parent_id:
-        parts.append(_PARENT_ID + bytes.fromhex(span.parent_id))
-    for name, value in span.attributes.items():
-        parts.append((_attribute if name in UNIQUE else _recurring_attribute)(9, name, value))
-    if span.link_id:
-        parts.append(_bytes(13, trace_id + _SPAN_ID + bytes.fromhex(span.link_id)))
-    if span.error:
-        parts.append(_bytes(15, _text(2, span.error) + _number(3, _ERROR)))
+    for name, value in zip(kind.unique, unique, strict=True):
+        parts.append(_attribute(_ATTRIBUTE, name, value))
+    if link_id:
+        link = bytes.fromhex(f"{_TRACE_ID}{trace_id}{_SPAN_ID}{link_id}")
+        parts.append(_bytes(_LINK, link))
+    if error:
+        parts.append(_bytes(_STATUS, _text(2, error) + _number(3, _ERROR)))
     return _bytes(2, b"".join(parts))
 
 
 @lru_cache(CACHED_MAX)
-def _head(name: str, kind: Kind) -> bytes:
-    return _text(5, name) + _number(6, _KINDS[kind])
-
-
-def _attribute(field: int, name: str, value: Value) -> bytes:
-    """A KeyValue."""
-    encoded = _text(1, value) if isinstance(value, str) else _number(3, value)
-    return _bytes(field, _name(name) + _bytes(2, encoded))
-
-
-_recurring_attribute = lru_cache(CACHED_MAX)(_attribute)
+def _head(kind: SpanType, recurring: tuple[Value, ...]) -> bytes:
+    """Name, kind, fixed and recurring attributes of a span."""
+    pairs = (*kind.fixed.items(), *zip(kind.recurring, recurring, strict=True))
+    attributes = [_attribute(_ATTRIBUTE, *pair) for pair in pairs]
+    return _text(5, kind.name) + _number(6, _KINDS[kind.kind]) + b"".join(attributes)
 
 
 @lru_cache(CACHED_MAX)
-def _name(name: str) -> bytes:
-    return _text(1, name)
+def _attribute(field: int, name: str, value: Value) -> bytes:
+    """A KeyValue; nothing for an empty text."""
+    if value == "":
+        return b""
+    encoded = _text(1, value) if isinstance(value, str) else _number(3, value)
+    return _bytes(field, _text(1, name) + _bytes(2, encoded))
 
 
 # --- the wire format of protocol buffers ----------------------------------------------------
@@ -99,24 +99,22 @@ def _text(field: int, text: str) -> bytes:
 
 def _bytes(field: int, content: bytes) -> bytes:
     """Bytes, a text or a message."""
-    size = len(content)
-    if size < 0x80:
-        return bytes((field << 3 | 2, size)) + content
-    return bytes((field << 3 | 2,)) + _varint(size) + content
+    return _number_of(field << 3 | 2, len(content)) + content
 
 
 def _number(field: int, number: int) -> bytes:
-    """A number that is not negative."""
-    return bytes((field << 3,)) + _varint(number)
+    return _number_of(field << 3, number % _EXACT)
 
 
-def _varint(number: int) -> bytes:
-    return bytes(_groups(number))
-
-
-def _groups(number: int) -> Iterable[int]:
-    """Seven bits in a byte, the lowest first; all but the last have the highest bit."""
+def _number_of(tag: int, number: int) -> bytes:
+    """A tag and a number: seven bits in a byte, the lowest first; all but the last byte have the
+    highest bit."""
+    if number < 0x80:
+        return bytes((tag, number))
+    if number < 0x4000:
+        return bytes((tag, number & 0x7F | 0x80, number >> 7))
+    encoded = [tag]
     while number >= 0x80:
-        yield number & 0x7F | 0x80
+        encoded.append(number & 0x7F | 0x80)
         number >>= 7
-    yield number
+    return bytes((*encoded, number))

@@ -11,7 +11,8 @@ job. So a reader that begins anew makes the same spans.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from eventsched.schema.deliveries import delivery_of
@@ -28,7 +29,7 @@ from eventsched.schema.events import (
 from eventsched.schema.ids import is_id, ms_of
 from eventsched.schema.trace_context import (
     TraceContext,
-    attempt_span,
+    attempt_spans,
     deliver_span,
     finalize_span,
     trace_of,
@@ -42,28 +43,53 @@ Kind: TypeAlias = Literal["internal", "producer", "consumer"]
 Value: TypeAlias = str | int
 
 
-class Span(NamedTuple):
-    """One finished span; times are ms of the cell's clock."""
+@dataclass(frozen=True, eq=False)
+class SpanType:
+    """What all spans of a name have in common. Types compare by identity, so that an encoder can
+    look up what it has encoded at little cost."""
 
     name: str
     kind: Kind
-    context: TraceContext
-    """Its trace, and its own id."""
+    recurring: tuple[str, ...]
+    """Names of the attributes whose values many spans share."""
+    unique: tuple[str, ...]
+    """Names of the other attributes."""
+    fixed: Mapping[str, Value]
+    """Attributes with the same value in every span."""
+
+
+class Span(NamedTuple):
+    """One finished span; times are ms of the cell's clock."""
+
+    type: SpanType
+    trace_id: str
+    span_id: str
     parent_id: str
     """Empty for the first span of a trace."""
     start_ms: int
     end_ms: int
-    attributes: Mapping[str, Value]
+    recurring: tuple[Value, ...]
+    """Values of the attributes that the type names; an empty text stands for no attribute."""
+    unique: tuple[Value, ...]
     link_id: str = ""
     """The span of the same trace that made it necessary: a retry names the attempt before."""
     error: str = ""
     """Why it failed: a code or a reason; empty if it did not."""
 
+    @property
+    def name(self) -> str:
+        return self.type.name
+
+    @property
+    def attributes(self) -> dict[str, Value]:
+        names = (*self.type.recurring, *self.type.unique)
+        pairs = zip(names, (*self.recurring, *self.unique), strict=True)
+        return {**{name: value for name, value in pairs if value != ""}, **self.type.fixed}
+
 
 def is_exportable(span: Span) -> bool:
-    """Whether its times and numbers are possible: those of a forged event may not be."""
-    numbers = [value for value in span.attributes.values() if isinstance(value, int)]
-    return 0 <= span.start_ms <= span.end_ms <= MS_MAX and all(0 <= n < 2**63 for n in numbers)
+    """Whether its times are possible: those of a forged event may not be."""
+    return 0 <= span.start_ms <= span.end_ms <= MS_MAX
 
 
 class _Attempt(NamedTuple):
@@ -90,7 +116,7 @@ class Spans:
                 return False
             known = self._attempts.get(event.job)
             return known is None or known.number != data.attempt - 1 or not known.ended_ms
-        if isinstance(data, AttemptEnded | ResultRecorded):
+        if isinstance(data, (AttemptEnded, ResultRecorded)):
             known = self._attempts.get(event.job)
             return known is None or known.number != data.attempt
         return False
@@ -104,11 +130,14 @@ class Spans:
     def of(self, event: Event) -> list[Span]:
         """Return the spans that the event completes."""
         make = _MAKERS.get(type(event.data))
+        if make is None:
+            return []
+        data: Any = event.data
+        trace = trace_of(event.traceparent, event.session, data.utterance)
         spans: list[Span] = []
-        if make is not None:
-            spans = [span for span in make(event, self._attempts.get(event.job))
-                     if span.context.is_sampled]  # fmt: skip
-            self._remember(event)
+        if trace.is_sampled:
+            spans = make(event, trace, self._attempts.get(event.job))
+        self._remember(event)
         return spans
 
     def _remember(self, event: Event) -> None:
@@ -118,7 +147,7 @@ class Spans:
             self._attempts.move_to_end(event.job)
             if len(self._attempts) > self._jobs_max:
                 self._attempts.popitem(last=False)
-        elif isinstance(data, ResultRecorded | JobFailed):
+        elif isinstance(data, (ResultRecorded, JobFailed)):
             self._attempts.pop(event.job, None)
         elif isinstance(data, AttemptEnded):
             known = self._attempts.get(event.job)
@@ -126,170 +155,173 @@ class Spans:
                 self._attempts[event.job] = known._replace(ended_ms=event.ms)
 
 
-def _trace(event: Event, utterance: int) -> TraceContext:
-    return trace_of(event.traceparent, event.session, utterance)
-
-
-def _span_of(trace: TraceContext, span_id: str) -> TraceContext:
-    return TraceContext(trace.trace_id, span_id, trace.is_sampled)
-
-
-# What OpenTelemetry's conventions for messaging say of each span that sends or processes.
-_MESSAGING: dict[str, dict[str, Value]] = {
-    destination: {
+def _messaging(operation: str, destination: str) -> dict[str, Value]:
+    """What OpenTelemetry's conventions for messaging say of a span that sends or processes."""
+    return {
         "messaging.system": "redis",
         "messaging.operation.name": operation,
         "messaging.operation.type": operation,
         "messaging.destination.name": destination,
     }
-    for operation, destination in (("send", "dispatch"), ("process", "inbox"), ("send", "outbox"))
-}
 
 
-def _finalized(event: Event, _: _Attempt | None) -> Iterator[Span]:
+FINALIZE = SpanType(
+    "finalize", "producer", ("eventsched.reason",),
+    (
+        "eventsched.session", "eventsched.log_id", "eventsched.utterance", "eventsched.turn",
+        "eventsched.audio_ms", "eventsched.chunks", "messaging.message.body.size",
+    ),
+    _messaging("send", "dispatch"),
+)  # fmt: skip
+DISPATCH = SpanType(
+    "dispatch", "internal",
+    (
+        "eventsched.node", "eventsched.target", "eventsched.attempt", "eventsched.rule",
+        "eventsched.class",
+    ),
+    ("messaging.message.id",), {},
+)  # fmt: skip
+PROCESS = SpanType(
+    "process", "consumer",
+    (
+        "eventsched.node", "eventsched.target", "eventsched.attempt", "eventsched.outcome",
+        "eventsched.reason", "eventsched.code",
+    ),
+    ("messaging.message.id",), _messaging("process", "inbox"),
+)  # fmt: skip
+RECORD_RESULT = SpanType(
+    "record_result", "internal", ("eventsched.attempt", "eventsched.outcome", "eventsched.code"),
+    ("messaging.message.id",), {},
+)  # fmt: skip
+DELIVER = SpanType(
+    "deliver", "producer",
+    (
+        "eventsched.target", "eventsched.outcome", "eventsched.recipients", "eventsched.code",
+        "eventsched.reason",
+    ),
+    ("messaging.message.id", "eventsched.delivery_no"), _messaging("send", "outbox"),
+)  # fmt: skip
+
+
+def _finalized(event: Event, trace: TraceContext, _: _Attempt | None) -> list[Span]:
     """From the last chunk of the utterance to its finalize."""
     at_ms = event.ms
     data: UtteranceFinalized = event.data  # type: ignore[assignment]
-    trace = _trace(event, data.utterance)
-    start_ms = ms_of(data.last) if is_id(data.last) else at_ms
-    attributes: dict[str, Value] = {
-        "eventsched.session": event.session,
-        "eventsched.log_id": event.id,
-        "eventsched.utterance": data.utterance,
-        "eventsched.turn": data.turn,
-        "eventsched.reason": data.reason,
-        "eventsched.audio_ms": data.ms,
-        "eventsched.chunks": data.count,
-        "messaging.message.body.size": data.bytes,
-        **_MESSAGING["dispatch"],
-    }
-    own = _span_of(trace, finalize_span(event.session, data.utterance))
-    yield Span("finalize", "producer", own, trace.span_id, min(start_ms, at_ms), at_ms, attributes)
+    own = finalize_span(event.session, data.utterance)
+    unique = (event.session, event.id, data.utterance, data.turn, data.ms, data.count, data.bytes)
+    return [
+        Span(
+            FINALIZE, trace.trace_id, own, trace.span_id, _time_of(data.last, at_ms), at_ms,
+            (data.reason,), unique,
+        )
+    ]  # fmt: skip
 
 
-def _dispatched(event: Event, known: _Attempt | None) -> Iterator[Span]:
+def _dispatched(event: Event, trace: TraceContext, known: _Attempt | None) -> list[Span]:
     """From the finalize, or the end of the attempt before, to the dispatch."""
-    data: JobDispatched = event.data  # type: ignore[assignment]
-    number = data.attempt
-    if number == 1:
-        start_ms = _finalized_ms(event, data)
-    elif known is not None and known.ended_ms:
-        start_ms = known.ended_ms
-    else:
-        return  # the log has lost the attempt before
-    attributes: dict[str, Value] = {
-        "messaging.message.id": event.job,
-        "eventsched.node": event.node,
-        "eventsched.target": data.target,
-        "eventsched.attempt": number,
-        "eventsched.rule": data.rule,
-    }
-    if data.classes:
-        attributes["eventsched.class"] = data.classes[0].id
-    link = attempt_span("process", event.job, number - 1) if number > 1 else ""
-    trace = _trace(event, data.utterance)
-    own = _span_of(trace, attempt_span("dispatch", event.job, number))
-    parent = finalize_span(event.session, data.utterance)
-    yield Span("dispatch", "internal", own, parent, start_ms, event.ms, attributes, link)
-
-
-def _finalized_ms(event: Event, data: JobDispatched) -> int:
     at_ms = event.ms
-    cause = event.cause.removeprefix("log/")
+    data: JobDispatched = event.data  # type: ignore[assignment]
+    number, link_id = data.attempt, ""
+    if number == 1:
+        start_ms = _finalized_ms(event, data, at_ms)
+    elif known is not None and known.ended_ms:
+        start_ms, link_id = known.ended_ms, attempt_spans(event.job, number - 1).process
+    else:
+        return []  # the log has lost the attempt before
+    own, parent = attempt_spans(event.job, number), finalize_span(event.session, data.utterance)
+    class_id = data.classes[0].id if data.classes else ""
+    return [
+        Span(
+            DISPATCH, trace.trace_id, own.dispatch, parent, start_ms, at_ms,
+            (event.node, data.target, number, data.rule, class_id), (event.job,), link_id,
+        )
+    ]  # fmt: skip
+
+
+def _finalized_ms(event: Event, data: JobDispatched, at_ms: int) -> int:
     if data.rule == "fill":
         return at_ms - data.age_ms
-    return min(ms_of(cause), at_ms) if is_id(cause) else at_ms
+    return _time_of(event.cause.removeprefix("log/"), at_ms)
 
 
-def _attempt_ended(event: Event, known: _Attempt | None) -> Iterator[Span]:
+def _time_of(entry_id: str, at_ms: int) -> int:
+    """The time of an earlier entry; `at_ms` if the text is no id, or of a later time."""
+    return min(ms_of(entry_id), at_ms) if is_id(entry_id) else at_ms
+
+
+def _attempt_ended(event: Event, trace: TraceContext, known: _Attempt | None) -> list[Span]:
     data: AttemptEnded = event.data  # type: ignore[assignment]
-    end = ("eventsched.reason", data.reason)
-    yield from _process(event, data, known, end, error=data.code or data.reason)
+    error = data.code or data.reason
+    return _process(event, data, trace, known, ("", data.reason, data.code), error)
 
 
 def _process(
     event: Event,
     data: AttemptEnded | ResultRecorded,
+    trace: TraceContext,
     known: _Attempt | None,
-    end: tuple[str, Value],
-    *,
-    error: str = "",
-) -> Iterator[Span]:
-    """From the dispatch to the report of the node, or to the end of the lease."""
+    end: tuple[str, str, str],
+    error: str,
+) -> list[Span]:
+    """From the dispatch to the report of the node, or to the end of the lease.
+
+    Args:
+        end: Outcome, reason and code.
+    """
     if known is None or known.number != data.attempt:
-        return  # the log has lost the dispatch
-    attributes: dict[str, Value] = {
-        "messaging.message.id": event.job,
-        "eventsched.node": event.node,
-        "eventsched.target": data.target,
-        "eventsched.attempt": data.attempt,
-        end[0]: end[1],
-        **_MESSAGING["inbox"],
-    }
-    if data.code:
-        attributes["eventsched.code"] = data.code
-    trace = _trace(event, data.utterance)
-    own = _span_of(trace, attempt_span("process", event.job, data.attempt))
-    parent = attempt_span("dispatch", event.job, data.attempt)
-    yield Span(
-        "process", "consumer", own, parent, known.dispatched_ms, event.ms, attributes, error=error
-    )
+        return []  # the log has lost the dispatch
+    own = attempt_spans(event.job, data.attempt)
+    return [
+        Span(
+            PROCESS, trace.trace_id, own.process, own.dispatch, known.dispatched_ms, event.ms,
+            (event.node, data.target, data.attempt, *end), (event.job,), "", error,
+        )
+    ]  # fmt: skip
 
 
-def _recorded(event: Event, known: _Attempt | None) -> Iterator[Span]:
+def _recorded(event: Event, trace: TraceContext, known: _Attempt | None) -> list[Span]:
     at_ms = event.ms
     data: ResultRecorded = event.data  # type: ignore[assignment]
-    yield from _process(event, data, known, ("eventsched.outcome", data.status))
-    attributes: dict[str, Value] = {
-        "messaging.message.id": event.job,
-        "eventsched.attempt": data.attempt,
-        "eventsched.outcome": data.status,
-    }
-    if data.code:
-        attributes["eventsched.code"] = data.code
-    trace = _trace(event, data.utterance)
-    own = _span_of(trace, attempt_span("record_result", event.job, data.attempt))
-    parent = attempt_span("process", event.job, data.attempt)
-    yield Span("record_result", "internal", own, parent, at_ms, at_ms, attributes)
-    yield from _delivered(event, known)
+    own = attempt_spans(event.job, data.attempt)
+    return [
+        *_process(event, data, trace, known, (data.status, "", data.code), ""),
+        Span(
+            RECORD_RESULT, trace.trace_id, own.record_result, own.process, at_ms, at_ms,
+            (data.attempt, data.status, data.code), (event.job,),
+        ),
+        *_delivered(event, trace, known),
+    ]  # fmt: skip
 
 
-def _delivered(event: Event, _: _Attempt | None) -> Iterator[Span]:
+def _delivered(event: Event, trace: TraceContext, _: _Attempt | None) -> list[Span]:
     """From the record of a held result to its delivery; without length if it was not held."""
     at_ms = event.ms
     delivery = delivery_of(event.data)
     if delivery is None or delivery.utterance < 0:
-        return
-    cause = event.cause.removeprefix("log/")
-    is_held = isinstance(event.data, ResultDelivered) and delivery.outcome != "failed"
-    start_ms = min(ms_of(cause), at_ms) if is_held and is_id(cause) else at_ms
+        return []
+    outcome, code = delivery.outcome, delivery.code
+    is_held = isinstance(event.data, ResultDelivered) and outcome != "failed"
+    start_ms = _time_of(event.cause.removeprefix("log/"), at_ms) if is_held else at_ms
     reason = event.data.reason if isinstance(event.data, ResultMissing) else ""
-    attributes: dict[str, Value] = {
-        "messaging.message.id": event.job,
-        "eventsched.target": delivery.target,
-        "eventsched.delivery_no": delivery.delivery_no,
-        "eventsched.outcome": delivery.outcome,
-        "eventsched.recipients": len(delivery.to),
-        **_MESSAGING["outbox"],
-    }
-    if delivery.code:
-        attributes["eventsched.code"] = delivery.code
-    if reason:
-        attributes["eventsched.reason"] = reason
-    trace = _trace(event, delivery.utterance)
-    own = _span_of(trace, deliver_span(event.session, delivery.utterance, delivery.target))
+    own = deliver_span(event.session, delivery.utterance, delivery.target)
     parent = finalize_span(event.session, delivery.utterance)
-    error = (delivery.code or reason or delivery.outcome) if delivery.outcome in FAILED else ""
-    yield Span("deliver", "producer", own, parent, start_ms, at_ms, attributes, error=error)
+    error = (code or reason or outcome) if outcome in FAILED else ""
+    return [
+        Span(
+            DELIVER, trace.trace_id, own, parent, start_ms, at_ms,
+            (delivery.target, outcome, len(delivery.to), code, reason),
+            (event.job, delivery.delivery_no), "", error,
+        )
+    ]  # fmt: skip
 
 
-def _failed(_: Event, __: _Attempt | None) -> Iterator[Span]:
+def _failed(_: Event, __: TraceContext, ___: _Attempt | None) -> list[Span]:
     """A job that fails is over; the delivery of its outcome says why."""
-    yield from ()
+    return []
 
 
 FAILED = ("failed", "missing")
-_Make: TypeAlias = Callable[[Event, _Attempt | None], Iterator[Span]]
+_Make: TypeAlias = Callable[[Event, TraceContext, _Attempt | None], list[Span]]
 _MAKERS: dict[type[Any], _Make] = {
     UtteranceFinalized: _finalized,
     JobDispatched: _dispatched,

@@ -16,7 +16,7 @@ from eventsched.schema.events import (
     ResultMissing,
     ResultRecorded,
 )
-from eventsched.schema.trace_context import attempt_span
+from eventsched.schema.trace_context import attempt_spans
 from eventsched.telemetry.spans import Span, Spans
 
 JOB = "acme:c0.s1:0:translation:es:none"
@@ -62,7 +62,7 @@ def test_a_lost_node_ends_the_attempt_and_the_next_one_names_it() -> None:
     assert lost.error == lost.attributes["eventsched.reason"] == "node_lost"
     (again,) = spans.of(dispatched(16_002, 2, cause=""))
     assert times([again]) == [("dispatch", 16_000, 16_002)]
-    assert again.link_id == lost.context.span_id
+    assert again.link_id == lost.span_id
     assert times(spans.of(recorded(16_900, 2))) == [
         ("process", 16_002, 16_900), ("record_result", 16_900, 16_900), ("deliver", 16_900, 16_900)
     ]  # fmt: skip
@@ -137,7 +137,7 @@ def test_attributes_are_names_numbers_and_codes() -> None:
     spans = Spans()
     every = [*spans.of(dispatched(1_010)), *spans.of(recorded(2_000))]
     assert not any("said" in str(value) for span in every for value in span.attributes.values())
-    assert every[1].context.span_id == attempt_span("process", JOB, 1)
+    assert every[1].span_id == attempt_spans(JOB, 1).process
     assert every[1].attributes == {
         "messaging.system": "redis", "messaging.operation.name": "process",
         "messaging.operation.type": "process", "messaging.destination.name": "inbox",

@@ -26,7 +26,7 @@ from eventsched.schema.events import (
     UtteranceFinalized,
 )
 from eventsched.schema.ids import ms_of
-from eventsched.schema.trace_context import attempt_span, finalize_span
+from eventsched.schema.trace_context import attempt_spans, finalize_span
 from eventsched.store.cell import Store
 from eventsched.store.replies import named_fields_of
 from eventsched.telemetry.otlp import OtlpCollector
@@ -108,7 +108,7 @@ async def expected(store: Store) -> set[tuple[str, str, str, int, int]]:
     """Name, trace, id and times of the spans of the whole log, made in one go."""
     spans = Spans()
     return {
-        (span.name, span.context.trace_id, span.context.span_id, span.start_ms, span.end_ms)
+        (span.name, span.trace_id, span.span_id, span.start_ms, span.end_ms)
         for event in await events_of(store)
         for span in spans.of(event)
     }
@@ -185,12 +185,12 @@ async def test_the_spans_of_an_utterance_are_a_tree_with_the_times_of_its_events
     root = finalize_span(session, 0)
     tree = {
         "finalize": (root, PARENT, ms_of(finalized.data.last), finalized.ms),
-        "dispatch": (attempt_span("dispatch", job, 1), root, finalized.ms, first.ms),
+        "dispatch": (attempt_spans(job, 1).dispatch, root, finalized.ms, first.ms),
         "process": (
-            attempt_span("process", job, 1), attempt_span("dispatch", job, 1), first.ms, ended.ms
+            attempt_spans(job, 1).process, attempt_spans(job, 1).dispatch, first.ms, ended.ms
         ),
         "record_result": (
-            attempt_span("record_result", job, 2), attempt_span("process", job, 2), recorded.ms,
+            attempt_spans(job, 2).record_result, attempt_spans(job, 2).process, recorded.ms,
             recorded.ms,
         ),
     }  # fmt: skip
@@ -201,7 +201,7 @@ async def test_the_spans_of_an_utterance_are_a_tree_with_the_times_of_its_events
         assert times == (start_ms * NS_PER_MS, end_ms * NS_PER_MS), name
     again, done = span("dispatch", 1), span("process", 1)
     assert (again.start_ns, again.end_ns) == (ended.ms * NS_PER_MS, second.ms * NS_PER_MS)
-    assert again.links == ((TRACE, attempt_span("process", job, 1)),)
+    assert again.links == ((TRACE, attempt_spans(job, 1).process),)
     assert (done.start_ns, done.end_ns) == (second.ms * NS_PER_MS, recorded.ms * NS_PER_MS)
     assert (span("deliver").parent_id, span("deliver").end_ns) == (root, recorded.ms * NS_PER_MS)
     assert (span("process").is_error, span("process").status, done.is_error) == (
@@ -369,7 +369,7 @@ async def test_the_span_process_is_the_current_one_in_a_handler_and_in_its_log_l
             assert isinstance(outcome, eventsched.Result)
             current, logged = str(outcome.text).split(" ")
             job = f"acme:{session.id}:0:translation:es:none"
-            own = f"{TRACE}/{attempt_span('process', job, 1)}"
+            own = f"{TRACE}/{attempt_spans(job, 1).process}"
             none = f"{'0' * 32}/{'0' * 16}"
             assert (current, logged) == ((own, own) if has_span else (none, "None/None"))
 
