@@ -97,11 +97,7 @@ Otlp = Annotated[
         "[EVENTSCHED_OTLP].",
     ),
 ]
-OTLP_PACKAGES = (
-    "opentelemetry.sdk",
-    "opentelemetry.exporter.otlp.proto.grpc",
-    "opentelemetry.exporter.otlp.proto.http",
-)
+OTLP_PACKAGES = ("opentelemetry.sdk", "grpc")
 
 
 def trace_export(roles: Sequence[str], url: str) -> ExportTraces | None:
@@ -115,9 +111,11 @@ def trace_export(roles: Sequence[str], url: str) -> ExportTraces | None:
         raise InvalidMessage.of("--otlp", "the URL of a collector is needed", "add --otlp URL")
     require_packages("opentelemetry", *OTLP_PACKAGES, extra="telemetry")
     from eventsched.telemetry.otlp import OtlpCollector, check_url
+    from eventsched.telemetry.otlp_sending import Variables
     from eventsched.telemetry.trace_exporter import TraceExporter
 
     check_url(url)
+    Variables.read()  # an invalid one is refused before the role starts
 
     async def export(store: Store, consumer: str) -> None:
         await TraceExporter(store, OtlpCollector(url, store.cell), consumer).run()

@@ -31,6 +31,7 @@ from eventsched.store.cell import Store
 from eventsched.store.retry import Backoff
 from eventsched.store.transport import Entry
 from eventsched.telemetry.otlp import Collector
+from eventsched.telemetry.otlp_sending import CollectorAway
 from eventsched.telemetry.spans import HANDLED, Span, Spans, is_exportable
 
 GROUP = "telemetry"
@@ -148,17 +149,26 @@ class TraceExporter:
             ]
         self._spans.learn(earlier)
 
-    async def _until_sent(self, send: partial[bool]) -> None:
+    async def _until_sent(self, send: partial[None]) -> None:
         """Call `send` in a thread until it succeeds."""
         pause_s, logged_s = self._pause_s_min, 0.0
-        while not await anyio.to_thread.run_sync(send, abandon_on_cancel=True):
+        while away := await anyio.to_thread.run_sync(_failure, send, abandon_on_cancel=True):
             if not logged_s or monotonic() - logged_s >= REMIND_S:
                 logged_s = monotonic()
-                log.warning("collector away, trying again", cell=self._store.cell)
-            await self._store.transport.sleep(pause_s)
+                log.warning("collector away, trying again", cell=self._store.cell, reason=str(away))
+            await self._store.transport.sleep(max(pause_s, min(away.retry_after_s, PAUSE_S_MAX)))
             pause_s = min(2 * pause_s, PAUSE_S_MAX)
         if logged_s:
             log.warning("collector is back", cell=self._store.cell)
+
+
+def _failure(send: partial[None]) -> CollectorAway | None:
+    """Call `send`; return why the collector has not taken the spans."""
+    try:
+        send()
+    except CollectorAway as error:
+        return error
+    return None
 
 
 class _OneCell:

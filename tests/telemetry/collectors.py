@@ -5,12 +5,15 @@ Owns: the servers, the spans that they have received. Never does: judge them.
 
 from __future__ import annotations
 
+import gzip
+import ssl
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
 import grpc
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
@@ -26,6 +29,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
 from opentelemetry.proto.trace.v1 import trace_pb2
 from opentelemetry.sdk.trace.export import SpanExporter
 
+Tls: TypeAlias = tuple[Path, Path]
+"""Files of a certificate and of its key."""
 KINDS = trace_pb2.Span.SpanKind
 
 
@@ -57,6 +62,8 @@ class Collector:
         self.url = ""
         self.spans: list[Received] = []
         self.requests: list[bytes] = []
+        self.headers: dict[str, str] = {}
+        """Headers of the last request, by names in lower case."""
         self.is_away = False
         self._lock = threading.Lock()
 
@@ -94,13 +101,17 @@ def _value(value: Any) -> str | int:
 
 
 @contextmanager
-def http_collector() -> Iterator[Collector]:
+def http_collector(tls: Tls | None = None) -> Iterator[Collector]:
+    """A collector over HTTP; with `tls`, one that asks for the certificate of its clients."""
     collector = Collector()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             assert self.path == "/v1/traces"
+            collector.headers = {name.lower(): value for name, value in self.headers.items()}
+            if collector.headers.get("content-encoding") == "gzip":
+                body = gzip.decompress(body)
             collector.take(ExportTraceServiceRequest.FromString(body))
             reply = ExportTraceServiceResponse().SerializeToString()
             self.send_response(503 if collector.is_away else 200)
@@ -114,6 +125,12 @@ def http_collector() -> Iterator[Collector]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     collector.url = f"http://127.0.0.1:{server.server_port}"
+    if tls is not None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(tls[0]))
+        context.load_cert_chain(*tls)
+        context.verify_mode = ssl.CERT_REQUIRED
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        collector.url = f"https://localhost:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
@@ -125,12 +142,14 @@ def http_collector() -> Iterator[Collector]:
 
 
 @contextmanager
-def grpc_collector() -> Iterator[Collector]:
+def grpc_collector(tls: Tls | None = None) -> Iterator[Collector]:
+    """A collector over gRPC; with `tls`, one that asks for the certificate of its clients."""
     collector = Collector()
 
     class Service(TraceServiceServicer):
         def Export(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
             collector.take(request)
+            collector.headers = dict(context.invocation_metadata())
             if collector.is_away:
                 context.abort(grpc.StatusCode.UNAVAILABLE, "away")
             return ExportTraceServiceResponse()
@@ -138,7 +157,14 @@ def grpc_collector() -> Iterator[Collector]:
     with ThreadPoolExecutor(2) as pool:
         server = grpc.server(pool)
         add_TraceServiceServicer_to_server(Service(), server)  # type: ignore[no-untyped-call]
-        collector.url = f"grpc://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        if tls is None:
+            collector.url = f"grpc://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        else:
+            certificate, key = (path.read_bytes() for path in tls)
+            credentials = grpc.ssl_server_credentials([(key, certificate)], certificate, True)
+            collector.url = (
+                f"grpcs://localhost:{server.add_secure_port('localhost:0', credentials)}"
+            )
         server.start()
         try:
             yield collector
