@@ -151,6 +151,8 @@ export interface Stage {
   ms: number;
   waited_for: string;
   is_open: boolean;
+  /** The entry that caused the end of an attempt. */
+  cause: string;
 }
 export interface Explanation {
   job: string;

@@ -108,6 +108,9 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     """What ended the stage, or what an open stage waits for."""
     is_open: bool = False
     """The stage has not ended: `ms` counts to the last known event."""
+    cause: str = ""
+    """Entry that caused the end of an attempt, such as `log/1700000000000-0` of its NodeLost; empty
+    of other stages, and if there is none."""
 
 
 class JobExplanation(msgspec.Struct, frozen=True, kw_only=True):
@@ -314,6 +317,7 @@ def _stages(
                 Stage(
                     name=name, from_ms=at.ms, ms=event.ms - at.ms,
                     waited_for=_ended_by(at, event, session_events),
+                    cause=event.cause if isinstance(event.data, AttemptEnded) else "",
                 )
             )  # fmt: skip
         at, name = event, next_name

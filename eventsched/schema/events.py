@@ -315,7 +315,10 @@ def error_text(error_type: str, message: str, place: str) -> str:
 
 
 class AttemptEnded(Data, frozen=True, kw_only=True):
-    """The attempt ended without a result; its slot is free. By a timer, a node or a session."""
+    """The attempt ended without a result; its slot is free. By a timer, a node or a session.
+
+    Caused by NodeLost if its node was lost.
+    """
 
     utterance: Int
     target: str

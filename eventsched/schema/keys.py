@@ -25,7 +25,8 @@ S  ephemeral state: it may be lost.
     job:<job_key>           string D  the job; its existence is the idempotency key
                                    + S while it runs: the deadline of the attempt's lease
     node:<node>             hash   D  + S fields seen, load, unreadable (count|since),
-                                     failures (count|session|tenant|spread|suspensions)
+                                     failures (count|session|tenant|spread|suspensions),
+                                     lost (epoch|id of NodeLost)
     leases:<node>:<epoch>   zset   D  live attempts, by time of dispatch
     classes                 set    D  ids of capability classes
     class:<id>              hash   D  sources, targets, features, suspended, draining

@@ -13,7 +13,7 @@ from eventsched.store.client import Client
 from tests.fixtures_store import TimedStore
 from tests.job_record import job_record
 from tests.random_history import source_of
-from tests.scripts.jobs_of import assigned, reply, speak
+from tests.scripts.jobs_of import assigned, logged, reply, speak
 
 TTS: dict[str, Any] = {"features": ["tts"], "features_hash": "0123456789abcdef"}
 
@@ -190,6 +190,19 @@ async def test_a_wait_has_its_reason_the_jobs_ahead_and_its_end(
     assert waited_for.startswith(f"NO_AVAILABLE_NODE, until {node.node} had a slot (freed by log/")
     assert explanation.stages[-1].is_open
     assert explanation.stages[-1].waited_for == f"still on {node.node}"
+
+
+async def test_the_end_of_an_attempt_names_the_loss_of_its_node(
+    store: TimedStore, redis: Client
+) -> None:
+    await store.join("n1")
+    await speak(store, "s1")
+    await store.dispatch()
+    await store.join("n1", token="newer")
+    (loss,) = await logged(store, "NodeLost")
+    explanation = await explain_job(store, redis, key(store))
+    causes = {stage.name: stage.cause for stage in explanation.stages if stage.cause}
+    assert causes == {"attempt 1": f"log/{loss.id}"}
 
 
 async def test_a_released_slot_is_given_to_a_waiting_job(store: TimedStore, redis: Client) -> None:

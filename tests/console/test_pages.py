@@ -136,16 +136,29 @@ async def test_a_lost_node_is_shown_as_a_sentence(console: Console) -> None:
     row = await page.evaluate("document.querySelector('tbody tr').innerText")
     assert session.id[: session.id.index(".") + 9] in row
     assert "of acme" in row
+    assert "caused by" in row
+    await console.show(f"job/{session.id}:0:de", "viewer")
+    await page.until("document.querySelector('td.wrap a')?.textContent === 'NodeLost'")
+    await page.click("td.wrap a")
+    await page.until(f"{TEXT}.includes('superseded, 1 job to dispatch again')")
+    (loss,) = await page.evaluate(NODES_OF_ROWS)
+    assert loss == store.keys.full("lost")
     lost = f"history?about=what+went+wrong&node={store.keys.full('lost')}"
     await _shows(page, lost, "superseded, 1 job to dispatch again")
     assert page.messages == []
 
 
+NODES_OF_ROWS = """[...document.querySelectorAll('tbody tr')].map(
+    row => row.querySelector("a[href^='#/node/']")?.textContent)"""
+
+
 async def _shows(page: Page, path: str, text: str) -> None:
     """Show a page again until it has the text: it does not follow the log."""
-    while not await page.evaluate(f"{TEXT}.includes('{text}')"):
+    has_text = False
+    while not has_text:
         await page.evaluate(f"location.hash = '#/loading'; location.hash = '#/{path}'; 0")
         await is_shown(page)
+        has_text = await page.evaluate(f"{TEXT}.includes('{text}')")
 
 
 async def test_an_operator_discards_a_dead_letter_with_a_reason(console: Console) -> None:

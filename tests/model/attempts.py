@@ -50,7 +50,14 @@ TOO_LATE = {"JOB_TIMEOUT", "NODE_LOST"}
 # --- the end of an attempt ------------------------------------------------------------------
 
 
-def stop(w: World, key: str, reason: str, code: str = "", report: NodeResult | None = None) -> str:
+def stop(
+    w: World,
+    key: str,
+    reason: str,
+    code: str = "",
+    report: NodeResult | None = None,
+    cause: str = "",
+) -> str:
     """The attempt ends: its slot is free and its node gets a cancel. Returns the node if it can
     take a job.
     """
@@ -66,7 +73,7 @@ def stop(w: World, key: str, reason: str, code: str = "", report: NodeResult | N
         error_message=report.error_message if report and w.settings.error_messages else "",
         error_place=report.error_place if report else "",
     )
-    w.emit(data, session=core.session, job=key, node=held.node)
+    w.emit(data, session=core.session, job=key, node=held.node, cause=cause)
     name = name_of(held.node)
     cancel = {"attempt": held.attempt, "epoch": held.epoch, "reason": reason}
     w.append(w.keys.inbox(name), t="cancel", j=key, c="", d=cancel, b=b"")
@@ -109,11 +116,16 @@ def _error(w: World, report: NodeResult | None) -> str:
 
 
 def redispatch(
-    w: World, key: str, reason: str, code: str = "", report: NodeResult | None = None
+    w: World,
+    key: str,
+    reason: str,
+    code: str = "",
+    report: NodeResult | None = None,
+    cause: str = "",
 ) -> None:
     """Rule 20, dispatching again: stop the attempt, start the next, then fill the freed slot."""
     held = w.jobs[key].attempts[-1]
-    freed = stop(w, key, reason, code, report)
+    freed = stop(w, key, reason, code, report, cause)
     if held.attempt > REDISPATCHED_MAX:
         fail(w, key, code or LOST_CODES[reason], report)
     elif not (
@@ -129,10 +141,11 @@ def redispatch(
 
 def requeue_leases(w: World, name: str, epoch: int, reason: str) -> None:
     """Dispatch the jobs of a registration again, 16 a call; a timer that is due at once does the
-    rest.
+    rest. The loss of the registration is the cause of each attempt's end.
     """
+    cause = "" if reason == "drained" else nodes.loss_of(w, name, epoch)
     for key in leases(w, name, epoch)[:RECOVERED_MAX]:
-        redispatch(w, key, reason)
+        redispatch(w, key, reason, cause=cause)
     if leases(w, name, epoch):
         w.set_timer(w.now, "lost", f"{w.keys.full(name)}|{epoch}|{reason}")
 

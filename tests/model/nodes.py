@@ -191,7 +191,8 @@ def enter(
     inbox = w.streams.get(w.keys.inbox(name), [])
     inbox_from = inbox[-1].id if inbox else "0-0"
     epoch = 1 + (w.nodes[name].epoch if name in w.nodes else w.retired_epoch)
-    w.processes[name] = Process(token, version, inbox_from, w.now)
+    lost = w.processes[name].lost if name in w.processes else ""
+    w.processes[name] = Process(token, version, inbox_from, w.now, lost=lost)
     shape = Node(
         node=w.keys.full(name),
         epoch=epoch,
@@ -275,8 +276,17 @@ def lose(w: World, name: str, reason: str) -> None:
     node = w.nodes[name]
     why = "silent" if reason == "silent" else "superseded"
     data = NodeLost(epoch=node.epoch, reason=why, leases=live(node))  # type: ignore[arg-type]
-    w.emit(data, node=node.node)
+    log_id = w.emit(data, node=node.node)
+    if data.leases:
+        w.processes[name].lost = f"{node.epoch}|{log_id}"
     _gone(w, name)
+
+
+def loss_of(w: World, name: str, epoch: int) -> str:
+    """The entry of the loss of a registration; empty if it is not known."""
+    lost = w.processes[name].lost if name in w.processes else ""
+    lost_epoch, _, log_id = lost.partition("|")
+    return f"log/{log_id}" if lost_epoch == str(epoch) else ""
 
 
 def begin_drain(w: World, name: str, act: Act | None = None) -> None:

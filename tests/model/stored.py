@@ -259,6 +259,7 @@ def _node(w: World, name: str) -> Content:
             "seen": process.seen_ms,
             "load": process.load,
             "drained_by": process.drained_by,
+            "lost": process.lost,
         }
     }
     if name in w.unreadable:

@@ -98,6 +98,8 @@ class Process:
     drained_by: str = ""
     """The operator who drains the node."""
     failures: Failures | None = None
+    lost: str = ""
+    """The epoch of the newest registration that was lost with leases, and the id of its event."""
 
 
 class DispatchEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

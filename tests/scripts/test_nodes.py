@@ -200,6 +200,7 @@ async def test_rule_13_a_new_registration_supersedes_and_the_older_process_gets_
     assert (await last(store, "NodeLost")).leases == 1
     ended = await last(store, "AttemptEnded")
     assert (ended.reason, ended.epoch, ended.attempt) == ("superseded", 1, 1)
+    await check_causes(store)
     again = await last(store, "JobDispatched")
     assert (again.epoch, again.attempt) == (2, 2)
     refused = await refusal(store.heartbeat_node(old.node, 1, load=0, attempts=[]))
@@ -466,7 +467,16 @@ async def test_rule_13_a_lost_node_is_dispatched_again_16_at_once_and_the_rest_l
     await store.timers()
     assert len(await assigned(store, other)) == 40
     assert {e.data.reason for e in await logged(store, "AttemptEnded")} == {"node_lost"}
+    await check_causes(store)
     await check(store)
+
+
+async def check_causes(store: TimedStore) -> None:
+    """Each attempt of the node that was lost names the loss; what starts next names nothing."""
+    (loss,) = await logged(store, "NodeLost")
+    assert {e.cause for e in await logged(store, "AttemptEnded")} == {f"log/{loss.id}"}
+    again = [e for e in await logged(store, "JobDispatched") if e.data.attempt > 1]
+    assert {e.cause for e in again} == {""}
 
 
 async def test_rule_13_a_superseded_node_is_dispatched_again_16_a_call_too(
@@ -480,6 +490,7 @@ async def test_rule_13_a_superseded_node_is_dispatched_again_16_a_call_too(
     await check(store)
     await store.timers()
     assert len(await logged(store, "AttemptEnded")) == 20
+    await check_causes(store)
     assert {e.data.epoch for e in (await logged(store, "JobDispatched"))[20:]} == {2}
     await check(store)
 

@@ -3,6 +3,7 @@ import { useEffect, useState } from "preact/hooks";
 import { duration, number, plural, time } from "../format";
 import { useNews } from "../live";
 import { meaningOf } from "../meanings";
+import { Cause } from "../parts/cause";
 import { Loaded } from "../parts/notes";
 import { Table } from "../parts/table";
 import { useReply } from "../reply";
@@ -13,7 +14,7 @@ import type { PageProps } from "./index";
 /** An open job is read again this often, and when it has an event: how long it waits changes. */
 const OPEN_MS = 10_000;
 
-export function Job({ place }: PageProps) {
+export function Job({ place, tenant }: PageProps) {
   const [known, setKnown] = useState({ key: "", isOpen: true });
   const { news } = useNews((event) => event.job === known.key, known.key);
   const everyMs = known.isOpen ? OPEN_MS : 0;
@@ -36,7 +37,7 @@ export function Job({ place }: PageProps) {
               <a href={link("session", job.session, { job: job.job })}>its session</a>
             </p>
             {!job.is_complete && <p class="note">The first events of this job are gone: the stages begin later.</p>}
-            <Stages stages={job.stages} />
+            <Stages stages={job.stages} hasCauses={tenant === "*"} />
             {job.decisions.map((decision) => (
               <DecisionView decision={decision} key={decision.id} />
             ))}
@@ -47,7 +48,8 @@ export function Job({ place }: PageProps) {
   );
 }
 
-function Stages({ stages }: { stages: Stage[] }) {
+/** `hasCauses`: whether the reader sees events of nodes, of which a token for one tenant sees none. */
+function Stages({ stages, hasCauses }: { stages: Stage[]; hasCauses: boolean }) {
   const start = Math.min(...stages.map((each) => each.from_ms));
   const total = Math.max(1, ...stages.map((each) => each.from_ms + each.ms - start));
   const share = (ms: number) => (ms / total) * 1_000;
@@ -67,7 +69,20 @@ function Stages({ stages }: { stages: Stage[] }) {
             </svg>
           ),
         },
-        { name: "Ended by", isWrapped: true, cell: (each) => each.waited_for },
+        {
+          name: "Ended by",
+          isWrapped: true,
+          cell: (each) => (
+            <>
+              {each.waited_for}
+              {each.cause && hasCauses && (
+                <>
+                  , caused by <Cause cause={each.cause} isRead />
+                </>
+              )}
+            </>
+          ),
+        },
       ]}
     />
   );

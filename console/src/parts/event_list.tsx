@@ -36,7 +36,7 @@ export function EventList({ events, selected, hrefOf }: EventListProps) {
             </a>
             {event.cause && (
               <p class="dim">
-                caused by <Cause event={event} typeOf={typeOf} hrefOf={hrefOf} isRead />
+                caused by <Cause cause={event.cause} typeOf={typeOf} hrefOf={hrefOf} isRead />
                 {event.node && ` · ${event.node}`}
               </p>
             )}

@@ -38,7 +38,7 @@ export function Events({ events, hasSessions }: EventsProps) {
                   <>
                     <br />
                     <span class="dim">
-                      caused by <Cause event={event} typeOf={typeOf} />
+                      caused by <Cause cause={event.cause} typeOf={typeOf} />
                     </span>
                   </>
                 )}

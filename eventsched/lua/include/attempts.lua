@@ -66,7 +66,8 @@ function attempts.retry(job, reason, code, cause, freed, report)
 end
 
 -- Stop the attempt and start the next one, on another node or after a backoff; then fill the freed
--- slot. If the next one cannot be started, a timer starts it. `report` as for `stop`.
+-- slot. If the next one cannot be started, a timer starts it. `cause` is that of the attempt's end
+-- alone. `report` as for `stop`.
 function attempts.redispatch(job, reason, code, cause, report)
   local id = table.concat({ job.key, numbers.text[job.attempt], reason, code or '' }, '|')
   local freed, has_ended
@@ -78,9 +79,9 @@ function attempts.redispatch(job, reason, code, cause, report)
       has_ended = true
     end)
     send_cancel(job, reason)
-    attempts.retry(job, reason, code, cause, freed, report)
+    attempts.retry(job, reason, code, '', freed, report)
   end)
-  if freed then assign.fill(freed, cause) end
+  if freed then assign.fill(freed, '') end
 end
 
 -- Returns the id of the timer.
@@ -91,17 +92,19 @@ local function set_lost_timer(name, epoch, reason)
 end
 
 -- Dispatch the jobs of a registration that has ended again: 16 leases a call, the rest in a timer
--- that is due at once. The timer is set first, so that it continues if this call fails. A lease
--- without a running attempt is released: `verify` reports it.
+-- that is due at once. The timer is set first, so that it continues if this call fails. The loss of
+-- the registration is the cause of each attempt's end. A lease without a running attempt is
+-- released: `verify` reports it.
 function attempts.requeue_leases(name, epoch, reason)
   local leases = keys.of('leases', name, string.format('%d', epoch))
   local job_keys = redis.call('ZRANGE', leases, 0, attempts.requeued_max - 1)
   if not job_keys[1] then return end
   local id = set_lost_timer(name, epoch, reason)
+  local cause = reason == 'drained' and '' or nodes.loss_of(name, epoch)
   for _, job_key in ipairs(job_keys) do
     local job = jobs.find(job_key)
     if job and job.status == 'running' and job.node == name and job.epoch == epoch then
-      attempts.redispatch(job, reason, nil, '')
+      attempts.redispatch(job, reason, nil, cause)
     else
       nodes.release_slot({ node = name, epoch = epoch, key = job_key })
     end
@@ -140,7 +143,8 @@ function attempts.end_registration(node, reason, code)
   local leases = nodes.lease_count(node)
   if leases > 0 then set_lost_timer(node.name, node.epoch, code) end
   nodes.deregister(node)
-  events.NodeLost(node, reason, leases)
+  local id = events.NodeLost(node, reason, leases)
+  if leases > 0 then nodes.set_loss(node, id) end
 end
 
 -- A job that waits for a slot, or that backs off, waits no longer. `store_end` stores its end: if

@@ -226,6 +226,19 @@ function nodes.deregister(node)
   timers.cancel_both('node', 'drain', node.name)
 end
 
+-- The field `lost` of a node has the epoch of the newest registration that was lost with leases,
+-- and the id of its NodeLost: a later call names it as the cause of what it does to the leases.
+function nodes.set_loss(node, id)
+  write('HSET', keys.of('node', node.name), 'lost', node.epoch_text .. '|' .. id)
+end
+
+-- The entry of the loss of a registration; empty if it is not known.
+function nodes.loss_of(name, epoch)
+  local lost = redis.call('HGET', keys.of('node', name), 'lost') or ''
+  local lost_epoch, id = string.match(lost, '^(%d+)|(.+)$')
+  return tonumber(lost_epoch) == epoch and 'log/' .. id or ''
+end
+
 -- Whether one of the last registrations of the node holds leases. The leases of a registration that
 -- has ended stay until their jobs are dispatched again.
 function nodes.has_leases(node)
