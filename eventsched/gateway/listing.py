@@ -19,15 +19,14 @@ from eventsched.projection.store import ProjectionStore
 from eventsched.schema import keys
 from eventsched.tokens.claims import Claims
 
-STATUSES = ("open", "closing", "closed")
+SESSION_STATUSES = ("open", "closing", "closed")
+NODE_STATUSES = ("alive", "draining", "gone")
 
 
 @in_turn
 async def sessions(request: Request, gateway: Gateway, claims: Claims) -> Response:
     """Sessions with events in the log, live and past, the one with the newest event first."""
-    status = request.query_params.get("status", "")
-    if status and status not in STATUSES:
-        raise InvalidMessage.of("status", f"one of {', '.join(STATUSES)}", "leave it out for all")
+    status = _status(request, SESSION_STATUSES)
     after, count = _position(request)
     lists = _lists(request, gateway, claims)
     return json_reply(await lists.sessions(after, count, status))
@@ -57,9 +56,21 @@ async def groups(request: Request, gateway: Gateway, claims: Claims) -> Response
 
 @in_turn
 async def nodes(request: Request, gateway: Gateway, claims: Claims) -> Response:
-    """Nodes with events in the log, also lost ones, the one with the oldest event first."""
+    """Nodes with events in the log, also lost ones, the one with the oldest event first.
+
+    With `status`, only those that are alive, draining or gone.
+    """
+    status = _status(request, NODE_STATUSES)
     after, count = _position(request)
-    return json_reply(await _lists(request, gateway, claims).nodes(after, count))
+    return json_reply(await _lists(request, gateway, claims).nodes(after, count, status))
+
+
+def _status(request: Request, statuses: tuple[str, ...]) -> str:
+    """Return the parameter `status`; empty for all. Raises InvalidMessage."""
+    status = request.query_params.get("status", "")
+    if status and status not in statuses:
+        raise InvalidMessage.of("status", f"one of {', '.join(statuses)}", "leave it out for all")
+    return status
 
 
 def _position(request: Request) -> tuple[str, int]:

@@ -42,7 +42,7 @@ PARAMETERS = {
     "path": "Path of a file; empty for the page.",
     "session": "Id of a session.",
     "since": "Time of the first event.",
-    "status": "Status of the sessions: open, closing or closed.",
+    "status": "Of sessions: open, closing or closed; of nodes: alive, draining or gone.",
     "tenant": "Name of a tenant, for a token for all tenants.",
     "type": "Type of the events; may be given more than once.",
     "until": "Time of the last event.",

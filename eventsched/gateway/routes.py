@@ -177,7 +177,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/sessions", listing.sessions, READ, ITEMS, (*PAGED, "tenant", "status")),
     Route("GET", "/v1/jobs", listing.jobs, READ, ITEMS, (*PAGED, "tenant", "session")),
     Route("GET", "/v1/groups", listing.groups, READ, ITEMS, (*PAGED, "tenant")),
-    Route("GET", "/v1/nodes", listing.nodes, READ_SYSTEM, ITEMS, PAGED),
+    Route("GET", "/v1/nodes", listing.nodes, READ_SYSTEM, ITEMS, (*PAGED, "status")),
     Route("GET", "/v1/sessions/{id}", reading.session, READ, State, AT),
     Route(
         "GET",

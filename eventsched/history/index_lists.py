@@ -34,6 +34,7 @@ from eventsched.history.record_json import named
 from eventsched.history.session_tenants import SessionTenants
 from eventsched.projection.protocol import decode_record, record_codec
 from eventsched.projection.store import ProjectionStore, is_made_by
+from eventsched.schema.ids import ms_of
 from eventsched.schema.keys import job_key, name_of
 
 STEP = 500
@@ -42,6 +43,7 @@ LOOKED_AT_MAX = 5_000
 """Members that one page looks at."""
 PAGE_MAX = 500
 """Items of one page."""
+_RETIRED = b"NodeRetired"
 _LAST = "\U0010ffff"
 """After every member."""
 SHOWN = {
@@ -203,19 +205,32 @@ class ListReader:
                     return page.build(is_last=False)
         return page.build(is_last=last >= record.utterance)
 
-    async def nodes(self, after: str, count: int) -> Page[ListItem]:
+    async def nodes(self, after: str, count: int, status: str = "") -> Page[ListItem]:
         """Return nodes, also lost ones, the one with the oldest event first.
 
-        Raises InvalidMessage.
+        The record of a retired node is deleted: its item has when, and `retired` as the reason.
+
+        Args:
+            after: `next` of the page before; empty for the first page.
+            count: Greatest number of items.
+            status: Only nodes with this status: alive, draining or gone.
+
+        Raises:
+            InvalidMessage: `after` is no position.
         """
         position = ListPosition.parse(after, "nodes") if after else None
         page = _IndexPage(count, position, "nodes")
-        key, step = self._store.keys.node_index_starts, min(STEP, count + 1)
+        key, step = self._store.keys.node_index_starts, STEP if status else min(STEP, count + 1)
         async for members in self._members(key, position, step=step):
-            records = await self._records("node", [name for _, name in members])
+            names = [name for _, name in members]
+            records = await self._records("node", names)
+            retired = await self._retired([name for name in names if name not in records])
             for score, name in members:
                 page.pass_member(score, name)
-                page.add(self._item("node", name, records.get(name), time_ms=int(score)))
+                shown = _shown("node", records.get(name)) or retired.get(name)
+                if not status or (shown or {}).get("status") == status:
+                    full = self._store.keys.full(name)
+                    page.add(ListItem(id=full, time_ms=int(score), record=shown))
                 if page.is_full:
                     return page.build(is_last=False)
         return page.build(is_last=True)
@@ -302,6 +317,21 @@ class ListReader:
             if len(records) == len(names):
                 break
         return records
+
+    async def _retired(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return when those of these nodes were retired whose newest event says so."""
+        store = self._store
+        calls = [("LINDEX", store.keys.node_index(name), -1) for name in names]
+        newest = {
+            bytes(id_).decode(): name
+            for name, id_ in zip(names, await store.read_many(calls), strict=True)
+            if id_
+        }
+        return {
+            newest[id_]: {"status": "gone", "reason": "retired", "gone_ms": ms_of(id_)}
+            for id_, fields in await store.read_entries(list(newest))
+            if _RETIRED in fields
+        }
 
     # --- items ----------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from urllib.parse import unquote
 from zoneinfo import ZoneInfo
@@ -9,9 +10,11 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from tests.console.consoles import Console, check_axe, is_shown, press
+from tests.gateway.test_lists import drain_node, retire_node
 from tests.gateway.test_operations import add_dead_letter
+from tests.gateway.test_producer import echo
 from tests.js.chromium import Page
-from tests.systems import SECOND
+from tests.systems import SECOND, serving
 
 pytestmark = [
     pytest.mark.browser,
@@ -148,6 +151,28 @@ async def test_a_lost_node_is_shown_as_a_sentence(console: Console) -> None:
     assert page.messages == []
 
 
+async def test_nodes_that_are_gone_are_apart_with_when_and_why(console: Console) -> None:
+    system, cell = console.system, console.cell
+    for name in ("left", "retired"):
+        async with serving(system.es, echo(f"{cell}.{name}")):
+            await drain_node(system, f"{cell}.{name}")
+    await retire_node(system, cell, "retired")
+    page = await console.show("nodes", "viewer")
+    await _shows(page, "nodes", "retired: it did not come back")
+    rows = await page.evaluate(GONE_ROWS)
+    gone = {node: (time, why) for node, time, why, *_ in rows}
+    assert gone[f"{cell}.left"][1] == "drained: it left in order"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}", gone[f"{cell}.left"][0])
+    assert f"{cell}.n1" not in gone
+    assert rows[0][0] == f"{cell}.retired", "the last to go first"
+    await check_axe(page)
+    await page.click(f"section[aria-label^=Gone] a[href$='{cell}.left']")
+    await page.until(f"{TEXT}.includes('NodeDrained')")
+    assert page.messages == []
+
+
+GONE_ROWS = """[...document.querySelectorAll('section[aria-label^=Gone] tbody tr')].map(
+    row => [...row.cells].map(each => each.innerText))"""
 NODES_OF_ROWS = """[...document.querySelectorAll('tbody tr')].map(
     row => row.querySelector("a[href^='#/node/']")?.textContent)"""
 

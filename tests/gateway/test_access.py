@@ -281,6 +281,7 @@ async def parameters_that_are_not_acceptable_are_named(spoken: Spoken) -> None:
         ("/v1/sessions", {"after": "1-0"}, "after"),
         ("/v1/jobs", {"after": "inf/x"}, "after"),
         ("/v1/nodes", {"count": "501"}, "count"),
+        ("/v1/nodes", {"status": "lost"}, "status"),
         ("/v1/state/nothing/x", {}, "kind"),
     ]
     for path, query, field in wrong:

@@ -11,7 +11,11 @@ import pytest
 
 from eventsched.history import index_lists
 from eventsched.history.list_position import ListPosition
+from eventsched.schema import codec
+from eventsched.schema.events import Event, NodeRetired
+from eventsched.schema.ids import ms_of
 from eventsched.schema.keys import name_of
+from eventsched.store.operator_commands import Act
 from tests.gateway.gateways import GatewaySystem, gateway_system
 from tests.gateway.test_events import speak
 from tests.gateway.test_producer import echo
@@ -263,3 +267,32 @@ async def test_nodes_are_listed_with_those_that_are_gone(server: Server, cell: s
             ]
             assert listed[2]["record"]["status"] == "alive"
             assert listed[2]["record"]["slots"] == 4
+            for name in ("n1", "n2"):
+                await drain_node(system, f"{cell}.{name}")
+            await until_folded(system, cell)
+            gone = await read_list(system, "/v1/nodes", count=1, status="gone")
+            assert [item["id"] for item in gone] == [f"{cell}.n1", f"{cell}.n2"]
+            assert {item["record"]["reason"] for item in gone} == {"drained"}
+            id_ = await retire_node(system, cell, "n1")
+            await until_folded(system, cell)
+            retired, drained = await read_list(system, "/v1/nodes", count=1, status="gone")
+            record = {"status": "gone", "reason": "retired", "gone_ms": ms_of(id_)}
+            assert (retired["id"], retired["record"]) == (f"{cell}.n1", record)
+            assert drained["record"]["reason"] == "drained"
+            (alive,) = await read_list(system, "/v1/nodes", status="alive")
+            assert alive["id"] == f"{cell}.n3"
+
+
+async def drain_node(system: GatewaySystem, node: str) -> None:
+    """End the registration of a node that runs no job."""
+    act = Act.of("ann", "a new driver")
+    await system.es.store_of(node).request_drain(node, act, within_ms=0)
+
+
+async def retire_node(system: GatewaySystem, cell: str, name: str) -> str:
+    """Append that the record of a node was deleted; return the id."""
+    store = system.es.stores[cell]
+    event = Event(id="*", type="NodeRetired", node=f"{cell}.{name}", data=NodeRetired(epoch=1))
+    fields = codec.flat(codec.encode(event))
+    id_ = await store.transport.command("XADD", store.keys.log, "*", *fields, key=store.keys.log)
+    return str(id_.decode())

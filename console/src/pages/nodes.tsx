@@ -1,12 +1,14 @@
-// Nodes by capability class, with their load; an operator drains a node here.
+// Nodes by capability class, with their load; an operator drains a node here. Apart from them those that are
+// gone, with when and why.
 import { duration, number, plural, time, ZONE } from "../format";
 import { Act } from "../parts/act";
 import { Find } from "../parts/find";
 import { Empty, Loaded } from "../parts/notes";
+import { Pager } from "../parts/pager";
 import { Table } from "../parts/table";
 import { useReply } from "../reply";
-import { link } from "../route";
-import type { Cell, NodeClass, NodeState, Status } from "../types";
+import { link, type Place } from "../route";
+import type { Cell, Item, NodeClass, NodeState, Page, Status } from "../types";
 import type { PageProps } from "./index";
 import { STATUS_MS } from "./overview";
 
@@ -15,7 +17,17 @@ const SHOWN_MAX = { nodes: "50" };
 /** Older nodes than that are said to be old. */
 const RECENT_MS = 3_000;
 
-export function Nodes({ role }: PageProps) {
+/** Nodes that are gone are read this often: nobody waits for them. */
+const GONE_MS = 10_000;
+/** Why a node is gone, by the word of its record. */
+const GONE_REASONS: Record<string, string> = {
+  silent: "lost: no sign of life",
+  superseded: "replaced: another process registered its name",
+  drained: "drained: it left in order",
+  retired: "retired: it did not come back, its record is deleted",
+};
+
+export function Nodes({ place, role }: PageProps) {
   const reply = useReply<Status>("status", SHOWN_MAX, STATUS_MS);
   return (
     <>
@@ -37,10 +49,53 @@ export function Nodes({ role }: PageProps) {
             {cells.flatMap((cell) =>
               cell.classes.map((each) => <ClassView cell={cell} nodeClass={each} role={role} key={cell.cell + each.id} />),
             )}
+            {cells.map((cell) => (
+              <Gone cell={cell.cell} place={place} isOneOfMany={cells.length > 1} key={cell.cell} />
+            ))}
           </>
         )}
       </Loaded>
     </>
+  );
+}
+
+/** The nodes of a cell that are gone, one page at a time: the address has the cell and the page. */
+function Gone({ cell, place, isOneOfMany }: { cell: string; place: Place; isOneOfMany: boolean }) {
+  const { cell: paged = cell, after = "" } = place.query;
+  const query = { cell, status: "gone", count: SHOWN_MAX.nodes, after: paged === cell ? after : "" };
+  const reply = useReply<Page>("nodes", query, GONE_MS);
+  const text = ({ record }: Item, field: string) => String(record?.[field] ?? "");
+  const goneMs = ({ record }: Item) => Number(record?.gone_ms ?? 0);
+  // A count of 0 is left out; a record that is deleted has none.
+  const count = ({ record }: Item, field: string) => (record?.reason === "retired" ? "–" : number(Number(record?.[field] ?? 0)));
+  return (
+    <section aria-label={`Gone, cell ${cell}`}>
+      <h2>
+        Gone {isOneOfMany && <span class="dim">cell {cell}</span>}
+      </h2>
+      <Loaded reply={reply}>
+        {({ items, next }) => (
+          <>
+            {items.length === 0 && !next && <Empty>No node of the log is gone.</Empty>}
+            {items.length > 0 && (
+              <Table
+                title={`${plural(items.length, "node")}${next || after ? " of this page" : ""} that the log has and that ${items.length === 1 ? "is" : "are"} gone, the last to go first`}
+                rows={[...items].sort((one, other) => goneMs(other) - goneMs(one))}
+                columns={[
+                  { name: "Node", cell: (each) => <a href={link("node", each.id)}>{each.id}</a> },
+                  { name: "Gone", isTime: true, cell: (each) => time(goneMs(each), true) },
+                  { name: "Why", isWrapped: true, cell: (each) => GONE_REASONS[text(each, "reason")] ?? text(each, "reason") },
+                  { name: "Results", isNumber: true, cell: (each) => count(each, "results") },
+                  { name: "Attempts without a result", isNumber: true, cell: (each) => count(each, "ended") },
+                  { name: "Version", cell: (each) => text(each, "version") },
+                ]}
+              />
+            )}
+            <Pager place={{ ...place, query: { ...place.query, cell, after: query.after } }} next={next} />
+          </>
+        )}
+      </Loaded>
+    </section>
   );
 }
 
