@@ -11,7 +11,7 @@ import pytest
 
 from tests.console.consoles import Console, check_axe, is_shown, press
 from tests.gateway.test_lists import drain_node, retire_node
-from tests.gateway.test_operations import add_dead_letter
+from tests.gateway.test_operations import add_dead_letter, post
 from tests.gateway.test_producer import echo
 from tests.js.chromium import Page
 from tests.systems import SECOND, serving
@@ -223,6 +223,45 @@ async def test_dead_letters_are_discarded_by_keys_and_all_at_once(console: Conso
     await press(page, "Enter")
     await page.until(f"{TEXT}.includes('No dead letter has this text')")
     assert page.messages == []
+
+
+async def test_a_refused_retry_says_why_and_what_to_do_in_its_row(console: Console) -> None:
+    page = await console.show("dead-letters")
+    work = [await add_dead_letter(console.system, console.cell, "dispatch", "K") for _ in range(2)]
+    event = await add_dead_letter(console.system, console.cell, "log", "K")
+    await page.until("document.querySelectorAll('tbody tr').length === 3")
+    button = f"button[aria-label='Retry: {console.cell}/{work[1]}']"
+    await _act(page, button, "form.act")
+    await page.until("document.querySelector('form.act [role=alert]') !== null")
+    assert await page.evaluate("document.querySelector('form.act').closest('tr').innerText") != ""
+    refused = await page.evaluate("document.querySelector('form.act [role=alert]').innerText")
+    assert refused.startswith("ACT_REFUSED: ")
+    assert f"{work[1]} cannot be read by this version; a later one may read it" in refused
+    await check_axe(page)
+    earlier = f"/v1/dead-letters/{console.cell}/{event}/discard"
+    await post(console.system, earlier, {"why": "the entry is known"})
+    await page.until("document.querySelectorAll('tbody tr').length === 2")
+    row = await page.evaluate("document.querySelector('form.act').closest('tr').innerText")
+    assert work[1] in row, "the form stays in its row"
+    await _act(page, "p.acts button", "p.acts form")
+    left = "2 dead letters left: this version cannot read it"
+    await page.until(f"{TEXT}.includes('0 of 2 dead letters done. {left}')")
+    await check_axe(page)
+    store = console.system.es.stores[console.cell]
+    for id_ in work:
+        key = store.keys.dead_letters
+        await store.transport.command("XDEL", key, id_, key=key)
+    await page.until(f"{TEXT}.includes('No dead letters')")
+    assert await page.evaluate(f"{TEXT}.includes('{left}')"), "the outcome stays"
+
+
+async def _act(page: Page, button: str, form: str) -> None:
+    """Open the form of an act, give a reason, and send it."""
+    await page.click(button)
+    await page.until(f"document.querySelector('{form} input') !== null")
+    await page.evaluate(f"document.querySelector('{form} input').focus()")
+    await page.call("Input.insertText", text="try it again")
+    await press(page, "Enter")
 
 
 async def test_axe_finds_nothing_on_any_page(console: Console) -> None:

@@ -1,5 +1,6 @@
 // Dead letters: entries that could not be processed; an operator retries or discards them, one by one or
 // all that are shown. In a row, the keys r and d open the form of its acts, and the arrows move.
+import { useState } from "preact/hooks";
 import { number, plural } from "../format";
 import { Act } from "../parts/act";
 import { Filter } from "../parts/filter";
@@ -12,6 +13,14 @@ import type { Letter, LetterPage } from "../types";
 import type { PageProps } from "./index";
 
 const LIST_MS = 3_000;
+/** Why a dead letter stays, by the outcome of an act, and what to do. */
+const STAYS: Record<string, string> = {
+  partial: "processed partially; run `eventsched verify`, then retry with `eventsched dead-letters retry --force`",
+  projection: "the read model was not rebuilt since; mend and rebuild it, then retry, or discard",
+  unreadable: "this version cannot read it; a later one may",
+  work: "it is work that is not done; retry it",
+  unknown: "it was retried or discarded meanwhile",
+};
 const ACT_OF_KEY: Record<string, string> = { r: "Retry", d: "Discard" };
 
 export function Letters({ place, role }: PageProps) {
@@ -33,11 +42,12 @@ export function Letters({ place, role }: PageProps) {
             {role === "operator" && dead_letters.length > 0 && (
               <p class="dim">With the focus on a button of a row, the key r retries, d discards, and the arrows move.</p>
             )}
-            {role === "operator" && dead_letters.length > 1 && <Portion letters={dead_letters} match={place.query.match ?? ""} />}
+            {role === "operator" && <Portion letters={dead_letters} match={place.query.match ?? ""} />}
             {dead_letters.length > 0 && (
               <Table
                 title="Dead letters, oldest first"
                 rows={dead_letters}
+                idOf={(each) => each.id}
                 columns={[
                   { name: "Id", cell: (each) => <code>{each.id}</code> },
                   { name: "Kind", cell: (each) => each.kind },
@@ -73,21 +83,38 @@ export function Letters({ place, role }: PageProps) {
   );
 }
 
-/** Acts on all dead letters that the page shows: they are of one cell. */
+/** Acts on all dead letters that the page shows: they are of one cell. The outcome stays when they are gone. */
 function Portion({ letters, match }: { letters: Letter[]; match: string }) {
-  const cell = letters[0]!.id.split("/")[0]!;
+  const [outcome, setOutcome] = useState("");
+  const cell = letters[0]?.id.split("/")[0] ?? "";
   const body = { ids: letters.map((each) => each.id.split("/")[1]), chosen_by: match && `match ${match}`.slice(0, 100) };
-  const outcomeOf = (reply: { outcomes: { outcome: string }[] }) => {
-    const left = reply.outcomes.filter(({ outcome }) => !["retried", "removed", "discarded"].includes(outcome));
-    return left.length ? `${plural(left.length, "dead letter")} left: ${[...new Set(left.map((each) => each.outcome))].join(", ")}` : "done";
-  };
   const count = `the ${number(letters.length)} shown`;
+  const acts = [
+    { name: `Retry ${count}`, path: `dead-letters/${cell}/retry` },
+    { name: `Discard ${count}`, path: `dead-letters/${cell}/discard` },
+  ];
   return (
-    <p class="acts">
-      <Act name={`Retry ${count}`} label={match} path={`dead-letters/${cell}/retry`} body={body} outcomeOf={outcomeOf} />
-      <Act name={`Discard ${count}`} label={match} path={`dead-letters/${cell}/discard`} body={body} outcomeOf={outcomeOf} />
-    </p>
+    <>
+      {letters.length > 1 && (
+        <p class="acts">
+          {acts.map((act) => (
+            <Act {...act} label={match} body={body} outcomeOf={outcomeOf} onOutcome={setOutcome} key={act.path} />
+          ))}
+        </p>
+      )}
+      <p role="status">{outcome}</p>
+    </>
   );
+}
+
+/** What an act did with the dead letters: how many are done, and why the others stay. */
+function outcomeOf({ outcomes }: { outcomes: { outcome: string }[] }): string {
+  const left = outcomes.map(({ outcome }) => outcome).filter((outcome) => outcome in STAYS);
+  const stays = [...new Set(left)].map((word) => {
+    const count = left.filter((each) => each === word).length;
+    return `${plural(count, "dead letter")} left: ${STAYS[word]}`;
+  });
+  return [`${number(outcomes.length - left.length)} of ${plural(outcomes.length, "dead letter")} done`, ...stays].join(". ") + ".";
 }
 
 /** The keys count while a button of a row has the focus, so that they disturb no field and no reader. */

@@ -113,6 +113,7 @@ function ClassView({ cell, nodeClass, role }: { cell: Cell; nodeClass: NodeClass
       <Table
         title={`${abilities}: ${plural(nodes_total, "node")}${nodes_total > 1 ? ", those that drain, then the busiest" : ""}${nodes.length < nodes_total ? `: ${nodes.length} are shown` : ""}`}
         rows={nodes}
+        idOf={(each) => each.node}
         columns={[
           { name: "Node", cell: (each) => <a href={link("node", each.node)}>{each.node}</a> },
           { name: "Status", cell: (each) => <StatusOf node={each} /> },

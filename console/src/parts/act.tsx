@@ -1,4 +1,5 @@
-// An act of an operator: it asks for a reason, sends the request, and shows the outcome.
+// An act of an operator: it asks for a reason, sends the request, and shows the outcome. If it is refused, the
+// form stays, with the code, and what to do.
 import { useEffect, useRef, useState } from "preact/hooks";
 import { ApiError, post } from "../api";
 
@@ -13,12 +14,15 @@ interface ActProps {
   isLong?: boolean;
   /** What the reply says; `done` if it is left out. */
   outcomeOf?: (reply: never) => string;
+  /** Gets the outcome instead of this part, which may be gone when the page is read again. */
+  onOutcome?: (outcome: string) => void;
 }
 
-export function Act({ name, label, path, body = {}, isLong, outcomeOf }: ActProps) {
+export function Act({ name, label, path, body = {}, isLong, outcomeOf, onOutcome }: ActProps) {
   const [isOpen, setOpen] = useState(false);
   const [why, setWhy] = useState("");
   const [outcome, setOutcome] = useState("");
+  const [problem, setProblem] = useState("");
   // A repeated request with this id is one act: a lost reply is no second act.
   const [request, setRequest] = useState("");
   const reason = useRef<HTMLInputElement>(null);
@@ -27,20 +31,25 @@ export function Act({ name, label, path, body = {}, isLong, outcomeOf }: ActProp
   }, [isOpen]);
   const open = () => {
     setOutcome("");
+    setProblem("");
     setRequest([...crypto.getRandomValues(new Uint8Array(12))].map((byte) => byte.toString(16).padStart(2, "0")).join(""));
     setOpen(true);
   };
   const send = async (event: SubmitEvent) => {
     event.preventDefault();
     setOutcome(isLong ? "running …" : "…");
+    setProblem("");
     try {
       const act = () => post<{ is_running?: boolean }>(path, { ...body, why, request });
       let reply = await act();
       while (isLong && reply.is_running) reply = await act();
-      setOutcome(outcomeOf?.(reply as never) ?? "done");
+      const text = outcomeOf?.(reply as never) ?? "done";
+      setOutcome(onOutcome ? "" : text);
       setOpen(false);
+      onOutcome?.(text);
     } catch (error) {
-      setOutcome(error instanceof ApiError ? error.message : String(error));
+      setOutcome("");
+      setProblem(error instanceof ApiError ? `${error.code}: ${error.message}` : String(error));
     }
   };
   if (!isOpen)
@@ -62,6 +71,7 @@ export function Act({ name, label, path, body = {}, isLong, outcomeOf }: ActProp
         Cancel
       </button>
       <span role="status">{outcome}</span>
+      {problem && <p class="problem" role="alert">{problem}</p>}
     </form>
   );
 }

@@ -15,7 +15,15 @@ export interface Column<T> {
   cell: (row: T) => ComponentChildren;
 }
 
-export function Table<T>({ title, columns, rows }: { title: string; columns: Column<T>[]; rows: T[] }) {
+interface TableProps<T> {
+  title: string;
+  columns: Column<T>[];
+  rows: T[];
+  /** What a row shows, so that an open form stays in its row when other rows come and go. */
+  idOf?: (row: T) => string;
+}
+
+export function Table<T>({ title, columns, rows, idOf }: TableProps<T>) {
   columns = columns.filter((column) => column.isShown ?? true);
   return (
     <div class="scroll" tabIndex={0} role="region" aria-label={title}>
@@ -33,7 +41,7 @@ export function Table<T>({ title, columns, rows }: { title: string; columns: Col
         </thead>
         <tbody>
           {rows.map((row, index) => (
-            <tr role="row" key={index}>
+            <tr role="row" key={idOf?.(row) ?? index}>
               {columns.map((column) => (
                 <td role="cell" data-label={column.name} class={column.isNumber ? "number" : column.isWrapped ? "wrap" : ""} key={column.name}>
                   {column.cell(row)}
