@@ -32,7 +32,7 @@ SETTINGS = {"queue_timeout_ms": 300_000}
 """Jobs without a node wait until their picture is taken."""
 IN_DOCS = ("overview", "session", "job", "control-log")
 """Pages whose pictures docs/console.md has."""
-DOCS_SIZE = 1_280, 720
+DOCS_SIZE = 1_280, 800
 SENTENCES = (
     ("good morning everyone and thank you for coming", "buenos días a todos y gracias por venir"),
     (
@@ -141,6 +141,7 @@ async def prepare(page: Page, name: str) -> None:
     if name == "session":
         await page.until("document.querySelector('.selection .reasons li') !== null")
         await page.until("document.querySelector('.fields dt') !== null")
+        await page.until("document.querySelector('a.part.lost') !== null")
         await page.evaluate("document.querySelector('a.part.lost').focus({preventScroll: true})")
     if name == "try-it" and not await page.evaluate("document.querySelector('.captions li')"):
         await page.click(".filter button:nth-of-type(2)")

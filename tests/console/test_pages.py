@@ -36,6 +36,8 @@ async def test_the_overview_is_live(console: Console) -> None:
     await page.until(f"{entries} !== {before!r}")
     assert page.messages == []
     assert await page.evaluate("location.href.includes('code')") is False
+    await page.click("main a[href*='since=day']")
+    await page.until("document.querySelector('[name=since]')?.value === 'day'")
 
 
 async def test_a_session_leads_to_its_texts_and_to_why_a_node_was_chosen(console: Console) -> None:

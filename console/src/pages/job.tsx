@@ -74,7 +74,7 @@ function Stages({ stages, hasCauses }: { stages: Stage[]; hasCauses: boolean }) 
           isWrapped: true,
           cell: (each) => (
             <>
-              {each.waited_for}
+              {hasCauses ? <Linked text={each.waited_for} /> : each.waited_for}
               {each.cause && hasCauses && (
                 <>
                   , caused by <Cause cause={each.cause} isRead />
@@ -85,6 +85,24 @@ function Stages({ stages, hasCauses }: { stages: Stage[]; hasCauses: boolean }) 
         },
       ]}
     />
+  );
+}
+
+/** A text in which each id of the log is a link to its event. */
+function Linked({ text }: { text: string }) {
+  const parts = text.split(/log\/(\d+-\d+)/); // every second part is an id
+  return (
+    <>
+      {parts.map((part, index) =>
+        index % 2 ? (
+          <a href={link("history", "", { about: "everything", since: part, until: part })} class="whole" key={index}>
+            {part}
+          </a>
+        ) : (
+          part
+        ),
+      )}
+    </>
   );
 }
 

@@ -1,7 +1,7 @@
 // Dead letters: entries that could not be processed; an operator retries or discards them, one by one or
 // all that are shown. In a row, the keys r and d open the form of its acts, and the arrows move.
 import { useState } from "preact/hooks";
-import { number, plural } from "../format";
+import { msOf, number, plural, time } from "../format";
 import { Act } from "../parts/act";
 import { Filter } from "../parts/filter";
 import { Empty, Loaded } from "../parts/notes";
@@ -49,7 +49,17 @@ export function Letters({ place, role }: PageProps) {
                 rows={dead_letters}
                 idOf={(each) => each.id}
                 columns={[
-                  { name: "Id", cell: (each) => <code>{each.id}</code> },
+                  {
+                    name: "Time",
+                    isTime: true,
+                    cell: (each) => (
+                      <>
+                        {time(msOf(each.id.split("/")[1]!), true)}
+                        <br />
+                        <code class="dim">{each.id}</code>
+                      </>
+                    ),
+                  },
                   { name: "Kind", cell: (each) => each.kind },
                   { name: "From", cell: (each) => `${each.source} ${each.source_id}` },
                   {

@@ -79,14 +79,14 @@ function Gone({ cell, place, isOneOfMany }: { cell: string; place: Place; isOneO
             {items.length === 0 && !next && <Empty>No node of the log is gone.</Empty>}
             {items.length > 0 && (
               <Table
-                title={`${plural(items.length, "node")}${next || after ? " of this page" : ""} that the log has and that ${items.length === 1 ? "is" : "are"} gone, the last to go first`}
+                title={`${plural(items.length, "node")}${next || after ? " on this page" : ""}, the last to go first`}
                 rows={[...items].sort((one, other) => goneMs(other) - goneMs(one))}
                 columns={[
                   { name: "Node", cell: (each) => <a href={link("node", each.id)}>{each.id}</a> },
                   { name: "Gone", isTime: true, cell: (each) => time(goneMs(each), true) },
                   { name: "Why", isWrapped: true, cell: (each) => GONE_REASONS[text(each, "reason")] ?? text(each, "reason") },
                   { name: "Results", isNumber: true, cell: (each) => count(each, "results") },
-                  { name: "Attempts without a result", isNumber: true, cell: (each) => count(each, "ended") },
+                  { name: "Attempts without result", isNumber: true, cell: (each) => count(each, "ended") },
                   { name: "Version", cell: (each) => text(each, "version") },
                 ]}
               />

@@ -5,6 +5,7 @@ import { Rates } from "../parts/rates";
 import { Table } from "../parts/table";
 import { problemsOf } from "../problems";
 import { useReply } from "../reply";
+import { link } from "../route";
 import type { Cell, Status } from "../types";
 
 export const STATUS_MS = 2_000;
@@ -20,6 +21,9 @@ export function Overview() {
         {(status) => (
           <>
             <Problems status={status} />
+            <p>
+              <a href={link("history", "", { about: "what went wrong", since: "day" })}>What went wrong in the last 24 hours</a>
+            </p>
             <Rates />
             {status.cells.map((cell) => (
               <CellView cell={cell} key={cell.cell} />

@@ -27,7 +27,7 @@ export function Events({ events, hasSessions }: EventsProps) {
         <tbody>
           {events.map((event) => (
             <tr role="row" key={event.id} id={`event-${event.id}`}>
-              <td role="cell" data-label="Time">
+              <td role="cell" data-label={`Time, ${ZONE}`}>
                 {hasSessions ? time(msOf(event.id), true) : clock(msOf(event.id), true)}
                 <br />
                 <code class="dim">{event.id}</code>

@@ -15,6 +15,9 @@ export interface Column<T> {
   cell: (row: T) => ComponentChildren;
 }
 
+/** The name that the head of a column has, and each of its cells on a narrow screen. */
+const nameOf = <T,>({ name, isTime }: Column<T>) => (isTime ? `${name}, ${ZONE}` : name);
+
 interface TableProps<T> {
   title: string;
   columns: Column<T>[];
@@ -33,8 +36,7 @@ export function Table<T>({ title, columns, rows, idOf }: TableProps<T>) {
           <tr role="row">
             {columns.map((column) => (
               <th role="columnheader" scope="col" class={column.isNumber ? "number" : ""} key={column.name}>
-                {column.name}
-                {column.isTime && `, ${ZONE}`}
+                {nameOf(column)}
               </th>
             ))}
           </tr>
@@ -43,7 +45,7 @@ export function Table<T>({ title, columns, rows, idOf }: TableProps<T>) {
           {rows.map((row, index) => (
             <tr role="row" key={idOf?.(row) ?? index}>
               {columns.map((column) => (
-                <td role="cell" data-label={column.name} class={column.isNumber ? "number" : column.isWrapped ? "wrap" : ""} key={column.name}>
+                <td role="cell" data-label={nameOf(column)} class={column.isNumber ? "number" : column.isWrapped ? "wrap" : ""} key={column.name}>
                   {column.cell(row)}
                 </td>
               ))}
