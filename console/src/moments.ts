@@ -1,7 +1,7 @@
 // Positions in the log as a reader types them: an entry's id, or a time in the zone that the console shows.
 // Owns: reading such a text, and showing a position in a field. Addresses have ids and times in UTC, so
 // that they mean the same in another zone.
-import { msOf, time, ZONE } from "./format";
+import { clock, msOf, time, ZONE } from "./format";
 
 const ID = /^(?:log\/)?(\d{1,15}-\d{1,19})$/;
 const TIME = /^(?:(\d{4})-(\d\d)-(\d\d))?[T ]?(?:(\d\d?):(\d\d)(?::(\d\d)(?:[.,](\d{1,3}))?)?)?$/;
@@ -53,4 +53,9 @@ export function timeOf(position: string): number {
 /** A position as a field shows it: a time in the zone of the page, anything else as it is. */
 export function shown(position: string): string {
   return WITH_ZONE.test(position) && timeOf(position) ? time(timeOf(position), true) : position;
+}
+
+/** A text of the gateway that names one time of day, with this time in the zone of the page. */
+export function inZone(text: string, ms: number): string {
+  return ms ? text.replace(/\d\d:\d\d:\d\d\.\d{3}/, clock(ms, true)) : text;
 }

@@ -139,6 +139,8 @@ export interface Decision {
   rule: string;
   reason: string;
   detail: string;
+  /** The time that `detail` names, in the zone of the gateway; 0 for none. */
+  until_ms: number;
   ahead: number;
   classes: ClassAtDecision[];
   nodes: NodeAtDecision[];

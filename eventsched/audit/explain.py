@@ -74,6 +74,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     detail: str = ""
     """Why the job had to wait, if the nodes alone do not explain it."""
+    until_ms: int = 0
+    """The time that `detail` names in the zone of this process; 0 for none."""
     ahead: int = 0
     """Jobs of the same requirement before it in the queue when it began to wait."""
     affinity: Affinity | None = None
@@ -154,7 +156,7 @@ def decision(state: SchedulerState | None, event: Event) -> Decision:
     else:
         result = Decision(
             id=event.id, attempt=data.attempt, reason=data.reason, detail=_times_of_wait(data),
-            last=data.last, cause=event.cause,
+            until_ms=data.not_before_ms or data.avoid_until_ms, last=data.last, cause=event.cause,
         )  # fmt: skip
     if state is None or (isinstance(data, JobQueued) and data.not_before_ms):
         return result

@@ -9,6 +9,7 @@ import pytest
 from eventsched.audit.explain import Decision, JobExplanation
 from eventsched.audit.service import why
 from eventsched.errors import NotFound
+from eventsched.formatting import clock
 from eventsched.store.client import Client
 from tests.fixtures_store import TimedStore
 from tests.job_record import job_record
@@ -165,6 +166,8 @@ async def test_a_backoff_and_an_avoided_node_are_stages_of_their_own(
     assert (backoff.reason, backoff.last, backoff.nodes) == ("retry_backoff", n1, [])
     assert backoff.detail.startswith("backs off until ")
     assert queued.detail.startswith(f"avoids {n1} until ")
+    assert backoff.detail.endswith(clock(backoff.until_ms))
+    assert f" until {clock(queued.until_ms)}, " in queued.detail
     assert (dispatched.rule, dispatched.node) == ("fill", n2)
 
 

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+import eventsched
 from tests.console.consoles import Console, check_axe, is_shown, press
 from tests.gateway.test_lists import drain_node, retire_node
 from tests.gateway.test_operations import add_dead_letter, post
@@ -111,6 +112,30 @@ async def test_a_typed_time_is_read_in_the_zone_that_the_page_shows(console: Con
     assert shown.count("This is no time") == 1
     field = "document.querySelector('[name=at]')"
     assert await page.evaluate(f"{field}.scrollWidth <= {field}.clientWidth")
+
+
+async def test_the_end_of_a_backoff_is_in_the_zone_of_the_page(console: Console) -> None:
+    node = eventsched.Node(f"{console.cell}.broken", sources=["en"], targets=["ja"], slots=1)
+
+    @node.job
+    async def _(job: eventsched.Job) -> eventsched.Result:
+        if job.attempt == 1:
+            raise eventsched.JobError("GPU_MEMORY", retryable=True)
+        return eventsched.Result(text="done")
+
+    async with serving(console.system.es, node):
+        session = await console.speak(targets=("ja",))
+    page = await console.show("", "auditor")
+    await page.call("Emulation.setTimezoneOverride", timezoneId="America/New_York")
+    await console.show(f"job/{session}:0:ja", "auditor")
+    await page.until(f"{TEXT}.includes('backs off until')")
+    token = console.system.token("auditor")
+    why = await console.system.json(f"/v1/jobs/{session}:0:ja/why", token)
+    (until_ms,) = [each["until_ms"] for each in why["decisions"] if each.get("until_ms")]
+    until = datetime.fromtimestamp(until_ms / 1_000, ZoneInfo("America/New_York"))
+    text = f"backs off until {until:%H:%M:%S}.{until_ms % 1_000:03}"
+    assert await page.evaluate(f"{TEXT}.includes('{text}')")
+    await page.call("Emulation.setTimezoneOverride", timezoneId="")
 
 
 async def _type(page: Page, name: str, text: str) -> None:

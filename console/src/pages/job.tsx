@@ -3,6 +3,7 @@ import { useEffect, useState } from "preact/hooks";
 import { duration, number, plural, time } from "../format";
 import { useNews } from "../live";
 import { meaningOf } from "../meanings";
+import { inZone } from "../moments";
 import { Cause } from "../parts/cause";
 import { Loaded } from "../parts/notes";
 import { Table } from "../parts/table";
@@ -115,7 +116,7 @@ function DecisionView({ decision }: { decision: Decision }) {
       </h2>
       <p>
         <code>{decision.rule || decision.reason}</code>
-        {meaning && `: ${meaning}.`} {decision.detail}
+        {meaning && `: ${meaning}.`} {inZone(decision.detail, decision.until_ms)}
         {decision.ahead > 0 && ` ${plural(decision.ahead, "job")} before it in the queue.`}{" "}
         <code class="dim">{decision.id}</code>
       </p>

@@ -1,5 +1,6 @@
 // Why each attempt of a job went where it went, in a line each.
 import { meaningOf } from "../meanings";
+import { inZone } from "../moments";
 import { ErrorNote } from "./notes";
 import { useReply } from "../reply";
 import { link } from "../route";
@@ -15,7 +16,7 @@ export function Reasons({ job, news }: { job: string; news: number }) {
           {data.decisions.map((each) => (
             <li key={each.id}>
               Attempt {each.attempt}: {each.node ? <a href={link("node", each.node)}>{each.node}</a> : "waits"} ·{" "}
-              <code>{each.rule || each.reason}</code> {each.detail || meaningOf(each.rule || each.reason)}
+              <code>{each.rule || each.reason}</code> {inZone(each.detail, each.until_ms) || meaningOf(each.rule || each.reason)}
               {each.nodes.length > 0 &&
                 ` (${each.nodes.map((node) => `${node.node} ${node.verdict}`).slice(0, 4).join(", ")})`}
             </li>
