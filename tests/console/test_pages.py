@@ -166,7 +166,7 @@ async def test_a_lost_node_is_shown_as_a_sentence(console: Console) -> None:
     row = await page.evaluate("document.querySelector('tbody tr').innerText")
     assert session.id[: session.id.index(".") + 9] in row
     assert "of acme" in row
-    assert "caused by" in row
+    assert "caused by NodeLost" in row
     await console.show(f"job/{session.id}:0:de", "viewer")
     await page.until("document.querySelector('td.wrap a')?.textContent === 'NodeLost'")
     await page.click("td.wrap a")

@@ -12,6 +12,8 @@ interface EventsProps {
 
 export function Events({ events, hasSessions }: EventsProps) {
   const typeOf = new Map(events.map((event) => [event.id, event.type]));
+  // The loss of a node is no event of a session; what it caused names it.
+  for (const { data, cause } of events) if (LOSSES.has(String(data?.reason))) typeOf.set(cause.replace("log/", ""), "NodeLost");
   return (
     <div class="scroll" tabIndex={0} role="region" aria-label="Events">
       <table role="table">
@@ -65,6 +67,9 @@ export function Events({ events, hasSessions }: EventsProps) {
     </div>
   );
 }
+
+/** Reasons of AttemptEnded whose cause is the loss of the node. */
+const LOSSES = new Set(["node_lost", "superseded"]);
 
 /** What an event says: the text that it has, and its data, which opens. */
 export function EventContent({ event }: { event: LogEvent }) {
