@@ -229,7 +229,7 @@ end
 -- The field `lost` of a node has the epoch of the newest registration that was lost with leases,
 -- and the id of its NodeLost: a later call names it as the cause of what it does to the leases.
 function nodes.set_loss(node, id)
-  write('HSET', keys.of('node', node.name), 'lost', node.epoch_text .. '|' .. id)
+  cache.write_stable('HSET', keys.of('node', node.name), 'lost', node.epoch_text .. '|' .. id)
 end
 
 -- The entry of the loss of a registration; empty if it is not known.
