@@ -64,9 +64,12 @@ PLOTTED = {
 }
 HOW = """\
 Every figure is the median over rounds, with the lowest and the highest in brackets. The sides of a
-comparison take turns within each round. A round in which more than 5 % of the machine's CPU was
-stolen by others is measured again. Redis CPU is what the server itself says (INFO), per item; so
-are commands, script calls and bytes."""
+comparison take turns within each round. Machines differ by a factor of two from day to day, so that
+what is asked for is a ratio within one run: a floor is met if the median meets it. A benchmark
+without peers and targets has at most three rounds, those of the gateway as well; each level of live
+sessions has one, or three more if it failed; growth has one. A round in which more than 5 % of the
+machine's CPU was stolen by others is measured again. Redis CPU is what the server itself says
+(INFO), per item; so are commands, script calls and bytes."""
 GROWTH = """\
 Each cost is measured at three sizes within one run. An exponent of 0 is a constant cost, 1 a linear
 one. A run fails if an exponent is above the last column, or if the ratio below is above 2."""
@@ -160,16 +163,17 @@ def _rows(results: Results) -> Iterator[list[str]]:
     for target in TARGETS:
         seen = target.find(results)
         shown = _seen(target, results)
-        limits = [_limit(value, target.unit, target.more) for value in (target.floor, target.goal)]
+        limits = [_limit(target, value) for value in (target.floor, target.goal)]
         yield [target.what, shown, *limits, target.reached(seen)]
 
 
-def _limit(value: float | None, unit: str, more: bool) -> str:
-    return "" if value is None else f"{'≥' if more else '≤'} {_with_unit(f'{value:,g}', unit)}"
+def _limit(target: Target, value: float | None) -> str:
+    sign = "≥" if target.more else "≤"
+    return "" if value is None else f"{sign} {_with_unit(f'{value:,g}', target.unit)}"
 
 
 def _with_unit(shown: str, unit: str) -> str:
-    return f"{shown}{'' if unit == 'x' else ' '}{unit}".strip()
+    return f"{shown}x" if unit == "x" else f"{shown} {unit}"
 
 
 def _not_better(results: Results) -> str:

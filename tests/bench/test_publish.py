@@ -16,7 +16,7 @@ from benchmarks.peers.environments import HERE, NAMES, settings_in
 from benchmarks.publish import BEGIN, DOC, END, PLOTS, PLOTTED, README, document, read, with_table
 from benchmarks.results import Results
 from benchmarks.run import ALONE, OWN_COMMAND, RESULTS, main
-from benchmarks.targets import TARGETS, Target, slowest_scripts
+from benchmarks.targets import TARGETS, Target
 
 
 @pytest.fixture(name="results")
@@ -63,7 +63,7 @@ def test_a_peer_that_was_left_out_leaves_its_rows_empty(results: Results) -> Non
     )
     text = document(alone)
     assert "- left out: bullmq: node and npm are not on PATH" in text
-    assert "| … against BullMQ's |  |  | ≥ 1x | not measured |" in text
+    assert "| … against BullMQ's |  | ≥ 0.6x | ≥ 0.75x | not measured |" in text
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_the_median_decides_what_is_reached(median: float, reached: str) -> None
 
 
 def test_less_can_be_better() -> None:
-    target = Target("x", lambda _: None, 60, None, "µs", more=False)
+    target = Target("x", lambda _: None, 60, None, "ms", more=False)
     assert target.reached(Spread(59, 0, 99)) == "floor"
     assert target.reached(Spread(61, 0, 99)) == "missed"
 
@@ -85,7 +85,6 @@ def test_every_target_finds_its_figure(results: Results) -> None:
     has_all_peers = {peer.name for peer in results.peers} == set(NAMES)
     figures = [target.find(results) for target in TARGETS]
     assert not has_all_peers or all(figures)
-    assert slowest_scripts(results) in figures
 
 
 @pytest.mark.parametrize("path", sorted(HERE.glob("peer_*")), ids=lambda path: path.stem)
