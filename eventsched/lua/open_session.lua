@@ -110,6 +110,7 @@ end
 local function undo()
   write('SREM', of_same_tenant, name)
   write('DEL', keys.of('session', name))
+  if room_key then write('HDEL', room_key, full) end
 end
 call.or_else(undo, open, { tenant = tenant, source = source, targets = targets,
   features = features, features_hash = features_hash,
