@@ -1,4 +1,5 @@
-"""Which tests look at a mutant of a script: those that call it, the likeliest to notice first.
+"""Which tests look at a mutant of a script: those that call it, the likeliest to notice first; if
+these notice nothing, all others that call it.
 
 Owns: the choice, derived from the sources: which scripts include a changed include, which names of
 scripts the tests and their helpers call, and which tests speak of the same things as the changed
@@ -36,9 +37,9 @@ CALLERS = (
 """Where tests of the scripts are, and fast enough to run for each mutant."""
 READERS = {"test_headers.py", "test_loader.py"}
 ALONE = {"test_call.py", "test_cache.py", "test_any_sequence.py"}
-"""Long, or of Lua in general: for the file that they are named after, and for no other."""
+"""Long, or of Lua in general: first for the file that they are named after, and last for others."""
 FILES_MAX = 5
-"""The likeliest files; beyond them the model, which calls every script."""
+"""The likeliest files; after them the model, which calls every script."""
 SHARED = 8
 """What so many scripts include, the model sees soonest."""
 DEPTH_MAX = 6
@@ -53,10 +54,20 @@ def noticing(mutant: Mutant) -> tuple[str, ...]:
         return chosen.tests_of(mutant)
     stem = Path(mutant.file).stem
     scripts = users_of(stem) if "/include/" in mutant.file else frozenset({stem})
-    first = _files_for(stem, scripts)
+    first = _likeliest(stem, scripts)
     if scripts <= CALLED_BY_SETS:
         return (SETS, *first)
     return (MODEL, *first) if len(scripts) >= SHARED else (*first, MODEL)
+
+
+def others(mutant: Mutant) -> tuple[str, ...]:
+    """The tests to run for this mutant if those of `noticing` notice nothing."""
+    if mutant.kind == "chosen":
+        return ()
+    stem = Path(mutant.file).stem
+    scripts = users_of(stem) if "/include/" in mutant.file else frozenset({stem})
+    first = frozenset(_likeliest(stem, scripts))
+    return tuple(file for file in _files_for(stem, scripts) if file not in first)
 
 
 @cache
@@ -82,9 +93,17 @@ def _lua_file(name: str) -> Path:
 
 
 @cache
+def _likeliest(stem: str, scripts: frozenset[str]) -> tuple[str, ...]:
+    """The first files that call one of these scripts, without those that are slow for it."""
+    files = _files_for(stem, scripts)
+    quick = [file for file in files if _is_named_after(file, stem) or Path(file).name not in ALONE]
+    return tuple(quick[:FILES_MAX])
+
+
+@cache
 def _files_for(stem: str, scripts: frozenset[str]) -> tuple[str, ...]:
-    """Of the files that call one of these scripts, those whose words are most alike to those of
-    the changed file, and before all the one that is named after it.
+    """The files that call one of these scripts: the one that is named after the changed file, then
+    those whose words are most alike to its words.
     """
     words = _weighted(_lua_file(stem))
 
@@ -95,11 +114,10 @@ def _files_for(stem: str, scripts: frozenset[str]) -> tuple[str, ...]:
     files = [
         file
         for file in _test_files()
-        if _is_named_after(file, stem)
-        or (Path(file).name not in ALONE and not scripts.isdisjoint(_scripts_called(file)))
+        if _is_named_after(file, stem) or not scripts.isdisjoint(_scripts_called(file))
     ]
     files.sort(key=lambda file: (not _is_named_after(file, stem), -likeness(file), file))
-    return tuple(files[:FILES_MAX])
+    return tuple(files)
 
 
 def _is_named_after(file: str, stem: str) -> bool:

@@ -2,6 +2,7 @@
 
 python -m tests.mutants.run                      at most 150 of the scripts' mutants, every fault
 python -m tests.mutants.run --only queue.lua     those whose name has this in it, all of them
+python -m tests.mutants.run --again              those that survived the last run
 
 Owns: the choice of mutants, two workers, the verdicts, the table and the JSON.
 Never does: change the checkout: each worker has a copy. Read next: lua.py, chosen.py, plan.py.
@@ -31,9 +32,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from tests.mutants import chosen, lua
-from tests.mutants.bench import FAILED, OUT_OF_TIME, Bench
+from tests.mutants.bench import FAILED, OUT_OF_TIME, Bench, Run
 from tests.mutants.mutant import Mutant
-from tests.mutants.plan import noticing
+from tests.mutants.plan import noticing, others
 
 WORKERS = 2
 SAMPLE = 150
@@ -153,13 +154,9 @@ class Trial:
         self.unmutated[test] = run.seconds
 
     def judge(self, mutant: Mutant) -> Verdict:
-        tests = noticing(mutant)
-        limit_s = max(self._limit_s, 3 * sum(self.unmutated[test] for test in tests))
-        bench = self._free.get()
-        try:
-            run = bench.try_out(mutant, tests, limit_s)
-        finally:
-            self._free.put(bench)
+        run = self._run(mutant, noticing(mutant))
+        if _end_of(run.code) == "survived" and (more := others(mutant)):
+            run = self._run(mutant, more)
         return Verdict(
             place=mutant.place,
             kind=mutant.kind,
@@ -169,6 +166,14 @@ class Trial:
             by=run.failed,
             reason=self._reasons.get(mutant.name, ""),
         )
+
+    def _run(self, mutant: Mutant, tests: Sequence[str]) -> Run:
+        limit_s = max(self._limit_s, 3 * sum(self.unmutated[test] for test in tests))
+        bench = self._free.get()
+        try:
+            return bench.try_out(mutant, tests, limit_s)
+        finally:
+            self._free.put(bench)
 
 
 def _end_of(code: int) -> End:
@@ -186,7 +191,7 @@ def run_all(mutants: Sequence[Mutant], limit_s: float, console: Console) -> list
         Progress(console=console) as progress,
     ):
         trial = Trial([Bench(Path(folder) / f"{n}") for n in range(WORKERS)], limit_s)
-        tests = sorted({test for one in mutants for test in noticing(one)})
+        tests = sorted({test for one in mutants for test in (*noticing(one), *others(one))})
         for _ in progress.track(
             pool.map(trial.measure, tests), total=len(tests), description="unmutated"
         ):
@@ -232,14 +237,19 @@ def tell(report: Report, console: Console) -> None:
 def main(
     seed: Annotated[int, typer.Option(help="Which of the scripts' mutants.")] = 1,
     only: Annotated[str, typer.Option(help="Those with this in their name, all of them.")] = "",
+    again: Annotated[bool, typer.Option("--again", help="Those that survived before.")] = False,
     limit_s: Annotated[float, typer.Option(help="The least time that a run may take.")] = LIMIT_S,
     json: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("mutants.json"),
 ) -> None:
     """Run mutants; exit code 1 when fewer than 95 % are caught or one survives unexplained."""
     console, began = Console(soft_wrap=True, stderr=True), time.monotonic()
     mutants, of = sampled(seed, only)
+    if again:
+        before = msgspec.json.decode(json.read_bytes(), type=Report).survivors
+        names = {one.name for one in before if not one.reason}
+        mutants = [one for one in mutants if one.name in names]
     if not mutants:
-        console.print(f"no mutant has {only!r} in its name")
+        console.print("no such mutant")
         raise typer.Exit(1)
     verdicts = run_all(mutants, limit_s, console)
     ends = Counter(one.end for one in verdicts)
