@@ -157,6 +157,15 @@ async def test_rule_33_a_session_has_at_most_1024_open_outcomes_by_appends(
     assert words(await store.append_audio([final(other, 0)])) == ["ok"]
 
 
+async def test_rule_33_an_append_may_open_exactly_1024_outcomes(store: TimedStore) -> None:
+    await store.configure_cell({"tenant_queue_max": 1_000_000}, overwrite=True)
+    session = await store.open("s1", targets=[*SEVEN, "zu"])
+    for seq in range(128):
+        assert words(await store.append_audio([final(session, seq)])) == ["ok"]
+    assert await open_count(store, "s1") == 1_024
+    assert words(await store.append_audio([final(session, 128)])) == ["BACKPRESSURE"]
+
+
 async def test_rule_33_a_close_finalizes_beyond_1024_open_outcomes(store: TimedStore) -> None:
     session = await store.open("s1", targets=SEVEN)
     seq = await fill(store, session)

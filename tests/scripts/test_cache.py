@@ -603,6 +603,16 @@ async def test_each_call_stores_a_generation_that_the_cell_never_had(
     assert seen == sorted(set(seen), key=_parts)
 
 
+async def test_a_new_generation_has_the_time_of_the_server(
+    redis: Client, played: TimedStore
+) -> None:
+    """So that two servers of one cell do not make the same generation."""
+    seconds, _ = await redis.time()
+    await played.configure_cell({"queue_timeout_ms": 20_000}, overwrite=True)  # empties the cache
+    await played.dispatch()
+    assert _parts(await generation_of(played))[0] >= seconds
+
+
 def _parts(generation: str) -> tuple[int, int]:
     seconds, _, number = generation.partition(".")
     return int(seconds), int(number)

@@ -21,6 +21,7 @@ async def test_rule_33_a_tenant_with_lag_opens_and_appends_nothing_alone(
     session, other = await store.open(), await store.open("other", tenant="other")
     await store.say(session, 0)
     await store.set_tenant_lag("acme", 12_345)
+    assert await store.read_hash(store.keys.tenant_lag) == {"acme": "12345"}
     for attempt in (store.open("more"), store.say(session, 1, end_of_utterance=True)):
         with pytest.raises(Backpressure) as refused:
             await attempt
