@@ -70,13 +70,12 @@ if redis.call('SISMEMBER', keys.classes, class_id) == 0
     .. ' remedy=declare the languages and features of another node, or register in another cell')
 end
 
-local now = clock.now()
+local now, epoch_text = clock.now(), nodes.next_epoch(old)
 local supersedes = old and old.status ~= 'gone'
 if supersedes then attempts.end_registration(old, 'superseded', 'superseded') end
 local last = redis.call('XREVRANGE', keys.of('inbox', name), '+', '-', 'COUNT', 1)
 local inbox_from = last[1] and last[1][1] or '0-0'
 timers.set(now + settings.node_lost_ms, 'node', name)
-local epoch_text = nodes.next_epoch(old)
 -- Without its event the registration has no token: the repeated call registers the node again.
 local node = call.or_else(function()
   cache.write_stable('HSET', keys.of('node', name), 'token', '')

@@ -9,6 +9,7 @@
 -- include: damage
 -- include: events
 -- include: keys
+-- include: numbers
 -- include: settings
 -- include: strings
 -- include: timers
@@ -33,7 +34,8 @@ end }
 -- gets its last node again.
 local function new(name, status, epoch, class, slots)
   return setmetatable({ name = name, full = keys.full(name), status = status,
-    epoch = tonumber(epoch), epoch_text = epoch, class = class, slots = tonumber(slots),
+    epoch = numbers.value[epoch], epoch_text = epoch, class = class,
+    slots = numbers.value[slots],
     inbox = keys.of('inbox', name), leases = keys.of('leases', name, epoch),
     affinity = events.affinity(name, '') }, lazy)
 end
@@ -72,7 +74,9 @@ end
 
 -- The highest epoch of the nodes whose records were deleted.
 local function highest_retired_epoch()
-  return tonumber(redis.call('HGET', keys.counters, 'retired_epoch')) or 0
+  local epoch = numbers.value[redis.call('HGET', keys.counters, 'retired_epoch') or '0']
+  if not epoch then damage.raise('counters', 'retired_epoch') end
+  return epoch
 end
 
 -- The epoch of the next registration, as text. `last` is the last registration or nil. No two

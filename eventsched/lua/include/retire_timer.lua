@@ -7,6 +7,7 @@
 -- include: events
 -- include: job_retention
 -- include: keys
+-- include: numbers
 -- include: outbox
 -- include: sessions
 -- include: settings
@@ -46,7 +47,8 @@ local function session_of(name, full)
     'retired_to', 'features_hash')
   if stored[1] ~= 'retired' then return sessions.get(name, true) end
   return { name = name, full = full, status = 'retired', tenant = stored[2] or '',
-    utterance = tonumber(stored[3]) or 0, retired_to = tonumber(stored[4]) or 0,
+    utterance = numbers.value[stored[3] or ''] or 0,
+    retired_to = numbers.value[stored[4] or ''] or 0,
     features_hash = stored[5] or '' }
 end
 
