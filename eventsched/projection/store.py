@@ -172,20 +172,16 @@ class ProjectionStore(CellConnection):
 
     async def checkpoint(self, projection_set: str) -> str:
         """Id of the last log entry that the set has folded and saved."""
-        return await self._read_string(self.keys.checkpoint(projection_set)) or START
+        key = self.keys.checkpoint(projection_set)
+        stored = await self._read_string(key)
+        return START if stored is None else _checked_id(key, stored)
 
     async def saved_position(self, consumer: str) -> str:
         """Id of the last log entry that a set, or the archive, has processed."""
         if consumer != ARCHIVE:
             return await self.checkpoint(consumer)
         key = self.keys.archive
-        position = (await self.read_hash(key)).get("to", START)
-        if not is_id(position):
-            raise UnexpectedReply(
-                f"{key} to: {position!r:.80} in place of a log id, so another program wrote it; "
-                "correct or delete it"
-            )
-        return position
+        return _checked_id(f"{key} to", (await self.read_hash(key)).get("to", START))
 
     async def has_saved(self, projection_set: str) -> bool:
         """Whether the set has a checkpoint. A revision set with a checkpoint may have records."""
@@ -198,7 +194,7 @@ class ProjectionStore(CellConnection):
 
     async def _read_string(self, key: str) -> str | None:
         value = await self.transport.command("GET", key, key=key)
-        return value.decode() if value is not None else None
+        return value.decode(errors="replace") if value is not None else None
 
     # --- the log ----------------------------------------------------------------------------------
 
@@ -390,6 +386,15 @@ class ProjectionStore(CellConnection):
         """Up to 128 (id, number) of a session's stream after `after`."""
         reply = await self.run("read_entry_numbers", kind, session, after)
         return list(named_fields_of(reply).items())
+
+
+def _checked_id(place: str, stored: str) -> str:
+    if not is_id(stored):
+        raise UnexpectedReply(
+            f"{place}: {stored!r:.80} in place of a log id, so another program wrote it; "
+            "correct or delete it"
+        )
+    return stored
 
 
 def _text(projection: str, id_: bytes) -> str:

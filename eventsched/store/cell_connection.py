@@ -95,7 +95,7 @@ class CellConnection:
 def text_fields_of(reply: Any) -> dict[str, str]:
     """The fields in a reply of HGETALL as text."""
     fields = fields_of(reply).items()
-    return {name.decode(): value.decode(errors="replace") for name, value in fields}
+    return {name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields}
 
 
 def numbers_of(key: str, stored: Mapping[str, str]) -> dict[str, int]:

@@ -11,6 +11,7 @@ from eventsched.errors import Refused, StateDamaged, UnexpectedReply
 from eventsched.store.client import Client
 from tests.fixtures_store import TimedStore
 from tests.scripts.jobs_of import assigned
+from tests.verify.test_verify import project, verified
 
 ODD = ["9007199254740993", "1e999", "-1e999", "nan", "1e15.5", "-1", "1.5", "", "x", "1" * 400]
 """2^53 + 1 is 2^53 for Lua, so that a loop up to it does not end."""
@@ -67,3 +68,21 @@ async def test_an_odd_number_of_a_session_holds_no_call(
                 await call()
         store.tick(600_000)
         await store.fire_timers()
+
+
+@pytest.mark.parametrize("odd", [b"x", b"", b"\xff", b"1e999", b"|||"])
+async def test_an_odd_checkpoint_is_named(redis: Client, store: TimedStore, odd: bytes) -> None:
+    await project(store)
+    key = store.keys.checkpoint("core")
+    await redis.set(key, odd)
+    with pytest.raises(UnexpectedReply, match=r"checkpoint:core: .* in place of a log id"):
+        await verified(store)
+
+
+async def test_text_that_is_no_utf_8_does_not_end_verify(redis: Client, store: TimedStore) -> None:
+    await store.open("s1")
+    await project(store)
+    await redis.set(store.keys.active_revision("group"), b"\xff")
+    await redis.hset(store.keys.tenant_queued, b"a:\xff", 1)
+    report = await verified(store)
+    assert [each.where for each in report.violations] == ["active_revision:group"]
