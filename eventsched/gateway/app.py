@@ -32,6 +32,8 @@ from eventsched.gateway.service import Gateway
 from eventsched.gateway.socket import Ended, FrameSocket
 from eventsched.tokens.claims import Claims
 
+PARAMETERS_MAX = 32
+"""Parameters of a query, with empty ones."""
 _CODES = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
 
 
@@ -71,6 +73,7 @@ class _HttpEndpoint:
         if self._route.body is None and _has_body(request):
             return _refuse_body()
         try:
+            _check_query(request)
             if self._route.method == "POST":
                 check_origin(request, self._gateway.config.origins)
             claims = await authorize(self._gateway, self._route, request)
@@ -78,6 +81,12 @@ class _HttpEndpoint:
         except Exception as error:  # noqa: BLE001 - error_response logs what is unforeseen
             return error_response(error)
         return response
+
+
+def _check_query(connection: HTTPConnection) -> None:
+    """Refuse a query of too many parameters, before one is decoded. Raises InvalidMessage."""
+    if connection.scope["query_string"].count(b"&") >= PARAMETERS_MAX:
+        raise InvalidMessage.of("query", f"at most {PARAMETERS_MAX} parameters", "send fewer")
 
 
 def _has_body(request: Request) -> bool:
@@ -102,6 +111,7 @@ class _SocketEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         socket = WebSocket(scope, receive, send)
         try:
+            _check_query(socket)
             check_handshake(socket, self._gateway.config.origins)
             claims = await authorize(self._gateway, self._route, socket)
             if claims is not None and claims.exp <= time.time():  # it would end at once

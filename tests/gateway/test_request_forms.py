@@ -89,8 +89,8 @@ async def test_a_long_path_is_refused_and_long_cookies_are_not_parsed(
         quoted = b'Cookie: eventsched_80="' + b"\\" * 60_000 + b'"'
         assert await status_of(b"/v1/who", quoted) == b"401"
         assert await status_of(b"/v1/who", b"Cookie: " + b";" * 60_000) == b"401"
-        assert await status_of(b"/healthz?" + b"a&" * 4_000) == b"200"
-        assert await status_of(b"/healthz?" + b"a&" * 4_100) == b"400"
+        assert await status_of(b"/healthz?" + b"a" * 8_000) == b"200"
+        assert await status_of(b"/healthz?" + b"a" * 8_200) == b"400"
 
 
 @pytest.mark.parametrize("server", ["embedded"], indirect=True)
