@@ -85,6 +85,10 @@ class ConnectionLimits:
         """Return the owner of a connection, or its address if it has none."""
         return self._owners.get(peer) or f"at {self._addresses.get(peer, '')}"
 
+    def is_owned(self, peer: Peer) -> bool:
+        """Return whether a token has been verified on a connection."""
+        return peer in self._owners
+
     def count_of(self, owner: str) -> int:
         """Return the number of connections of an owner."""
         return self._counts.get(owner, 0)

@@ -37,8 +37,9 @@ from websockets.http11 import Request
 from eventsched.gateway.chunk_frames import ChunkAcceptor, ChunkFrames
 from eventsched.gateway.connection_limits import ConnectionLimits
 from eventsched.gateway.frames import Close
+from eventsched.gateway.parse_turns import ParseTurns
 from eventsched.gateway.peer_log import peer_log
-from eventsched.gateway.read_slices import ParseTurns, SlicedConnection
+from eventsched.gateway.read_slices import SlicedConnection
 from eventsched.gateway.request_parser import RequestParser
 from eventsched.gateway.send_rate import SendRate
 from eventsched.logs import get_logger
@@ -104,7 +105,7 @@ class Connections(ServerState):
     def __init__(self, limits: ConnectionLimits) -> None:
         super().__init__()
         self.limits = limits
-        self.parse_turns = ParseTurns(limits.owner_of)
+        self.parse_turns = ParseTurns(limits.owner_of, limits.is_owned)
         self._waiting: dict[GatewayHttpProtocol, TimerHandle] = {}
         """Connections whose request has not arrived, with the end of their time."""
 
@@ -140,6 +141,8 @@ class GatewayHttpProtocol(H11Protocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.conn = RequestParser()
+        self._is_reply_complete = False
+        """Whether a reply has just ended, after which the next request waits for a turn."""
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Let the handlers of this connection abort it, and wait for its first request."""
@@ -169,9 +172,23 @@ class GatewayHttpProtocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         """A response is written: the next request may come when it is sent."""
+        self._is_reply_complete = True
         super().on_response_complete()
+        self._is_reply_complete = False
         if self.flow.write_paused:
             self._unset_keepalive_if_required()
+        self._update_wait()
+
+    def handle_events(self) -> None:
+        """Handle what is parsed; a request that came before the last reply waits for a turn."""
+        is_next = self._is_reply_complete and self.conn.trailing_data[0]
+        if is_next and isinstance(self.transport, SlicedConnection):
+            self.transport.call_in_turn(self._handle_next)
+        else:
+            super().handle_events()
+
+    def _handle_next(self) -> None:
+        super().handle_events()
         self._update_wait()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:

@@ -1,76 +1,45 @@
 """Parses what connections send in slices, so that no read holds the event loop.
 
-Owns: the size of a slice, the order of connections whose bytes wait, when a transport is read.
-Never does: parse. Read next: connections.py (whose protocols parse), send_queue.py (the other
-direction), docs/adr/0049-slices-of-reads.md.
+Owns: the size of a slice, when a transport is read.
+Never does: parse. Read next: parse_turns.py (the order of connections whose bytes wait),
+connections.py (whose protocols parse), send_queue.py (the other direction), tls_slices.py (the
+same below TLS), docs/adr/0049-slices-of-reads.md.
 
 One read may give 256 KiB. Its parsing takes 0.2 s if these are 40,000 chunks or frames, and during
 that time a gateway serves nobody. So a protocol gets at most SLICE_BYTES at once. The rest waits,
-the transport is not read meanwhile, and the owners of connections with bytes that wait share TURN_S
-of each turn of the event loop. A connection that sends little is served at once.
+the transport is not read meanwhile, and the owners of connections with bytes that wait share a part
+of each turn of the event loop. A connection that sends little is served at once, unless that part
+is used up. A small read of a socket is always parsed at once, because its token is verified.
 """
 
 from __future__ import annotations
 
 import asyncio
 from asyncio import AbstractEventLoop, BaseProtocol, BaseTransport, Transport
-from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
+from eventsched.gateway.parse_turns import ParseTurns
 from eventsched.gateway.send_queue import SendQueue
 
 SLICE_BYTES = 4_096
 """The most bytes that a protocol gets at once."""
-TURN_S = 0.002
-"""How long slices of all connections are parsed in one turn of the event loop."""
 
 
-class ParseTurns:
-    """The connections of a gateway whose bytes wait, by owner.
+class BelowTls(Protocol):
+    """What is below the TLS of a connection, and takes the turns for it."""
 
-    Owners take turns, whatever the number of their connections; so do the connections of an owner.
+    def pause_reading(self) -> None:
+        """Give TLS no bytes."""
 
-    Args:
-        owner_of: Whose a connection is; connections without an owner are of their address.
-    """
+    def resume_reading(self) -> None:
+        """Give TLS bytes again."""
 
-    def __init__(self, owner_of: Callable[[SlicedConnection], str]) -> None:
-        self._owner_of = owner_of
-        self._waiting: dict[str, deque[SlicedConnection]] = {}
-        """Owner -> connections; the next owner is the first."""
-        self._is_scheduled = False
+    def get_write_buffer_size(self) -> int:
+        """Return how many bytes TLS has passed on that are not sent."""
 
-    def add(self, connection: SlicedConnection, loop: AbstractEventLoop) -> None:
-        """Let a connection parse a slice after those that wait already."""
-        self._append(connection)
-        if not self._is_scheduled:
-            self._is_scheduled = True
-            loop.call_soon(self._run, loop)
-
-    def _append(self, connection: SlicedConnection) -> None:
-        self._waiting.setdefault(self._owner_of(connection), deque()).append(connection)
-
-    def _next(self) -> SlicedConnection:
-        """Take the next connection of the next owner, who then waits for all other owners."""
-        owner = next(iter(self._waiting))
-        connections = self._waiting.pop(owner)
-        connection = connections.popleft()
-        if connections:
-            self._waiting[owner] = connections
-        return connection
-
-    def _run(self, loop: AbstractEventLoop) -> None:
-        end_s = loop.time() + TURN_S
-        while self._waiting:
-            connection = self._next()
-            if connection.parse_slice():
-                self._append(connection)
-            if loop.time() >= end_s:
-                break
-        self._is_scheduled = bool(self._waiting)
-        if self._is_scheduled:
-            loop.call_soon(self._run, loop)
+    def count_content(self, size: int) -> None:
+        """TLS has given so many bytes of content."""
 
 
 class SlicedConnection(asyncio.Transport, asyncio.Protocol):
@@ -78,8 +47,8 @@ class SlicedConnection(asyncio.Transport, asyncio.Protocol):
 
     What arrives before the connection is closed is parsed in order, also by the protocol that
     `set_protocol` puts in the place of the first one. The end of a connection reaches the protocol
-    at once, and what waits is dropped: nothing could be answered. A transport without TLS reports
-    the end of the peer's bytes only when none wait, because it is not read before.
+    at once, and what waits is dropped: nothing could be answered. The end of the peer's bytes is
+    reported only when none wait, because the transport is not read before.
 
     Writing is paused while anything waits for the peer, and the number of its bytes is known with
     and without TLS.
@@ -88,7 +57,7 @@ class SlicedConnection(asyncio.Transport, asyncio.Protocol):
         protocol: Parses.
         turns: The other connections of the gateway.
         loop: The event loop.
-        below_tls: The transport below TLS; none without TLS.
+        below_tls: What is below TLS, and takes the turns; none without TLS.
     """
 
     def __init__(
@@ -96,7 +65,7 @@ class SlicedConnection(asyncio.Transport, asyncio.Protocol):
         protocol: asyncio.Protocol,
         turns: ParseTurns,
         loop: AbstractEventLoop,
-        below_tls: Transport | None = None,
+        below_tls: BelowTls | None = None,
     ) -> None:
         super().__init__()
         self._protocol = protocol
@@ -104,11 +73,19 @@ class SlicedConnection(asyncio.Transport, asyncio.Protocol):
         self._loop = loop
         self._below_tls = below_tls
         self._transport: Transport
+        self._reading: Transport | BelowTls
+        """What is paused and resumed."""
         self._unsent: SendQueue
         self._buffer = bytearray()
         """What the protocol has not got."""
+        self._in_turn: Callable[[], None] | None = None
+        """What the protocol does in the next turn, before it gets bytes."""
         self._is_paused = False
         """Whether the protocol wants no bytes."""
+        self._is_prompt = below_tls is not None
+        """Whether a small read needs no turn."""
+        self._is_socket = False
+        """Whether the protocol is the second one, which a token permits."""
         self._is_queued = False
         self._is_writing_paused = False
         """Whether the protocol knows that something waits for the peer."""
@@ -120,6 +97,7 @@ class SlicedConnection(asyncio.Transport, asyncio.Protocol):
     def connection_made(self, transport: BaseTransport) -> None:
         """The connection exists."""
         self._transport = cast("Transport", transport)
+        self._reading = self._transport if self._below_tls is None else self._below_tls
         self._unsent = SendQueue(self._transport, self._below_tls)
         self._protocol.connection_made(self)
         # Writing is paused by everything that is not sent. With 0, TLS would pause it for ever. The
@@ -137,7 +115,15 @@ class SlicedConnection(asyncio.Transport, asyncio.Protocol):
         """Bytes have arrived: parse them if they are few and none wait."""
         if self._is_closed:
             return
-        if len(data) <= SLICE_BYTES and not self._buffer and not self._is_paused:
+        if self._below_tls is not None:
+            self._below_tls.count_content(len(data))
+        if (
+            len(data) <= SLICE_BYTES
+            and not self._buffer
+            and not self._is_paused
+            and self._in_turn is None
+            and (self._is_prompt or self._turns.take(self._loop))
+        ):
             self._protocol.data_received(data)
             return
         self._buffer += data
@@ -159,7 +145,7 @@ class SlicedConnection(asyncio.Transport, asyncio.Protocol):
         """The transport wants pieces again."""
         self._unsent.unblock()
         if self._is_closed and self._unsent.is_empty:
-            self._transport.close()
+            self._close_transport()
         self._update_writing()
 
     def _update_writing(self) -> None:
@@ -177,33 +163,54 @@ class SlicedConnection(asyncio.Transport, asyncio.Protocol):
         if not self._has_slice():
             self._is_queued = False
             return False
-        data = bytes(self._buffer[:SLICE_BYTES])
-        del self._buffer[:SLICE_BYTES]
         try:
-            self._protocol.data_received(data)
+            if in_turn := self._in_turn:
+                self._in_turn = None
+                in_turn()
+            else:
+                data = bytes(self._buffer[:SLICE_BYTES])
+                del self._buffer[:SLICE_BYTES]
+                self._protocol.data_received(data)
         except Exception as error:  # noqa: BLE001 - as a transport does with an unforeseen one
             context = {"message": "bytes of a client cannot be parsed", "exception": error}
             self._loop.call_exception_handler(context)
             self.abort()
         self._is_queued = self._has_slice()
         if not self._is_queued and self.is_reading() and not self._buffer:
-            self._transport.resume_reading()
+            self._reading.resume_reading()
         return self._is_queued
 
+    @property
+    def peer(self) -> SlicedConnection:
+        """The connection whose owner has the turn."""
+        return self
+
+    @property
+    def is_socket(self) -> bool:
+        """Whether the connection is a socket, whose slices begin no request."""
+        return self._is_socket
+
+    def call_in_turn(self, call: Callable[[], None]) -> None:
+        """Call in the next turn of this connection, and give the protocol no bytes before."""
+        if not self._is_closed:
+            self._in_turn = call
+            self._wait()
+
     def _has_slice(self) -> bool:
-        return bool(self._buffer) and not self._is_paused
+        return self._in_turn is not None or (bool(self._buffer) and not self._is_paused)
 
     def _wait(self) -> None:
         """Read nothing more until the buffer is parsed."""
         if not self.is_closing():
-            self._transport.pause_reading()
-        if not self._is_paused and not self._is_queued:
+            self._reading.pause_reading()
+        if self._has_slice() and not self._is_queued:
             self._is_queued = True
             self._turns.add(self, self._loop)
 
     def _drop(self) -> None:
         self._is_closed = True
         self._buffer.clear()
+        self._in_turn = None
 
     # The side of the protocol
 
@@ -217,7 +224,7 @@ class SlicedConnection(asyncio.Transport, asyncio.Protocol):
         """Give the protocol no bytes."""
         self._is_paused = True
         if not self.is_closing():
-            self._transport.pause_reading()
+            self._reading.pause_reading()
 
     def resume_reading(self) -> None:
         """Give the protocol bytes again: first those that wait."""
@@ -225,7 +232,7 @@ class SlicedConnection(asyncio.Transport, asyncio.Protocol):
         if self._buffer:
             self._wait()
         elif not self.is_closing():
-            self._transport.resume_reading()
+            self._reading.resume_reading()
 
     def is_reading(self) -> bool:
         """Return whether the protocol gets bytes."""
@@ -244,16 +251,22 @@ class SlicedConnection(asyncio.Transport, asyncio.Protocol):
             return
         self._drop()
         if self._unsent.is_empty:
-            self._transport.close()
+            self._close_transport()
         elif not self._transport.is_closing():
-            self._transport.pause_reading()
+            self._reading.pause_reading()
+
+    def _close_transport(self) -> None:
+        self._transport.close()
+        if self._below_tls is not None:  # TLS waits for the end that the peer sends
+            self._below_tls.resume_reading()
 
     def is_closing(self) -> bool:
         """Return whether the connection ends."""
         return self._is_closed or self._transport.is_closing()
 
     def set_protocol(self, protocol: BaseProtocol) -> None:
-        """Let another protocol parse what comes."""
+        """Let another protocol parse what comes, each small read at once."""
+        self._is_prompt = self._is_socket = True
         self._protocol = cast("asyncio.Protocol", protocol)
 
     def get_protocol(self) -> BaseProtocol:

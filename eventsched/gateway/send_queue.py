@@ -14,9 +14,17 @@ from __future__ import annotations
 
 from asyncio import Transport
 from collections import deque
+from typing import Protocol
 
 PIECE_BYTES = 16_384
 """The most bytes that a transport gets at once; also the largest record of TLS."""
+
+
+class Below(Protocol):
+    """What is below TLS."""
+
+    def get_write_buffer_size(self) -> int:
+        """Return how many bytes TLS has passed on that are not sent."""
 
 
 class SendQueue:
@@ -24,11 +32,11 @@ class SendQueue:
 
     Args:
         transport: Sends; it must pause writing as soon as it has one byte to send.
-        below: The transport below TLS; none without TLS. It may have a piece that `transport`
+        below: What is below TLS; none without TLS. It may have a piece that `transport`
             reports as sent.
     """
 
-    def __init__(self, transport: Transport, below: Transport | None = None) -> None:
+    def __init__(self, transport: Transport, below: Below | None = None) -> None:
         self._transport = transport
         self._below = below
         self._parts: deque[memoryview] = deque()

@@ -34,6 +34,7 @@ from eventsched.gateway.peer_log import peer_log
 from eventsched.gateway.read_slices import SlicedConnection
 from eventsched.gateway.service import Gateway
 from eventsched.gateway.tls_handshake import TlsHandshake
+from eventsched.gateway.tls_slices import TlsSlices
 from eventsched.logs import get_logger
 from eventsched.store.connection import Connection
 
@@ -84,7 +85,7 @@ class _Server(uvicorn.Server):
             handshake.abort()
         await super().shutdown(sockets)
 
-    def _protocol(self, below_tls: asyncio.Transport | None = None) -> SlicedConnection:
+    def _protocol(self, below_tls: TlsSlices | None = None) -> SlicedConnection:
         http = GatewayHttpProtocol(self.config, self.server_state, self.lifespan.state)
         turns, loop = self.server_state.parse_turns, asyncio.get_running_loop()
         return SlicedConnection(http, turns, loop, below_tls)
@@ -92,8 +93,10 @@ class _Server(uvicorn.Server):
     def _tls_handshake(self) -> TlsHandshake:
         context = self.config.ssl
         assert context is not None
-        limits = self.server_state.limits
-        return TlsHandshake(context, REQUEST_S, self._protocol, limits, self._handshakes)
+        state = self.server_state
+        return TlsHandshake(
+            context, REQUEST_S, self._protocol, state.parse_turns, state.limits, self._handshakes
+        )
 
     async def run_to_end(self, listening: socket.socket) -> None:
         """Serve until `should_exit` is set, also if the caller is cancelled."""

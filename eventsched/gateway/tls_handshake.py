@@ -10,19 +10,22 @@ TLS then. The next protocol gets the transport below TLS, too, whose buffer TLS 
 
 A client sends the first bytes of TLS at once. `start_tls` does not see bytes that were read before
 it, and neither loop promises that nothing is: uvloop starts to read after `connection_made`, also
-if that has paused reading. So such bytes are collected and given to TLS.
+if that has paused reading. So such bytes are collected and given to TLS. All others reach TLS in
+slices (tls_slices.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-from asyncio import BaseTransport, BufferedProtocol, Transport
+from asyncio import AbstractEventLoop, BaseTransport, BufferedProtocol, Transport
 from collections.abc import Callable
 from contextlib import suppress
 from ssl import SSLContext
 from typing import cast
 
 from eventsched.gateway.connection_limits import ConnectionLimits
+from eventsched.gateway.parse_turns import ParseTurns
+from eventsched.gateway.tls_slices import TlsSlices
 
 
 class TlsHandshake(asyncio.Protocol):
@@ -31,8 +34,9 @@ class TlsHandshake(asyncio.Protocol):
     Args:
         context: The TLS context.
         seconds: How long the handshake may take.
-        make_protocol: Makes the protocol that goes on with the connection, whose transport below
-            TLS it gets.
+        make_protocol: Makes the protocol that goes on with the connection, of which it gets what is
+            below TLS.
+        turns: The other connections of the gateway.
         limits: The connections of the gateway.
         active: The handshakes of the gateway; this one is in it while it goes on.
     """
@@ -41,16 +45,19 @@ class TlsHandshake(asyncio.Protocol):
         self,
         context: SSLContext,
         seconds: float,
-        make_protocol: Callable[[Transport], asyncio.Protocol],
+        make_protocol: Callable[[TlsSlices], asyncio.Protocol],
+        turns: ParseTurns,
         limits: ConnectionLimits,
         active: set[TlsHandshake],
     ) -> None:
         self._context = context
         self._seconds = seconds
         self._make_protocol = make_protocol
+        self._turns = turns
         self._limits = limits
         self._active = active
         self._raw: Transport | None = None
+        self._slices: TlsSlices
         self._received: list[bytes] = []
         """What arrived before TLS started, or after the handshake and before the next protocol."""
         self._task: asyncio.Task[None] | None = None
@@ -85,7 +92,8 @@ class TlsHandshake(asyncio.Protocol):
                 raw.abort()
         if secured is None or secured.is_closing():
             return
-        protocol = self._make_protocol(raw)
+        protocol = self._make_protocol(self._slices)
+        self._slices.peer = protocol
         secured.set_protocol(protocol)
         protocol.connection_made(secured)
         if received := self._take_received():
@@ -96,25 +104,21 @@ class TlsHandshake(asyncio.Protocol):
         if raw.is_closing():
             return None
         loop = asyncio.get_running_loop()
-        if received := self._take_received():
-            # `start_tls` sets its protocol at once and schedules its start, which comes after this.
-            loop.call_soon(_give, raw, received)
+        # `start_tls` sets its protocol at once and schedules its start, which comes after this.
+        loop.call_soon(self._slice, raw, loop)
         return await loop.start_tls(
             raw, self, self._context, server_side=True, ssl_handshake_timeout=self._seconds
         )
+
+    def _slice(self, raw: Transport, loop: AbstractEventLoop) -> None:
+        """Let TLS get what is received in slices, first what has arrived before it."""
+        tls = cast("BufferedProtocol", raw.get_protocol())
+        self._slices = TlsSlices(tls, raw, self._turns, loop)
+        raw.set_protocol(self._slices)
+        if received := self._take_received():
+            self._slices.data_received(received)
 
     def _take_received(self) -> bytes:
         received = b"".join(self._received)
         self._received.clear()
         return received
-
-
-def _give(raw: Transport, data: bytes) -> None:
-    """Give bytes to the protocol of TLS as if the transport had read them now."""
-    protocol = cast("BufferedProtocol", raw.get_protocol())
-    while data:
-        buffer = memoryview(protocol.get_buffer(len(data)))
-        count = min(len(buffer), len(data))
-        buffer[:count] = data[:count]
-        protocol.buffer_updated(count)
-        data = data[count:]

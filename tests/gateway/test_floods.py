@@ -15,7 +15,9 @@ import anyio
 import pytest
 
 from eventsched.gateway import connections, request_parser
-from eventsched.gateway.read_slices import SLICE_BYTES, ParseTurns, SlicedConnection
+from eventsched.gateway.app import PARAMETERS_MAX
+from eventsched.gateway.parse_turns import TAKEN_AT_ONCE, ParseTurns
+from eventsched.gateway.read_slices import SLICE_BYTES, SlicedConnection
 from eventsched.projection.fold import decode_event
 from eventsched.schema.events import Event, UtteranceFinalized
 from tests.gateway.certificates import write_certificate
@@ -125,6 +127,68 @@ async def test_an_owner_gets_one_turn_whatever_the_number_of_its_connections() -
     with anyio.fail_after(60):
         await small.is_whole.wait()
     assert sum(name == "flood" for name, _ in log[: log.index(("other", SLICE_BYTES)) + 16]) <= 9
+
+
+class Turns(asyncio.Protocol):
+    """Counts in which turn of the event loop each connection is parsed."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.parsed: list[int] = []
+        self.turn = 0
+        self.is_whole = asyncio.Event()
+
+    def count_turns(self) -> None:
+        self.turn += 1
+        if not self.is_whole.is_set():
+            asyncio.get_running_loop().call_soon(self.count_turns)
+
+    def data_received(self, data: bytes) -> None:
+        self.parsed.append(self.turn)
+        if len(self.parsed) == self.count:
+            self.is_whole.set()
+
+
+async def test_a_turn_of_the_event_loop_begins_few_of_the_requests_that_have_arrived() -> None:
+    loop, turns, counted = asyncio.get_running_loop(), ParseTurns(lambda _: ""), Turns(40)
+    server = await loop.create_server(lambda: SlicedConnection(counted, turns, loop), "127.0.0.1")
+    async with server:
+        address = server.sockets[0].getsockname()
+        writers = [(await asyncio.open_connection(*address))[1] for _ in range(40)]
+        for writer in writers:
+            writer.write(b"x")  # at once, before the event loop reads
+        counted.count_turns()
+        with anyio.fail_after(60):
+            await counted.is_whole.wait()
+        assert max(map(counted.parsed.count, counted.parsed)) <= 2 * TAKEN_AT_ONCE
+        for writer in writers:
+            writer.transport.abort()
+
+
+async def test_what_has_a_token_waits_for_one_of_many_addresses() -> None:
+    log: list[tuple[str, int]] = []
+    owners: dict[SlicedConnection, str] = {}
+    loop = asyncio.get_running_loop()
+    turns = ParseTurns(lambda each: owners[each], lambda each: owners[each] == "tenant")
+    tenant = Records("tenant", SLICE_BYTES + 1, log)
+    strangers = [Records(f"at {number}", SLICE_BYTES + 1, log) for number in range(50)]
+    for protocol in [*strangers, tenant]:
+        connection = SlicedConnection(protocol, turns, loop)
+        owners[connection] = protocol.name
+        connection.connection_made(Ended())
+        connection.data_received(bytes(protocol.size))
+    with anyio.fail_after(60):
+        await tenant.is_whole.wait()
+    assert log.index(("tenant", 1)) <= 3
+
+
+@embedded
+async def test_a_query_of_many_parameters_is_refused(server: Server, cell: str) -> None:
+    async with gateway_system(server.url, cell) as system:
+        for count, status in ((PARAMETERS_MAX, 401), (PARAMETERS_MAX + 1, 400)):
+            reply = await system.get("/v1/login", **{f"a{number}": "" for number in range(count)})
+            assert reply.status_code == status
+            assert ("32 parameters" in reply.text) == (status == 400)
 
 
 @embedded

@@ -16,10 +16,12 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from eventsched.gateway import send_rate
 from eventsched.gateway.connection_limits import ConnectionLimits
-from eventsched.gateway.read_slices import ParseTurns, SlicedConnection
+from eventsched.gateway.parse_turns import ParseTurns
+from eventsched.gateway.read_slices import SlicedConnection
 from eventsched.gateway.send_queue import PIECE_BYTES, SendQueue
 from eventsched.gateway.send_rate import SendRate
 from eventsched.gateway.tls_handshake import TlsHandshake
+from eventsched.gateway.tls_slices import TlsSlices
 from tests.gateway.certificates import write_certificate
 from tests.systems import until
 
@@ -63,7 +65,7 @@ class AnswerServer:
 
     def __init__(self, certificate: tuple[Path, Path] | None) -> None:
         self.answers: list[Answer] = []
-        self.raw: list[Transport] = []
+        self.raw: list[TlsSlices] = []
         self._limits = ConnectionLimits(100, owned_max=50)
         self._active: set[TlsHandshake] = set()
         self._certificate = certificate
@@ -74,7 +76,7 @@ class AnswerServer:
         loop = asyncio.get_running_loop()
         turns = ParseTurns(self._limits.owner_of)
 
-        def make(below: Transport | None = None) -> SlicedConnection:
+        def make(below: TlsSlices | None = None) -> SlicedConnection:
             self.answers.append(Answer())
             self.raw += [below] if below is not None else []
             return SlicedConnection(self.answers[-1], turns, loop, below)
@@ -83,7 +85,7 @@ class AnswerServer:
             assert self._certificate is not None
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             context.load_cert_chain(*self._certificate)
-            return TlsHandshake(context, 10.0, make, self._limits, self._active)
+            return TlsHandshake(context, 10.0, make, turns, self._limits, self._active)
 
         made: Callable[[], asyncio.Protocol] = make_by_tls if self._certificate else make
         self._server = await loop.create_server(made, sock=self.listening)

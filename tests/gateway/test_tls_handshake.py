@@ -24,6 +24,7 @@ from eventsched.gateway import connections, send_rate
 from eventsched.gateway import server as gateway_server
 from eventsched.gateway.config import GatewayConfig
 from eventsched.gateway.connection_limits import ConnectionLimits
+from eventsched.gateway.parse_turns import ParseTurns
 from eventsched.gateway.service import Gateway
 from eventsched.gateway.tls_handshake import TlsHandshake
 from eventsched.tokens import TokenKey, issue
@@ -92,7 +93,10 @@ class EchoServer:
     def __init__(self, context: ssl.SSLContext, seconds: float, limits: ConnectionLimits) -> None:
         self.limits = limits
         self.active: set[TlsHandshake] = set()
-        self._make = lambda: TlsHandshake(context, seconds, lambda _: Echo(), limits, self.active)
+        turns = ParseTurns(limits.owner_of)
+        self._make = lambda: TlsHandshake(
+            context, seconds, lambda _: Echo(), turns, limits, self.active
+        )
         self.listening = socket.create_server(("127.0.0.1", 0), backlog=2 * COUNT)
         self.port: int = self.listening.getsockname()[1]
 
@@ -133,6 +137,20 @@ class TlsClient:
         self._tls.write(data)
         self._socket.sendall(self._unsent.read())
 
+    def send_records(self, data: bytes, count: int) -> bool:
+        """Send records of the same content; return whether the server ends the connection."""
+        for _ in range(count):
+            self._tls.write(data)
+        with suppress(ConnectionError):
+            self._socket.sendall(self._unsent.read())
+            self._socket.settimeout(1)
+            try:
+                while self._socket.recv(65_536):
+                    pass
+            except TimeoutError:
+                return False
+        return True
+
     def read(self, count: int) -> bytes:
         data = b""
         while len(data) < count:
@@ -171,6 +189,20 @@ def test_bytes_before_and_with_the_end_of_the_handshake_are_not_lost(
             expected = b"%d" % number * 10_000
             assert client.read(len(expected)) == expected
         assert portal.call(server.counts) == (0, 0)
+
+
+@embedded
+def test_a_connection_whose_records_have_little_content_ends(
+    portal: BlockingPortal, server: Server, cell: str, certificate: Certificate, tmp_path: Path
+) -> None:
+    """Its small records are given to TLS in slices, and others are served."""
+    with gateway_by_tls(portal, server, cell, certificate, tmp_path) as gateway:
+        port = int(gateway.url.rpartition(":")[2])
+        with closing(TlsClient(certificate.of_client(), port)) as client:
+            client.hello()
+            client.finish_with(b"GET /healthz HTTP/1.1\r\nHost: x\r\na: ")
+            assert client.send_records(b"a", 4_000)
+        assert ask_by_tls(gateway.url, certificate.of_client()).startswith(b"HTTP/1.1 200 ")
 
 
 async def test_handshakes_that_do_not_arrive_in_time_end_and_are_no_longer_counted(
