@@ -163,6 +163,8 @@ async def proof(request: Request, gateway: Gateway, claims: Claims) -> Response:
     if not is_id(event):
         raise InvalidMessage.of("event", "the id of an event", "take it from the history")
     cell = request.query_params.get("cell", "") or None
+    if cell and cell not in await threads.in_thread(folder.cells):
+        raise NotFound(f"the archive has no cell {cell!r:.80}")
     try:
         content = await threads.in_thread(lambda: encode(prove(folder, event, cell)) + b"\n")
     except NotFound:  # its text names a folder of this machine

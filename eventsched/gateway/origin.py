@@ -9,13 +9,13 @@ otherwise use what a browser holds for the gateway.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
 from eventsched.errors import Forbidden, InvalidMessage
 from eventsched.gateway.authentication import SUBPROTOCOL
 from eventsched.gateway.config import GatewayConfig
+from eventsched.gateway.logins import origin_of
 from eventsched.telemetry.local_request import is_local_request
 
 
@@ -33,8 +33,7 @@ def check_origin(connection: HTTPConnection, origins: Sequence[str]) -> None:
     origin = connection.headers.get("origin")
     if origin is None or origin in origins:
         return
-    parts = urlsplit(origin)
-    if parts.scheme not in ("http", "https") or parts.netloc != connection.headers.get("host"):
+    if origin.lower() != origin_of(connection):
         raise Forbidden(f"pages of the origin {origin!r:.200} may not use this gateway")
 
 

@@ -101,9 +101,13 @@ class Gateway:
         """Whether a verification of the archive runs."""
         self.reports = anyio.Semaphore(1)
         """A report of a session is written by one process at a time."""
+        self.reporting = TenantTurns(1)
+        """One report of a tenant waits with those of other tenants."""
         self.pictures = anyio.CapacityLimiter(1)
         """Pictures are drawn by one thread at a time: each waits for the event loop's turn, and the
         event loop for a turn of each."""
+        self.drawing = TenantTurns(1)
+        """One picture of a tenant waits with those of other tenants."""
         self.sockets = 0
         self.console = read_console()
         """The files of the console by path; empty without a build."""

@@ -47,7 +47,7 @@ async def report(request: Request, gateway: Gateway, claims: Claims) -> Response
     source = gateway.history_source()
     session = source.complete(request.path_params["id"])
     await gateway.reader(source).page(EventFilter(session=session), {}, 1)  # raises NotFound
-    async with gateway.reports:
+    async with gateway.reporting.turn(claims.tenant), gateway.reports:
         with anyio.move_on_after(SECONDS_MAX):
             page = await _print_report(gateway, session)
             headers = {

@@ -58,7 +58,7 @@ class _Part(msgspec.Struct, frozen=True, kw_only=True):
 async def timeline(request: Request, gateway: Gateway, claims: Claims) -> Response:
     """The timeline of a session as SVG (`eventsched history --svg`)."""
     part = await _read(request, gateway, claims)
-    picture = await _in_turn_of(gateway, draw, part)
+    picture = await _in_turn_of(gateway, claims, draw, part)
     headers = {
         "cache-control": "no-store",
         "content-security-policy": POLICY,
@@ -71,15 +71,19 @@ async def timeline(request: Request, gateway: Gateway, claims: Claims) -> Respon
 async def scene(request: Request, gateway: Gateway, claims: Claims) -> Response:
     """The parts of the timeline of a session, for a page that draws them."""
     part = await _read(request, gateway, claims)
-    made = await _in_turn_of(gateway, build_scene, part)
+    made = await _in_turn_of(gateway, claims, build_scene, part)
     return json_reply(Timeline(scene=made, next="" if part.is_last else format_cursor(part.after)))
 
 
 async def _in_turn_of(
-    gateway: Gateway, make: Callable[[Sequence[Event], Event | None], T], part: _Part
+    gateway: Gateway,
+    claims: Claims,
+    make: Callable[[Sequence[Event], Event | None], T],
+    part: _Part,
 ) -> T:
-    """Draw in a thread, after the pictures before."""
-    return await to_thread.run_sync(make, part.events, part.opened, limiter=gateway.pictures)
+    """Draw in a thread, after the tenant's pictures before and at most one of each other tenant."""
+    async with gateway.drawing.turn(claims.tenant):
+        return await to_thread.run_sync(make, part.events, part.opened, limiter=gateway.pictures)
 
 
 async def _read(request: Request, gateway: Gateway, claims: Claims) -> _Part:

@@ -126,7 +126,8 @@ async def check_origins(system: GatewaySystem) -> None:
     for origin in (f"http://{host}", "https://app.example"):
         async with producer(system, token, origin=origin) as socket:
             await socket.open()
-    for origin in ("https://evil.example", "null", f"ftp://{host}", "https://app.example.evil"):
+    others = ("https://evil.example", "null", f"ftp://{host}", "https://app.example.evil")
+    for origin in (*others, f"https://{host}", "http://[", ""):  # also of this host over TLS
         with pytest.raises(InvalidStatus) as refused:
             async with producer(system, token, origin=origin):
                 pass
