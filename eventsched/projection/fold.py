@@ -42,6 +42,9 @@ MEASURED_MIN = RECORD_BYTES_MAX // UNDERESTIMATE_MAX
 """Above this estimate the size of a record is measured."""
 EVENT_BYTES = 256
 """An event makes a record larger by this much and its text, as an estimate until it is stored."""
+ENTITY_ID_BYTES_MAX = 1_024
+"""Size of an entity's id: `load_views` and `read_views` take no larger one. An event that changes
+an entity with a larger id becomes a dead letter."""
 LARGE_MIN = 256
 """An event that changes more records of a projection is folded in a batch of its own."""
 
@@ -79,6 +82,10 @@ class RecordTooLarge(Exception):
     def __init__(self, record: str, size: int) -> None:
         super().__init__(f"record {record} has {size:,} B, at most {RECORD_BYTES_MAX:,} B")
         self.record = record
+
+
+class InvalidEntity(Exception):
+    """An event would change a record whose id no script takes."""
 
 
 class ProjectionState:
@@ -134,12 +141,11 @@ class ProjectionState:
             if event.type not in handles:
                 continue
             try:
-                entities = route(event)
+                entities = _checked(route(event))
             except KeyboardInterrupt:
                 raise
             except BaseException:  # noqa: BLE001  raised again by `compute`
                 continue
-            entities = list(entities)
             if len(entities) >= LARGE_MIN and at:
                 return list(missing), at
             for entity in entities:
@@ -153,7 +159,7 @@ class ProjectionState:
         """The changes that the event makes. Applies none of them."""
         views, apply, sizes = self.views, self._apply, self._sizes
         is_all_loaded, changes = self.is_all_loaded, []
-        for entity in self._route(event):
+        for entity in _checked(self._route(event)):
             before = views.get(entity) if is_all_loaded else views[entity]
             if before is None:
                 before = self.projection.initial()
@@ -317,8 +323,24 @@ class Folding:
         )
 
 
-_PERMANENT = (UnreadableText, RecordTooLarge)
+_PERMANENT = (UnreadableText, RecordTooLarge, InvalidEntity)
 """Errors that every further try would raise again."""
+
+
+def _checked(entities: Iterable[str]) -> list[str]:
+    """The entities in a list. Raises InvalidEntity if an id is not a text that scripts take.
+
+    Ids come from names in events, which any program may have written.
+    """
+    listed = list(entities)
+    for entity in listed:
+        if not isinstance(entity, str):
+            raise InvalidEntity(f"the id of a record is of the type {type(entity).__name__}")
+        size = len(entity) if entity.isascii() else len(entity.encode(errors="surrogatepass"))
+        if size > ENTITY_ID_BYTES_MAX:
+            most = f"at most {ENTITY_ID_BYTES_MAX:,} B"
+            raise InvalidEntity(f"the id of record {entity[:40]!r} has {size:,} B, {most}")
+    return listed
 
 
 def _describe(error: BaseException) -> str:

@@ -709,6 +709,46 @@ async def test_an_event_of_unknown_type_is_a_dead_letter(store: TimedStore, redi
         await store.log()
 
 
+def _long_ids(store: TimedStore) -> list[dict[str, str]]:
+    """The fields of events whose names make ids of records that no script takes."""
+    session, long = store.keys.full("s1"), "a" * 1_100
+    failed = {
+        "utterance": 0, "target": "es", "delivery_no": 0, "attempt": 1, "attempts": 1, "code": "X",
+    }  # fmt: skip
+    retired = {"tenant": long, "features_hash": "x", "first": 0, "last": 0, "targets": ["es"]}
+    started = {
+        "origin": f"{store.cell}.{long}", "target": "es", "utterance": 0, "until_ms": 1,
+    }  # fmt: skip
+    events = [
+        ("JobFailed", long, failed), ("JobFailed", "\u20ac" * 342, failed),
+        ("JobsRetired", "", retired), ("PlaybackStarted", "", started),
+    ]  # fmt: skip
+    return [
+        dict.fromkeys(FIELDS, "")
+        | {"t": kind, "v": "1", "s": session, "j": job, "d": msgspec.json.encode(data).decode()}
+        for kind, job, data in events
+    ]
+
+
+async def test_an_event_that_names_a_record_with_a_long_id_is_a_dead_letter(
+    store: TimedStore, redis: Any
+) -> None:
+    """Live and in a rebuild: the scripts refuse the id, so nothing can load its record."""
+    await talk(store, 1)
+    for fields in _long_ids(store):
+        await redis.xadd(store.keys.log, fields, id=f"{store.at_ms}-*")
+    projector = projector_of(store)
+    await fold_all(projector)
+    assert projector.checkpoint == await store.last_id(store.keys.log)
+    dead = await dead_of(store)
+    kinds = [letter["k"] for letter in dead if letter["reason"].startswith("InvalidEntity: ")]
+    assert kinds == ["JobFailed", "JobFailed", "JobsRetired", "PlaybackStarted"]
+    assert all(len(letter["reason"]) < 200 for letter in dead)
+    report = await Rebuild(views_of(store), CORE, ["job", "group"]).run()
+    assert report is not None
+    assert report.skipped == len(dead)
+
+
 async def test_an_event_of_a_newer_version_is_a_dead_letter_at_once_and_in_its_index(
     store: TimedStore, redis: Any
 ) -> None:
