@@ -110,7 +110,7 @@ _ERROR = msgspec.json.Decoder(ErrorData)
 def parse_error(body: bytes) -> ErrorData | None:
     """Return why the handler failed; none if the body of a failed outcome does not say it."""
     try:
-        return _ERROR.decode(body) if body else None
+        return _ERROR.decode(check_json(body)) if body else None
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from eventsched.history.event_json import HIDDEN_REASON
+from eventsched.schema.nesting import check_json
 from eventsched.store.cell import Store
 from eventsched.store.replies import fields_of
 from eventsched.store.transport import Entry
@@ -56,7 +57,7 @@ async def count_of_view(store: Store, read_model: str, revision: str) -> int:
 def _lacks(data: str, read_model: str, revision: str) -> bool:
     """Whether a dead letter of a projector names the revision."""
     try:
-        context = msgspec.json.decode(data)
+        context = msgspec.json.decode(check_json(data.encode()))
         return bool(context["revisions"][read_model] == revision)
     except (msgspec.DecodeError, KeyError, TypeError):
         return False  # of a function, or of another form

@@ -20,6 +20,7 @@ from eventsched.history.log import History
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import ProjectionStore
 from eventsched.roles.rebuild import Rebuild
+from eventsched.schema.nesting import check_json
 from eventsched.store.cell import Store
 from eventsched.store.operator_commands import Act
 
@@ -117,6 +118,6 @@ async def _rebuild(
 
 def _context(data: str) -> _Context:
     try:
-        return msgspec.json.decode(data, type=_Context)
+        return msgspec.json.decode(check_json(data.encode()), type=_Context)
     except msgspec.DecodeError:
         return _Context()

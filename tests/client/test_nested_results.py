@@ -12,10 +12,13 @@ import eventsched
 import projections
 from eventsched.audit.verify import Verifier
 from eventsched.client.client import Client
+from eventsched.client.outbox_entry import ErrorData, parse_error
 from eventsched.client.results import encode_result
 from eventsched.errors import UnreadableRecord
+from eventsched.history.dead_letters import _lacks
 from eventsched.projection.store import ProjectionStore
 from eventsched.roles.projector import Projector
+from eventsched.roles.refold import _Context, _context
 from eventsched.roles.supervisor import error_line
 from eventsched.schema.keys import name_of
 from eventsched.schema.nesting import NESTING_MAX
@@ -75,6 +78,20 @@ async def test_a_result_that_is_nested_too_deep_is_unreadable_and_stops_nobody(
     assert len(dead) == 1, "the group view skips the event that has no readable text"
     report = await Verifier(views_of(store), projections.core).run()
     assert report.violations == []
+
+
+def test_the_error_of_a_failed_outcome_that_is_nested_too_deep_is_none() -> None:
+    for depth in (NESTING_MAX, 5_000):
+        levels = b"[" * depth + b"]" * depth
+        assert parse_error(b'{"error_type":"ValueError","more":%s}' % levels) is None
+    assert parse_error(b'{"error_type":"ValueError"}') == ErrorData("ValueError")
+
+
+def test_the_context_of_a_dead_letter_that_is_nested_too_deep_names_no_revision() -> None:
+    deep = '{"revisions":' + "[" * 5_000 + "]" * 5_000 + "}"
+    assert not _lacks(deep, "session", "3.1")
+    assert _context(deep) == _Context()
+    assert _lacks('{"revisions":{"session":"3.1"}}', "session", "3.1")
 
 
 async def test_a_result_of_32_levels_is_read(client: Client, store: TimedStore, redis: Any) -> None:
