@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeAlias, cast
 
 import anyio.from_thread
 import msgspec
@@ -142,6 +142,10 @@ def no_outcome(returned: Any) -> TypeError:
     return TypeError(f"a handler returns a Result, NoSpeech or JobError, not {kind}")
 
 
+_Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
+"""A whole number that a function counts exactly."""
+
+
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     """The data of an assignment in a node's inbox, as lua/include/assign.lua writes it."""
 
@@ -151,7 +155,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     target: str
     features: list[str] = []
-    attempt: int
+    attempt: _Number
     epoch: int
     encoding: Format
     sample_rate: int
@@ -164,11 +168,18 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     deadline_ms: int
     priority: int = 1
     context_at: str = ""
-    finalized: int = 0
+    finalized: _Number = 0
     """When the utterance was finalized, in ms of the cell's clock."""
     tp: str = ""
     key: str = ""
     """Id of the session's key; empty if the session is not encrypted."""
+
+
+class Cancel(msgspec.Struct, frozen=True):
+    """The data of a cancel in a node's inbox, as lua/include/attempts.lua writes it."""
+
+    attempt: int
+    reason: str
 
 
 class _Reporter(Protocol):

@@ -39,7 +39,7 @@ from eventsched.logs import get_logger
 from eventsched.node.attempts import Attempt, Attempts
 from eventsched.node.executor import HANDLER_ERROR, Run, failed, handler_error, run_attempt
 from eventsched.node.heartbeat import AttemptId, sending_heartbeats
-from eventsched.node.job import Assignment, Job, prepare
+from eventsched.node.job import Assignment, Cancel, Job, prepare
 from eventsched.node.task_guard import in_handler
 from eventsched.schema.ids import ms_of
 from eventsched.schema.keys import name_of
@@ -69,6 +69,7 @@ its jobs go to other nodes."""
 log = get_logger("eventsched.node.node")
 End: TypeAlias = Literal["drained", "unknown"]
 _ASSIGNMENT = msgspec.json.Decoder(Assignment)
+_CANCEL = msgspec.json.Decoder(Cancel)
 
 
 OnReported: TypeAlias = Callable[[Job, Refused | ServerUnavailable | None], Awaitable[None]]
@@ -252,28 +253,33 @@ class Registration:
 
     def _assigned_in(self, entry: Entry) -> AttemptId | None:
         """The attempt that an entry assigns to this registration; None for any other entry."""
-        fields = fields_of(entry[1])
-        if fields[b"t"] == b"cancel":
-            return None
         try:
-            assignment = _ASSIGNMENT.decode(check_json(fields[b"d"]))
-        except msgspec.DecodeError:
+            fields = fields_of(entry[1])
+            if fields[b"t"] == b"cancel":
+                return None
+            key, assignment = fields[b"j"].decode(), _ASSIGNMENT.decode(check_json(fields[b"d"]))
+        except (KeyError, ValueError):
             return None
-        is_own = assignment.epoch == self.grant.epoch
-        return (fields[b"j"].decode(), assignment.attempt) if is_own else None
+        return (key, assignment.attempt) if assignment.epoch == self.grant.epoch else None
 
     def _take(self, entry: Entry) -> None:
-        fields = fields_of(entry[1])
-        key = fields[b"j"].decode()
-        if fields[b"t"] == b"cancel":
-            cancel = msgspec.json.decode(fields[b"d"])
-            self._cancel(key, cancel["attempt"], cancel["reason"])
-            return
+        """Start or cancel the attempt of an entry. An entry of another form is skipped and logged:
+        the lease of its attempt expires, if it has one, and the node continues.
+        """
+        key = ""
         try:
+            fields = fields_of(entry[1])
+            key = fields[b"j"].decode()
+            if fields[b"t"] == b"cancel":
+                cancel = _CANCEL.decode(check_json(fields[b"d"]))
+                self._cancel(key, cancel.attempt, cancel.reason)
+                return
             assignment = _ASSIGNMENT.decode(check_json(fields[b"d"]))
             job = Job(key, assignment, fields[b"b"], self)
-        except msgspec.DecodeError as error:  # the lease expires, and the node continues
-            log.error("assignment not understood", job=key, error=str(error))
+        except (KeyError, ValueError) as error:
+            log.error(
+                "assignment not understood", entry=entry[0], job=key[:400], error=f"{error!r:.400}"
+            )
             return
         if assignment.epoch == self.grant.epoch:
             age_s = (ms_of(entry[0]) - assignment.finalized) / 1_000

@@ -462,6 +462,32 @@ async def test_a_cancel_of_an_earlier_attempt_leaves_the_later_one_alone(
     assert event.status == "ok"
 
 
+async def test_entries_of_other_forms_in_the_inbox_are_skipped(
+    client: Client, store: TimedStore, redis: Any
+) -> None:
+    """Any program that has the server's URL can write them."""
+    await never_silent(store)
+    stuck = Stuck()
+    async with serving(client, stuck_node(stuck)):
+        await say(client, store)
+        await until("the first attempt", lambda: stuck.started == 1)
+        deep = "[" * 5_000 + "]" * 5_000
+        for fields in (
+            {"a": "b"},
+            {"t": "cancel", "j": "x", "d": "{", "b": ""},
+            {"t": "cancel", "j": "x", "d": "[]", "b": ""},
+            {"t": "cancel", "j": "x", "d": deep, "b": ""},
+            {"t": "assign", "j": b"\xff", "d": "{}", "b": ""},
+            {"t": "assign", "j": "x", "d": f'{{"x":{deep}}}', "b": ""},
+        ):
+            await redis.xadd(store.keys.inbox("gpu-1"), fields, id=f"{store.at_ms}-*")
+        await say(client, store)
+        await until("the entry behind them", lambda: stuck.started == 2)
+        stuck.go_on.set()
+        event: ResultRecorded = await recorded(store, count=2)
+    assert event.status == "ok"
+
+
 async def test_an_attempt_that_the_cancel_missed_is_stopped_by_the_heartbeat(
     client: Client, store: TimedStore, redis: Any
 ) -> None:
