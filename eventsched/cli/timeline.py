@@ -15,7 +15,7 @@ from eventsched.history.event_text import describe
 from eventsched.projection.fold import FailedEvent
 from eventsched.schema.deliveries import delivery_of
 from eventsched.schema.events import Event
-from eventsched.schema.ids import ms_of
+from eventsched.schema.ids import is_id, ms_of
 
 STYLES = {
     "ResultRefused": "red",
@@ -105,7 +105,7 @@ class Timeline:
             if len(self._last_ms) > JOBS_MAX:
                 del self._last_ms[next(iter(self._last_ms))]
         stream, _, cause = event.cause.rpartition("/")
-        if stream and cause:
+        if stream and is_id(cause):
             return duration(ms - ms_of(cause))
         return "" if last_ms is None else duration(ms - last_ms)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from io import StringIO
 
 import pytest
+from msgspec import structs
 from rich.console import Console
 
 from eventsched.cli import output
@@ -76,6 +77,13 @@ def shown(capsys: pytest.CaptureFixture[str], *events: Event | FailedEvent) -> l
 
 def left(room: str, ms: int = 0) -> Event:
     return Event(id=f"{ms}-0", type="RoomLeft", session="c0.s", data=RoomLeft(room=room))
+
+
+@pytest.mark.usefixtures("lines")
+@pytest.mark.parametrize("cause", ["log/room", "log/" + "9" * 5_000, "log/1", "log/5-", "/", "x"])
+def test_a_cause_that_is_no_id_has_no_delay(capsys: pytest.CaptureFixture[str], cause: str) -> None:
+    (line,) = shown(capsys, structs.replace(left("hall"), cause=cause))
+    assert line.split() == ["00:00:00.000", "RoomLeft", "hall"]
 
 
 @pytest.mark.usefixtures("lines")
