@@ -36,24 +36,28 @@ FETCH_S_MAX = 0.05
 """Fewer rows are fetched at once if a fetch takes longer: it cannot be interrupted."""
 INTERRUPT_S = 0.05
 """Interval at which a running statement is interrupted until it ends."""
+ERROR_MAX = 400
+"""Characters of an error of DuckDB in a message."""
 PROCESS_MB = 256
 """Memory of the process beside its rows: packages, threads, output."""
 EVENTS = """
 CREATE VIEW events AS
-SELECT parse_path(filename)[-2] AS cell, ms || '-' || seq AS id, time::TIMESTAMP AS time,
-       type, session, job, node, cause,
+SELECT parse_path(filename)[-2] AS cell, ms || '-' || seq AS id,
+       TRY_CAST(time AS TIMESTAMP) AS time, type, session, job, node, cause,
        CASE WHEN type = 'ResultRecorded' AND json_exists(data, '$.delivered')
                  THEN if((data ->> 'status') = 'ok', 'result', 'no_speech')
             WHEN type = 'ResultDelivered' THEN data ->> 'outcome'
             WHEN type = 'ResultMissing' THEN 'missing' END AS outcome,
-       data::JSON AS data, text, source_text, ms, seq
-FROM read_parquet({files}, filename = true, hive_partitioning = false)
-WHERE {scope}
+       data, text, source_text, ms, seq
+FROM (SELECT * REPLACE (TRY_CAST(data AS JSON) AS data)
+      FROM read_parquet({files}, filename = true, hive_partitioning = false)
+      WHERE {scope})
 """
 JOBS = """
 CREATE VIEW jobs AS
 SELECT job, any_value(session) AS session, split_part(job, ':', 1) AS tenant,
-       any_value(split_part(job, ':', 3)::BIGINT) AS utterance, split_part(job, ':', 5) AS target,
+       any_value(TRY_CAST(split_part(job, ':', 3) AS BIGINT)) AS utterance,
+       split_part(job, ':', 5) AS target,
        min(time) AS created,
        min(time) FILTER (type = 'JobDispatched') AS dispatched,
        min(time) FILTER (type IN ('ResultRecorded', 'JobFailed')) AS ended,
@@ -74,7 +78,8 @@ SELECT session,
        max(time) FILTER (type = 'SessionClosed') AS closed,
        any_value(data ->> 'reason') FILTER (type = 'SessionClosing') AS reason,
        count(*) FILTER (type = 'UtteranceFinalized') AS utterances,
-       coalesce(sum((data ->> 'ms')::BIGINT) FILTER (type = 'UtteranceFinalized'), 0) AS audio_ms,
+       coalesce(sum(TRY_CAST(data ->> 'ms' AS BIGINT)) FILTER (type = 'UtteranceFinalized'), 0)
+           AS audio_ms,
        count(*) FILTER (type = 'JobDispatched') AS dispatches,
        count(*) FILTER (outcome <> 'missing') AS delivered,
        count(*) FILTER (outcome = 'missing') AS missing
@@ -112,10 +117,9 @@ class QueryScope(msgspec.Struct, frozen=True, kw_only=True):
     def condition(self) -> str:
         """The condition of SQL for a row of an events file."""
         (start_ms, start_seq), (end_ms, end_seq) = self.after, self.upto
-        condition = (
-            f"ms BETWEEN {start_ms} AND {end_ms} AND (ms > {start_ms} OR seq > {start_seq})"
-            f" AND (ms < {end_ms} OR seq <= {end_seq})"
-        )
+        condition = f"ms >= {start_ms} AND (ms > {start_ms} OR seq > {start_seq})"
+        if self.upto != AFTER_ALL:
+            condition += f" AND ms <= {end_ms} AND (ms < {end_ms} OR seq <= {end_seq})"
         return f"{condition} AND session = {_text(self.session)}" if self.session else condition
 
 
@@ -417,4 +421,6 @@ def _text(text: str) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n\n")[0]
+    """The first line of an error, without the rest of a long value that it quotes."""
+    line = str(error).strip().partition("\n\n")[0]
+    return line if len(line) <= ERROR_MAX else f"{line[:ERROR_MAX]} ..."

@@ -45,7 +45,8 @@ async def why(
     """
     name = Reader(source).job_name(job)
     events = await _events_of_job(source, name)
-    key = next((event.job for event in events if event.job and name.matches(event.job)), "")
+    own_keys = (event.job for event in events if keys.is_job_key(event.job))
+    key = next(filter(name.matches, own_keys), "")
     if not key:
         raise NotFound(f"no job {job}")
     if not texts:
@@ -74,13 +75,16 @@ async def why_all(
 ) -> list[JobExplanation]:
     """Explain the first jobs of a session, in one pass over the history.
 
+    An event that names a job by a key of another form belongs to no job.
+
     Args:
         source: The history.
         session: Full id of the session.
         events: All events of the session, in order.
         jobs_max: Greatest number of jobs.
     """
-    keys_ = list(dict.fromkeys(event.job for event in events if event.job))[:jobs_max]
+    own_keys = (event.job for event in events if keys.is_job_key(event.job))
+    keys_ = list(dict.fromkeys(own_keys))[:jobs_max]
     history = await source.history_for(session)
     named = set(keys_)
     decisions = await _decisions(history, [event for event in events if event.job in named])

@@ -130,7 +130,7 @@ class JobName(msgspec.Struct, frozen=True):
         """Whether the key is that of the job."""
         if self.key:
             return key == self.key
-        return self.middle in key and key.split(":")[4] == self.target
+        return self.middle in key and keys.is_job_key(key) and key.split(":")[4] == self.target
 
 
 class EventPage(msgspec.Struct, kw_only=True):

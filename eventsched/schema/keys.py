@@ -101,6 +101,7 @@ NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 CELL = re.compile(r"[a-z0-9]{1,16}")
 FULL_ID = re.compile(rf"{CELL.pattern}\.{NAME.pattern}")
 _JOB_KEY_PARTS = 6
+_JOB_KEY = re.compile(rf"[^:]*:{FULL_ID.pattern}:(?:0|[1-9][0-9]{{0,15}}):[^:]*:[^:]*:[^:]*")
 LANGUAGE = re.compile(r"auto|[a-z]{2,3}(-[A-Za-z0-9]{2,8})?")
 
 
@@ -128,6 +129,11 @@ def session_of_job(key: str) -> str:
     """Return the full id of the session in a job key; empty if the text is no job key."""
     parts = key.split(":")
     return parts[1] if len(parts) == _JOB_KEY_PARTS and "." in parts[1] else ""
+
+
+def is_job_key(text: str) -> bool:
+    """Return whether the text has the form of a job key, which an event of any program may lack."""
+    return _JOB_KEY.fullmatch(text) is not None
 
 
 def tenant_of_job(key: str) -> str:
