@@ -78,7 +78,7 @@ SET_ASIDE = "set-aside"
 NOTE = "note.json"
 """In each folder of segments that are set aside; written last."""
 KINDS = ("events", "sessions", "snapshot", "audio")
-_STEM = r"\d{15}-\d{6,19}_\d{15}-\d{6,19}"
+_STEM = r"\d{15,20}-\d{6,20}_\d{15,20}-\d{6,20}"
 RECORD = re.compile(rf"{_STEM}\.json")
 SEGMENT = re.compile(rf"({_STEM})\.({'|'.join(KINDS)})\.parquet")
 PACK = re.compile(rf"{_STEM}\.pack\.parquet")

@@ -36,10 +36,15 @@ import pyarrow.compute as pc  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 
 ROW_GROUP = 8_192
+MS_MAX = (1 << 63) - 1
+"""The greatest milliseconds in the column `ms`, which has a sign, so that SQL can subtract. A later
+entry, which no clock makes, has this number there; its stored bytes have its id."""
+TIME_MAX = MS_MAX // 1_000 - 1
+"""Likewise in the column `time`: a greater one has no microseconds of 64 bits."""
 EVENTS = pa.schema(
     [
         ("ms", pa.int64()),
-        ("seq", pa.int64()),
+        ("seq", pa.uint64()),
         ("type", pa.string()),
         ("session", pa.string()),
         ("job", pa.string()),
@@ -99,7 +104,9 @@ class RowBuffer:
             kind, _, session, job, node, cause, _, data, body = values
             stored, ms = encode_entry(entry), id_[0]
             self.bytes += len(stored)
-            append((*id_, kind, session, job, node, cause, data, ms, *_texts(body), stored))
+            row_ids = min(ms, MS_MAX), id_[1]
+            time = min(ms, TIME_MAX)
+            append((*row_ids, kind, session, job, node, cause, data, time, *_texts(body), stored))
         return last
 
     def entries(self) -> list[bytes]:
@@ -298,7 +305,8 @@ def entries_where(
     """(ms, seq, stored bytes) of the rows in a range of times with these column values."""
     table = _read_table(file, ["ms", "seq", *equal])
     times = table.column("ms")
-    matches = pc.and_(pc.greater_equal(times, ms[0]), pc.less_equal(times, ms[1]))
+    low, high = (min(bound, MS_MAX) for bound in ms)
+    matches = pc.and_(pc.greater_equal(times, low), pc.less_equal(times, high))
     for name, value in equal.items():
         matches = pc.and_(matches, pc.equal(table.column(name), value))
     indices = pc.indices_nonzero(matches)

@@ -89,4 +89,4 @@ def _check_statistics(statistics: tuple[int, Any] | None, column: Any) -> None:
 
 def _encoded(value: int | None) -> bytes:
     """A number as statistics have it; of a column without rows none is right."""
-    return value.to_bytes(8, "little", signed=True) if value is not None else b""
+    return (value % (1 << 64)).to_bytes(8, "little") if value is not None else b""

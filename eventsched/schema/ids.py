@@ -21,14 +21,21 @@ START = "0-0"
 BEFORE_ALL: EntryId = (0, 0)
 BEFORE_FIRST: EntryId = (-1, 0)
 """Below every id, 0-0 included."""
-AFTER_ALL: EntryId = ((1 << 63) - 1, 0)
 SEQUENCE_MAX = (1 << 64) - 1
-_ID = re.compile(r"(?:0|[1-9][0-9]{0,18})-(?:0|[1-9][0-9]{0,18})")
+"""Also the greatest milliseconds: both numbers of an id have 64 bits, without a sign."""
+AFTER_ALL: EntryId = (SEQUENCE_MAX, SEQUENCE_MAX)
+_ID = re.compile(r"(0|[1-9][0-9]{0,19})-(0|[1-9][0-9]{0,19})")
+
+_SHORT = 22
+"""An id of fewer characters has no number of 20 digits."""
 
 
 def is_id(text: str) -> bool:
     """Whether the text is an entry id in the form that Redis writes."""
-    return _ID.fullmatch(text) is not None
+    found = _ID.fullmatch(text)
+    if found is None:
+        return False
+    return len(text) < _SHORT or all(int(each) <= SEQUENCE_MAX for each in found.groups())
 
 
 def parse_id(entry_id: str) -> EntryId:

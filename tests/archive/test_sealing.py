@@ -21,11 +21,12 @@ from eventsched.archive.segment import read_audio, read_entries
 from eventsched.archive.signing import SigningKey
 from eventsched.archive.verifier import Verifier
 from eventsched.errors import ArchiveError, ServerUnavailable
-from eventsched.schema.events import UtteranceFinalized
+from eventsched.schema.events import FIELDS, UtteranceFinalized
+from eventsched.schema.ids import SEQUENCE_MAX
 from eventsched.store.transport import Entry
 from tests.archive.archives import Archived, seal_all
 from tests.archive.dying import Died, dying_at
-from tests.projector.test_projector import Cut, Cutting
+from tests.projector.test_projector import Cut, Cutting, fold_all, projector_of
 
 
 def sums(folder: Path) -> dict[str, str]:
@@ -52,6 +53,29 @@ async def test_every_entry_is_sealed_as_it_was_stored(archived: Archived) -> Non
     records = archived.folder.cell(archived.store.cell).records()
     assert [record.events for record in records] == [10, 10, 2]
     assert [record.is_full for record in records] == [True, False, False]
+    assert problems(archived) == []
+
+
+async def test_entries_with_the_greatest_sequence_are_folded_and_sealed(
+    archived: Archived,
+) -> None:
+    """Any program that has the server's URL can append them; both numbers have 64 bits."""
+    await archived.talk("s1", 1)
+    store = archived.store
+    log = store.keys.log
+    fields = {"t": "BackpressureEnded", "v": "1", "d": '{"reason":"memory"}'}
+    flat = [part for pair in (dict.fromkeys(FIELDS, "") | fields).items() for part in pair]
+    for seq in ((1 << 63) - 1, 1 << 63, SEQUENCE_MAX - 1, SEQUENCE_MAX):
+        await store.transport.command("XADD", log, f"{store.at_ms}-{seq}", *flat, key=log)
+    store.tick(1)
+    await archived.talk("s2", 1)
+    projector = projector_of(store)
+    await fold_all(projector)
+    assert projector.checkpoint == await store.last_id(log)
+    await projector.release()
+    await archived.seal()
+    history = await archived.history(store=None, cell=store.cell)
+    assert [entry async for entry in history.entries()] == await archived.log()
     assert problems(archived) == []
 
 

@@ -29,6 +29,7 @@ NUMBERS = st.integers(0, 10**15 - 1), st.integers(0, 10**6 - 1)
 NO_IDS = (
     "", "-", "5", "5-", "-5", "5-3-1", "5 -3", " 5-3", "5-3\n", "05-3", "5-03", "5-x", "+5-3",
     "5-\u0663", "9" * 20 + "-0", "0-" + "9" * 20,
+    f"{SEQUENCE_MAX + 1}-0", f"0-{SEQUENCE_MAX + 1}",
 )  # fmt: skip
 
 
@@ -61,7 +62,10 @@ def test_text_that_is_no_id_is_refused(text: str) -> None:
         padded_id(text)
 
 
-@pytest.mark.parametrize("text", [START, "0-1", "1700000000000-0", "9" * 19 + "-" + "9" * 19])
+@pytest.mark.parametrize(
+    "text",
+    [START, "0-1", "1700000000000-0", "9" * 19 + "-" + "9" * 19, f"{SEQUENCE_MAX}-{SEQUENCE_MAX}"],
+)
 def test_text_that_redis_writes_is_an_id(text: str) -> None:
     assert is_id(text)
     assert format_id(*check_id(text)) == text
