@@ -18,7 +18,7 @@ from tests.scripts.test_playback import mark, opened
 GREATEST = "18446744073709551615-18446744073709551615"
 """A stream that has had this id takes no more entries."""
 FULL = "exhausted the last possible ID"
-READS: dict[bytes, tuple[Any, ...]] = {
+READS: dict[Any, tuple[Any, ...]] = {
     b"hash": ("HGETALL",),
     b"set": ("SMEMBERS",),
     b"string": ("GET",),
