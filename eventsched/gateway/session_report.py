@@ -19,6 +19,7 @@ from starlette.responses import Response
 
 from eventsched.encryption.keystore import VARIABLE as KEYS_VARIABLE
 from eventsched.errors import Forbidden, InvalidMessage
+from eventsched.gateway.access import share_of
 from eventsched.gateway.child_commands import running_command
 from eventsched.gateway.read_limit import in_turn
 from eventsched.gateway.service import Gateway
@@ -47,7 +48,7 @@ async def report(request: Request, gateway: Gateway, claims: Claims) -> Response
     source = gateway.history_source()
     session = source.complete(request.path_params["id"])
     await gateway.reader(source).page(EventFilter(session=session), {}, 1)  # raises NotFound
-    async with gateway.reporting.turn(claims.tenant), gateway.reports:
+    async with gateway.reporting.turn(share_of(claims)), gateway.reports:
         with anyio.move_on_after(SECONDS_MAX):
             page = await _print_report(gateway, session)
             headers = {

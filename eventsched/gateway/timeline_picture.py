@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 
+from eventsched.gateway.access import share_of
 from eventsched.gateway.cursor import format_cursor, parse_cursor
 from eventsched.gateway.read_limit import in_turn
 from eventsched.gateway.reading import check_session
@@ -82,7 +83,7 @@ async def _in_turn_of(
     part: _Part,
 ) -> T:
     """Draw in a thread, after the tenant's pictures before and at most one of each other tenant."""
-    async with gateway.drawing.turn(claims.tenant):
+    async with gateway.drawing.turn(share_of(claims)):
         return await to_thread.run_sync(make, part.events, part.opened, limiter=gateway.pictures)
 
 

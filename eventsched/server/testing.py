@@ -63,6 +63,7 @@ class LocalServer:
         has_port: whether the server listens on a loopback port, which other servers can reach.
         durable: whether acknowledged writes survive `kill`.
         options: further options of the server.
+        ports: a port for clients and one for the bus of a cluster; the default is free ones.
     """
 
     def __init__(
@@ -74,13 +75,17 @@ class LocalServer:
         has_port: bool = False,
         durable: bool = False,
         options: Mapping[str, str] | None = None,
+        ports: tuple[int, int] | None = None,
     ) -> None:
         self.folder = folder
         self.binary = binary or find()
         self.is_cluster = is_cluster
         self.pid = 0
         make_private_folder(folder)
-        self.url, listening = _address(folder, is_cluster=is_cluster, has_port=has_port)
+        if ports is None and (is_cluster or has_port):
+            port, bus = free_ports(2)
+            ports = port, bus
+        self.url, listening = _address(folder, ports, is_cluster=is_cluster)
         self.options = listening | (_DURABLE if durable else _VOLATILE) | dict(options or {})
         self._users = FileLock(folder / watchdog.USERS)
 
@@ -166,14 +171,16 @@ class LocalServer:
         self.stop()
 
 
-def _address(folder: Path, *, is_cluster: bool, has_port: bool) -> tuple[str, dict[str, str]]:
+def _address(
+    folder: Path, ports: tuple[int, int] | None, *, is_cluster: bool
+) -> tuple[str, dict[str, str]]:
     """Return an address as a URL and as the server's options.
 
     Servers reach each other, and clients reach a cluster, only on ports.
     """
-    if not (is_cluster or has_port):
+    if ports is None:
         return listen_in(folder)
-    port, bus = map(str, free_ports(2))
+    port, bus = map(str, ports)
     options = {"port": port, "bind": "127.0.0.1", "repl-diskless-sync-delay": "0"}
     return f"redis://127.0.0.1:{port}", options | (_cluster_options(bus) if is_cluster else {})
 
@@ -211,9 +218,15 @@ class LocalCluster:
         durable: bool = False,
         options: Mapping[str, str] | None = None,
     ) -> None:
+        ports = free_ports(12)  # at once, so that they differ
         servers: list[LocalServer] = [
             ClusterMember(
-                folder / f"node{number}", binary, is_cluster=True, durable=durable, options=options
+                folder / f"node{number}",
+                binary,
+                is_cluster=True,
+                durable=durable,
+                options=options,
+                ports=(ports[2 * number], ports[2 * number + 1]),
             )
             for number in range(6)
         ]
